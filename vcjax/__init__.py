@@ -1,0 +1,1 @@
+"""Video representations without labels, by dense trajectory clustering."""

@@ -1,0 +1,1 @@
+"""Bank rows to clusters and neighbors."""
