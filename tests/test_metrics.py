@@ -1,0 +1,25 @@
+import json
+
+from vcjax import metrics
+
+
+def _lines(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_after_the_resumed_step_are_dropped_for_that_stage_only(tmp_path):
+    for stage, steps in (("ir", (1, 9)), ("la", (1, 2, 3))):
+        writer = metrics.Writer(tmp_path, stage)
+        for step in steps:
+            writer.write(step, {"loss": 1.0 / step})
+        writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "la", "st')  # killed while writing
+    writer = metrics.Writer(tmp_path, "la", step=2)
+    writer.write(3, {"loss": 7.0})
+    writer.close()
+    assert [(e["stage"], e["step"]) for e in _lines(tmp_path)] == [
+        ("ir", 1), ("ir", 9), ("la", 1), ("la", 2), ("la", 3),
+    ]  # fmt: skip
+    assert _lines(tmp_path)[-1]["loss"] == 7.0
+    assert list((tmp_path / "tensorboard" / "la").glob("events*"))

@@ -1,0 +1,55 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from vcjax import settings
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def _get_config(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "variant", ["", "rendered", "folder", "released", "smoke", "folder,released"]
+)
+def test_every_config_builds_its_stages(path, variant, tmp_path):
+    from vcjax import pipeline
+
+    config = _get_config(path)(variant)
+    if not config.data.rendered.num_videos:
+        config.data.manifest = str(tmp_path)
+    assert [s.name for s in pipeline.build(config, tmp_path)] == list(config.stages)
+
+
+def test_without_variant_the_values_are_the_papers():
+    config = settings.paper()
+    assert (config.ir.epochs, config.la.epochs) == (40, 200)
+    assert (config.la.batch_size, config.la.learning_rate, config.la.momentum) == (256, 0.03, 0.9)
+    assert (config.clusters.num_clusters, config.clusters.num_runs) == (6000, 3)
+    assert (config.fisher.num_components, config.fisher.sketch_dim) == (256, 2000)
+    assert config.ir.temperature == 0.07
+
+
+def test_small_collections_keep_the_papers_proportions():
+    assert settings.num_clusters(0, 235_000) == pytest.approx(6000, rel=0.01)
+    assert settings.num_background(0, 235_000) == pytest.approx(4096, rel=0.01)
+    assert settings.num_clusters(0, 211) == 5
+    assert settings.num_background(0, 211) == 32
+    assert settings.num_background(0, 20) == 20
+
+
+def test_more_clusters_than_videos_is_an_error_that_says_what_to_do():
+    with pytest.raises(settings.SettingsError, match="clusters.num_clusters=0"):
+        settings.num_clusters(6000, 211)
+
+
+def test_unknown_variant_names_the_known_ones():
+    with pytest.raises(settings.SettingsError, match="'tiny' is unknown; use one of .*rendered"):
+        settings.vary(settings.paper(), "tiny")

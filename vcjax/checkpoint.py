@@ -1,0 +1,61 @@
+"""Checkpoints of everything that training needs, by orbax: no pickle, asynchronous, atomic."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+
+class Checkpoints:
+    """The newest checkpoints of one stage, each a pytree of arrays and the settings it belongs to."""
+
+    def __init__(self, directory: Path, *, keep: int = 2) -> None:
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts to write `state`, arrays only, as the checkpoint of `step`."""
+        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+
+    def restore(self, template: Any) -> Any:
+        """The newest state; shapes, types and shardings as in `template`."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        restored = self._manager.restore(
+            self.latest, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        )
+        return restored["state"]
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def restore_part(directory: Path, template: dict[str, Any]) -> dict[str, Any]:
+    """Those entries of the newest state under `directory` that `template` has, shaped as there.
+
+    Raises FileNotFoundError where there is no checkpoint.
+    """
+    # Another manager than the one that saves: which handler an item has is fixed at first use.
+    manager = ocp.CheckpointManager(directory.absolute(), item_names=("state",))
+    try:
+        if manager.latest_step() is None:
+            raise FileNotFoundError(f"no checkpoint in {directory}")
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        restore = ocp.args.PyTreeRestore(
+            item=abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=True,
+        )
+        restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=restore))
+        return restored["state"]
+    finally:
+        manager.close()

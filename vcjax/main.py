@@ -1,0 +1,70 @@
+"""From a folder of videos to learned representations, in one command.
+
+    python -m vcjax.main --config=configs/la_idt.py:rendered --workdir=runs/rendered
+
+runs the stages that the config lists, in order, each into WORKDIR/STAGE. Run again, it skips what
+is complete for the same settings, redoes what changed settings touch, and continues what was
+interrupted from its last checkpoint.
+
+Your own videos, from a folder or a TSV/CSV with a `path` column:
+
+    python -m vcjax.main --config=configs/la_idt.py:folder \\
+        --config.data.manifest=videos.tsv --workdir=runs/mine
+
+Variants (behind the colon): rendered, folder, smoke, released; none: the paper's values. Any
+setting can be given as --config.KEY=VALUE, for instance --config.epochs_scale=0.1,
+--config.data.on_missing=skip, --config.seed=1; vcjax/settings.py says what each means.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from vcjax import pipeline, stages
+
+FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Experiment, FILE.py[:VARIANT].", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
+_STAGES = flags.DEFINE_list("stages", [], "Only these stages, such as ir,la (default: all).")
+
+log = logging.getLogger("vcjax")
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the stages of --config into --workdir."""
+    if len(arguments) > 1:
+        raise app.UsageError(f"not understood: {' '.join(arguments[1:])}")
+    if _CONFIG.value is None:
+        raise app.UsageError("--config is required, for instance configs/la_idt.py:rendered")
+    _log_to_standard_error()
+    workdir = Path(_WORKDIR.value).absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
+    log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
+    try:
+        stages.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
+    except (ValueError, FloatingPointError, FileNotFoundError) as error:
+        log.debug("traceback", exc_info=True)
+        sys.exit(f"vcjax: {error}")
+
+
+def _log_to_standard_error() -> None:
+    """Our own messages, plainly; of the libraries only warnings."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if FLAGS.debug else logging.INFO)
+    log.propagate = False
+
+
+flags.DEFINE_bool("debug", False, "Show tracebacks of errors, and more messages.")
+
+if __name__ == "__main__":
+    app.run(main)

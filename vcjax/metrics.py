@@ -1,0 +1,60 @@
+"""What a run says while it goes on: one JSON line an event, and TensorBoard."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import tensorboardX
+
+
+class Writer:
+    """Scalars of one stage, into `workdir/metrics.jsonl` and `workdir/tensorboard/<stage>`.
+
+    Lines of the same stage from steps after `step`, left by a run that was killed between a
+    checkpoint and its next, are dropped: they are about to be written again. Of several processes
+    only the first writes.
+    """
+
+    def __init__(self, workdir: Path, stage: str, *, step: int = 0) -> None:
+        self._stage = stage
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
+        path = workdir / "metrics.jsonl"
+        _forget(path, stage, step)
+        self._file = path.open("a")
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard" / stage), purge_step=step + 1
+        )
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes `scalars` of a step."""
+        if not self._writes:
+            return
+        self._file.write(json.dumps({"stage": self._stage, "step": step} | scalars) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        if self._writes:
+            self._file.close()
+            self._board.close()
+
+
+def _forget(path: Path, stage: str, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a killed run
+            continue
+        if event["stage"] != stage or event["step"] <= step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)

@@ -1,0 +1,253 @@
+"""The stages of a config: what each depends on, and what it does.
+
+manifest -> idt -> fisher -> ir -> la -> tune -> evaluate
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vcjax import settings, stages
+from vcjax.data import manifest as manifests
+from vcjax.data.manifest import Manifest
+from vcjax.stages import Stage
+
+log = logging.getLogger(__name__)
+
+# Settings of data.* that change how a run goes, not what comes out.
+_HOW = ("num_threads", "num_workers")
+
+
+def build(config: ConfigDict, workdir: Path) -> list[Stage]:
+    """The stages that `config.stages` lists, in order. Raises SettingsError for an unknown one."""
+    if unknown := [s for s in config.stages if s not in _BUILDERS]:
+        raise settings.SettingsError(f"no stage {unknown[0]!r}; use some of {sorted(_BUILDERS)}")
+    return [_BUILDERS[name](name, config, workdir) for name in config.stages]
+
+
+def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    data = {k: v for k, v in config.data.to_dict().items() if k not in _HOW}
+    if not config.data.rendered.num_videos:
+        if not config.data.manifest:
+            raise settings.SettingsError(
+                "no videos: give --config.data.manifest=FOLDER_OR_TSV, or use the variant :rendered"
+            )
+        data["source"] = manifests.signature(Path(config.data.manifest))
+
+    def run(directory: Path) -> str:
+        source = Path(config.data.manifest)
+        if config.data.rendered.num_videos:
+            from vcjax.data import rendered
+
+            source = rendered.render(
+                directory / "videos",
+                num_videos=config.data.rendered.num_videos,
+                seed=config.seed,
+                num_workers=_num_workers(config),
+            )
+        manifest, problems = manifests.verify(
+            manifests.read(source),
+            on_missing=config.data.on_missing,
+            decode=config.data.verify == "decode",
+            num_workers=_num_workers(config),
+        )
+        manifests.save_problems(problems, directory / "problems.tsv")
+        manifest = manifests.assign_split(
+            manifest,
+            group=group_column(config, manifest),
+            holdout=config.data.holdout,
+            seed=config.seed,
+        )
+        manifests.save(manifest, directory / "manifest.tsv")
+        log.info("%s", manifests.summary(manifest, problems))
+        return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]
+
+    return Stage(name, data | {"seed": config.seed}, (), run, keeps=True)
+
+
+def group_column(config: ConfigDict, manifest: Manifest) -> str:
+    """The label column that `data.group` names, or "" for none."""
+    if config.data.group == "auto":
+        return next((c for c in settings.GROUP_COLUMNS if c in manifest.labels), "")
+    if config.data.group and config.data.group not in manifest.labels:
+        raise settings.SettingsError(
+            f"data.group is {config.data.group!r}, and the manifest's label columns are "
+            f"{sorted(manifest.labels)}"
+        )
+    return config.data.group
+
+
+def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    def run(directory: Path) -> None:
+        from vcjax.idt import collection
+
+        manifest = _manifest(workdir)
+        counts = collection.extract_collection(
+            dict(zip(manifest.video_ids, manifest.paths, strict=True)),
+            directory,
+            matcher=config.idt.matcher,
+            people=Path(config.idt.people) if config.idt.people else None,
+            num_workers=_num_workers(config),
+            on_error=config.data.on_missing,
+        )
+        empty = [video_id for video_id in manifest.video_ids if not counts.get(video_id)]
+        log.info(
+            "idt: %d trajectories of %d videos; %d videos have none",
+            sum(counts.values()),
+            len(manifest),
+            len(empty),
+        )
+
+    return Stage(name, config.idt.to_dict(), ("manifest",), run, keeps=True)
+
+
+def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    def run(directory: Path) -> None:
+        from vcjax import prior
+
+        manifest = _manifest(workdir)
+        training = manifest.subset("train").video_ids
+        model = prior.fit(training, workdir / "idt", config.fisher, seed=config.seed)
+        model.save(directory / "model.npz")
+        vectors = prior.encode(
+            model, manifest.video_ids, workdir / "idt", reading=config.fisher.reading
+        )
+        vectors.save(directory / "vectors.npz")
+        log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
+
+    return Stage(name, config.fisher.to_dict() | {"seed": config.seed}, ("manifest", "idt"), run)
+
+
+def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    stage = config[name]
+    inputs = ["manifest", *([stage.start] if stage.start else [])]
+    depends: dict[str, Any] = {name: stage.to_dict(), "seed": config.seed}
+    depends |= {k: config[k].to_dict() for k in ("clip", "model")}
+    depends["epochs_scale"] = config.epochs_scale
+    if stage.objective == "local_aggregation":
+        depends["clusters"] = config.clusters.to_dict()
+        inputs += ["fisher"] if stage.source in ("idt", "joint") else []
+
+    def run(directory: Path) -> None:
+        from vcjax import train
+
+        manifest = _manifest(workdir)
+        training = manifest.subset("train")
+        train.pretrain(
+            name,
+            config,
+            train=training,
+            test=manifest.subset("test"),
+            fisher=_fisher_vectors(workdir, training) if "fisher" in inputs else None,
+            workdir=workdir,
+        )
+
+    return Stage(name, depends, tuple(inputs), run)
+
+
+def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    inputs = tuple(s for s in config.stages if s != name)
+    depends = {k: config[k].to_dict() for k in ("evaluation", "clusters", "clip", "model")}
+
+    def run(directory: Path) -> None:
+        from vcjax import evaluation, train
+
+        manifest = _manifest(workdir)
+        models = {"scratch": train.new_model(config)}
+        models |= {
+            model_name(s, config): train.load_model(config, workdir / s)
+            for s in config.stages
+            if s in settings.TRAINING_STAGES
+        }
+        report = evaluation.evaluate(
+            manifest,
+            _outputs(models, manifest, config),
+            _idt_outputs(workdir, manifest, config) if "fisher" in inputs else None,
+            group=group_column(config, manifest),
+            seed=config.seed,
+            directory=directory,
+            dataset=_dataset(config),
+            seconds=stages.seconds(workdir, inputs),
+        )
+        print(evaluation.table(report))
+        print(f"report: {workdir / 'report.json'}   clusters: {directory / 'index.html'}")
+
+    return Stage(name, depends | {"seed": config.seed}, inputs, run)
+
+
+def model_name(stage: str, config: ConfigDict) -> str:
+    """What a training stage's result is called in the report: ir, la, la_idt, la_idt_tune."""
+    aggregation = "la_idt" if config.la.source == "idt" else "la"
+    return {"ir": "ir", "la_own": "la", "la": aggregation, "tune": f"{aggregation}_tune"}[stage]
+
+
+def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
+    """Each model's embeddings of all videos, and K-means of the training videos' embeddings."""
+    from vcjax import embed, evaluation
+
+    embedded = embed.videos(
+        models, manifest, config, clips_per_video=config.evaluation.clips_per_video
+    )
+    training = manifest.rows("train")
+    return {
+        name: evaluation.ModelOutputs(
+            embedding, pooled, _cluster(embedding[training], None, config)
+        )
+        for name, (embedding, pooled) in embedded.items()
+    }
+
+
+def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:
+    from vcjax import evaluation
+
+    vectors = _fisher_vectors(workdir, manifest)
+    training = vectors.of(manifest.subset("train").video_ids)
+    labels = _cluster(training.vectors, training.has_vector, config)
+    return evaluation.IdtOutputs(vectors.vectors, vectors.has_vector, labels)
+
+
+def _cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDict) -> np.ndarray:
+    from vcjax.clustering import kmeans
+
+    count = settings.num_clusters(config.clusters.num_clusters, len(points))
+    seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
+    labels = kmeans.fit_runs(
+        points, seeds=seeds, num_clusters=count, num_iterations=config.clusters.num_iterations
+    )
+    if has_point is not None:
+        labels = kmeans.separate(labels, has_point, num_clusters=count)
+    return np.asarray(labels)
+
+
+def _manifest(workdir: Path) -> Manifest:
+    return manifests.load(workdir / "manifest" / "manifest.tsv")
+
+
+def _fisher_vectors(workdir: Path, manifest: Manifest) -> Any:
+    from vcjax import prior
+
+    return prior.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
+
+
+def _dataset(config: ConfigDict) -> str:
+    rendered = config.data.rendered.num_videos
+    return f"rendered ({rendered})" if rendered else Path(config.data.manifest).name
+
+
+def _num_workers(config: ConfigDict) -> int:
+    return config.num_workers or os.cpu_count() or 1
+
+
+_BUILDERS: dict[str, Callable[[str, ConfigDict, Path], Stage]] = {
+    "manifest": _manifest_stage,
+    "idt": _idt_stage,
+    "fisher": _fisher_stage,
+    **dict.fromkeys(settings.TRAINING_STAGES, _training_stage),
+    "evaluate": _evaluate_stage,
+}

@@ -1,0 +1,245 @@
+"""Every setting of a run, once: value, unit, and where in the paper it stands.
+
+The paper is Tokmakov, Hebert, Schmid, "Unsupervised Learning of Video Representations via Dense
+Trajectory Clustering", 2020; "released" is the authors' published code. A file in `configs/` starts
+from `paper()`, sets what its experiment changes, and ends with `vary(config, variant)`.
+"""
+
+import math
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+# Proportions of the paper's collection (235,000 videos, 6000 clusters, 4096 background neighbors),
+# which small collections keep.
+VIDEOS_PER_CLUSTER = 39
+VIDEOS_PER_BACKGROUND_NEIGHBOR = 57
+MIN_BACKGROUND = 32
+
+
+class SettingsError(ValueError):
+    """A setting does not fit; the message names it."""
+
+
+def paper() -> ConfigDict:
+    """The paper's values, and the released code's where the paper is silent."""
+    config = ConfigDict()
+    config.seed = 0  # of everything random; the same seed gives the same run
+    config.stages = ("manifest", "idt", "fisher", "ir", "la", "tune", "evaluate")
+    config.epochs_scale = 1.0  # shortens (< 1) or lengthens every stage, to at least one epoch
+    config.num_workers = 0  # processes that render, verify and extract; 0: one a core
+    config.log_steps = 50  # steps between metrics, at most an epoch
+    config.data = _data()
+    config.clip = _clip()
+    config.model = _model()
+    config.idt = _idt()
+    config.fisher = _fisher()
+    config.clusters = _clusters()
+    config.ir = _training(epochs=40, drops=(160, 190), start="")  # Sec. 4.2, as in [49]
+    config.ir.objective = "instance_recognition"
+    config.ir.estimator = "sampled_softmax"  # of Eq. 2; or full_softmax, nce (released)
+    config.ir.num_negatives = 4096  # Sec. 4.2
+    config.ir.scale_nce_constant = True  # with the collection; released: as for ImageNet
+    config.la = _aggregation(epochs=200, drops=(160, 190), start="ir", source="idt")
+    config.la_own = _aggregation(epochs=200, drops=(160, 190), start="ir", source="bank")
+    config.tune = _aggregation(epochs=25, drops=(10, 20), start="la", source="joint")  # released
+    config.evaluation = _evaluation()
+    return config
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    data.manifest = ""  # folder (class = parent folder), or TSV/CSV with a `path` column
+    data.group = "auto"  # label column whose values stay on one side of the split; "": none;
+    # "auto": the first of GROUP_COLUMNS that the manifest has
+    data.holdout = 0.25  # share of videos held out for evaluation, without a `split` column
+    data.on_missing = "error"  # or "skip": bad videos are listed and left out
+    data.verify = "decode"  # every frame of every video once; "header": only what it declares
+    data.num_threads = 2  # that read clips ahead of the device
+    data.num_workers = 0  # processes that do so instead
+    data.rendered = ConfigDict()
+    data.rendered.num_videos = 0  # > 0: render this many instead of reading a manifest
+    return data
+
+
+def _clip() -> ConfigDict:
+    clip = ConfigDict()
+    clip.num_frames = 16  # Sec. 4.2; Table 3: 32, 64
+    clip.side = 112  # pixels, Sec. 4.2; Table 7: 224
+    clip.scales = tuple(2 ** (-j / 4) for j in range(5))  # of the crop, in short sides [14]
+    clip.flip = 0.5  # probability
+    clip.greyscale = 0.2  # probability, released
+    clip.jitter = (0.4, 0.4, 0.4, 0.4)  # brightness, contrast, saturation, hue; released
+    return clip
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    model.depth = 18  # or 34 (Table 7)
+    model.width = 64  # channels of the first stage
+    model.embedding_dim = 128  # Sec. 4.2
+    model.dtype = "float32"  # of the computation; parameters, statistics and loss are float32
+    return model
+
+
+def _idt() -> ConfigDict:
+    idt = ConfigDict()
+    idt.matcher = "flow"  # matches for the camera's homography, next to corners
+    idt.people = ""  # folder of human boxes, VIDEO_ID.bb (Sec. 3.3); "": none (Table 5)
+    return idt
+
+
+def _fisher() -> ConfigDict:
+    fisher = ConfigDict()
+    fisher.energy = 0.9  # kept by the PCA, Sec. 4.2
+    fisher.num_components = 256  # of the mixture, Sec. 4.2
+    fisher.num_videos = 3500  # drawn to fit PCA and mixture, Sec. 4.2
+    fisher.rows_per_video = 500  # Sec. 4.2
+    fisher.sketch_dim = 2000  # Sec. 3.3
+    fisher.reading = "paper"  # Eq. 5-6; or "released"
+    return fisher
+
+
+def _clusters() -> ConfigDict:
+    clusters = ConfigDict()
+    clusters.num_clusters = 6000  # K, Sec. 4.2; 0: the paper's proportion of the collection
+    clusters.num_runs = 3  # m, Sec. 4.2
+    clusters.seed = 1234  # of the first run, then 1235, ...; released
+    clusters.num_iterations = 20  # of Lloyd; released
+    clusters.fisher_weight = 1.0  # of p(psi) next to d in the joint space, Sec. 3.3
+    return clusters
+
+
+def _training(*, epochs: int, drops: tuple[int, ...], start: str) -> ConfigDict:
+    stage = ConfigDict()
+    stage.epochs = epochs
+    stage.drops = drops  # epochs after which the learning rate falls to a tenth
+    stage.start = start  # stage whose weights and bank this one takes over; "": random
+    stage.batch_size = 256  # Sec. 4.2
+    stage.learning_rate = 0.03  # Sec. 4.2
+    stage.warmup_epochs = 0.0  # of a linear rise to the learning rate
+    stage.momentum = 0.9  # Sec. 4.2
+    stage.weight_decay = 1e-4  # not on normalisation; released
+    stage.temperature = 0.07  # tau of Eq. 2, Sec. 4.2
+    stage.bank_momentum = 0.5  # released
+    stage.checkpoint_steps = 0  # steps between checkpoints; 0: an epoch
+    stage.validate_epochs = 1  # epochs between validations
+    return stage
+
+
+def _aggregation(*, epochs: int, drops: tuple[int, ...], start: str, source: str) -> ConfigDict:
+    stage = _training(epochs=epochs, drops=drops, start=start)
+    stage.objective = "local_aggregation"
+    stage.source = source  # of the clusters: idt (fixed), bank or joint (anew every epoch)
+    stage.num_background = 4096  # |B_i|, released; 0: the paper's proportion of the collection
+    return stage
+
+
+def _evaluation() -> ConfigDict:
+    evaluation = ConfigDict()
+    evaluation.clips_per_video = 5  # Sec. 4.2
+    evaluation.batch_size = 32
+    return evaluation
+
+
+GROUP_COLUMNS = ("group", "scene", "sequence")
+TRAINING_STAGES = ("ir", "la_own", "la", "tune")
+
+
+def _small(config: ConfigDict) -> None:
+    """Sized for a laptop's CPU; K and |B_i| keep the paper's proportions."""
+    if config.la.source == "idt":  # trains plain LA too, to compare with
+        config.stages = ("manifest", "idt", "fisher", "ir", "la_own", "la", "tune", "evaluate")
+    config.clip.side = 56
+    config.model.width = 16
+    config.clusters.num_clusters = 0
+    config.fisher.num_components = 32
+    config.ir.estimator = "full_softmax"
+    for stage, epochs, drops in (
+        (config.ir, 20, ()),
+        (config.la_own, 20, (16,)),
+        (config.la, 20, (16,)),
+        (config.tune, 5, (4,)),
+    ):
+        stage.epochs, stage.drops, stage.batch_size = epochs, drops, 16
+        stage.validate_epochs = 5
+        if stage.objective == "local_aggregation":
+            stage.num_background = 0
+
+
+def _rendered(config: ConfigDict) -> None:
+    """The embedded default: 320 rendered videos, motion and scene independent."""
+    _small(config)
+    config.data.rendered.num_videos = 320
+    config.data.group = "scene"
+
+
+def _folder(config: ConfigDict) -> None:
+    """Any manifest, sized for a laptop's CPU."""
+    _small(config)
+
+
+def _smoke(config: ConfigDict) -> None:
+    """The same code on 32 rendered videos in about a minute; its figures mean nothing."""
+    _rendered(config)
+    config.data.rendered.num_videos = 32
+    config.epochs_scale = 0.1
+    config.clip.num_frames, config.clip.side = 8, 32
+    config.model.width = 8
+    config.fisher.num_components = 4
+    config.evaluation.clips_per_video = 1
+
+
+def _released(config: ConfigDict) -> None:
+    """The released code where it departs from the paper."""
+    config.ir.batch_size = 128
+    config.ir.estimator = "nce"
+    config.ir.scale_nce_constant = False
+    for stage in (config.ir, config.la, config.la_own):
+        stage.drops = (161, 191)
+    config.fisher.reading = "released"
+
+
+VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
+    "rendered": _rendered,
+    "folder": _folder,
+    "smoke": _smoke,
+    "released": _released,
+}
+
+
+def vary(config: ConfigDict, variant: str) -> ConfigDict:
+    """`config` with the comma-separated `variant`s applied in order: "rendered", "folder,released".
+
+    Raises SettingsError for a variant that is not in `VARIANTS`.
+    """
+    for name in filter(None, variant.split(",")):
+        if name not in VARIANTS:
+            raise SettingsError(f"variant {name!r} is unknown; use one of {sorted(VARIANTS)}")
+        VARIANTS[name](config)
+    return config
+
+
+def num_epochs(stage: ConfigDict, epochs_scale: float) -> int:
+    """Epochs of a stage after `epochs_scale`, at least one."""
+    return max(1, round(stage.epochs * epochs_scale))
+
+
+def num_clusters(wanted: int, num_videos: int) -> int:
+    """K: `wanted`, or for 0 the paper's proportion of `num_videos`, at least 2.
+
+    Raises SettingsError when there are not more videos than clusters.
+    """
+    count = wanted or max(2, round(num_videos / VIDEOS_PER_CLUSTER))
+    if count >= num_videos:
+        raise SettingsError(
+            f"{count} clusters need more than {num_videos} training videos; "
+            "set --config.clusters.num_clusters=0 for the paper's proportion"
+        )
+    return count
+
+
+def num_background(wanted: int, num_videos: int) -> int:
+    """|B_i|: `wanted`, or for 0 the paper's proportion, at least 32; never more than all videos."""
+    proportional = max(MIN_BACKGROUND, math.ceil(num_videos / VIDEOS_PER_BACKGROUND_NEIGHBOR))
+    return min(num_videos, wanted or proportional)

@@ -1,0 +1,358 @@
+"""One pretraining stage, told in order: instance recognition or local aggregation.
+
+Everything that changes lives in `TrainState` and goes into the checkpoint; step s of a run is the
+same whether the run was interrupted before it or not.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+from ml_collections import ConfigDict
+
+from vcjax import checkpoint, embed, memory_bank, mesh, metrics, progress, settings
+from vcjax.clustering import kmeans, neighbors
+from vcjax.data import augment, clips
+from vcjax.data.manifest import Manifest
+from vcjax.models.resnet3d import ResNet3D, decayed
+from vcjax.objectives import instance_recognition, local_aggregation
+from vcjax.prior import FisherVectors
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Array]
+Scalars = dict[str, Any]
+
+
+class TrainState(NamedTuple):
+    """What a step changes, and the checkpoint holds."""
+
+    params: nnx.State
+    statistics: nnx.State  # of batch normalisation
+    optimizer: Any
+    bank: Float[Array, "rows d"]
+    labels: Int[Array, "runs n"]  # of the clusters; zeros while there are none
+
+
+def new_model(config: ConfigDict) -> ResNet3D:
+    """The network of `config.model`, random by `config.seed`."""
+    return ResNet3D(
+        depth=config.model.depth,
+        width=config.model.width,
+        embedding_dim=config.model.embedding_dim,
+        dtype=jnp.dtype(config.model.dtype),
+        rngs=nnx.Rngs(config.seed),
+    )
+
+
+def load_model(config: ConfigDict, directory: Path) -> ResNet3D:
+    """The network as the stage in `directory` left it. Raises FileNotFoundError before that."""
+    graphdef, params, statistics = nnx.split(new_model(config), nnx.Param, nnx.BatchStat)
+    restored = checkpoint.restore_part(
+        directory / "checkpoints", {"params": params, "statistics": statistics}
+    )
+    return nnx.merge(graphdef, restored["params"], restored["statistics"])
+
+
+def pretrain(
+    name: str,
+    config: ConfigDict,
+    *,
+    train: Manifest,
+    test: Manifest,
+    fisher: FisherVectors | None,
+    workdir: Path,
+) -> None:
+    """Trains stage `name` of `config` on `train`, into `workdir/name`, from its last checkpoint."""
+    stage = config[name]
+    steps_per_epoch = _steps_per_epoch(name, stage, len(train))
+    num_epochs = settings.num_epochs(stage, config.epochs_scale)
+    num_steps = num_epochs * steps_per_epoch
+    devices = mesh.make()
+    optimizer, learning_rate = _optimizer(stage, config.epochs_scale, steps_per_epoch)
+    graphdef, state = _initial_state(config, optimizer, len(train), devices)
+    train_step = _train_step(graphdef, optimizer, config, stage, len(train))
+    cluster = _clustering(stage, config, len(train), fisher, devices)
+
+    checkpoints = checkpoint.Checkpoints(workdir / name / "checkpoints")
+    first = checkpoints.latest or 0
+    if first:
+        state = TrainState(**checkpoints.restore(state._asdict()))
+        log.info("%s: continues from the checkpoint of step %d of %d", name, first, num_steps)
+    elif stage.start:
+        state = _take_over(state, workdir / stage.start)
+        log.info("%s: starts from the weights and bank of %s", name, stage.start)
+    writer = metrics.Writer(workdir, name, step=first)
+    batches = _batches(config, stage, train, num_epochs, first, devices)
+    bar = progress.bar(desc=name, unit="step", total=num_steps, initial=first)
+    window = _Window()
+    for step in range(first, num_steps):
+        epoch, within = divmod(step, steps_per_epoch)
+        if cluster and within == 0 and (epoch == 0 or stage.source != "idt"):
+            labels, sizes = cluster(state.bank)
+            state = state._replace(labels=labels)
+            writer.write(step, sizes)
+        state, scalars = train_step(state, next(batches), step)
+        window.add(scalars)
+        bar.update()
+        done, epoch_ends = step + 1, within + 1 == steps_per_epoch
+        if epoch_ends or done % config.log_steps == 0:
+            scalars = window.close(stage.batch_size)
+            _check(name, done, scalars, checkpoints.latest)
+            scalars |= {"epoch": done / steps_per_epoch, "learning_rate": learning_rate(step)}
+            if epoch_ends and ((epoch + 1) % stage.validate_epochs == 0 or done == num_steps):
+                scalars |= _validate(graphdef, state, config, train, test)
+                window = _Window()  # its clock does not count validation
+            writer.write(done, scalars)
+            bar.set_postfix(loss=f"{scalars['loss']:.3f}", refresh=False)
+        if done % (stage.checkpoint_steps or steps_per_epoch) == 0 or done == num_steps:
+            checkpoints.save(done, state._asdict())
+    bar.close()
+    checkpoints.close()
+    writer.close()
+
+
+def _steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
+    if stage.batch_size > num_videos:
+        raise settings.SettingsError(
+            f"a batch of {stage.batch_size} needs as many training videos, and there are "
+            f"{num_videos}; set --config.{name}.batch_size"
+        )
+    if stage.batch_size % jax.device_count():
+        raise settings.SettingsError(
+            f"a batch of {stage.batch_size} does not divide among {jax.device_count()} devices; "
+            f"set --config.{name}.batch_size"
+        )
+    return num_videos // stage.batch_size
+
+
+def _optimizer(
+    stage: ConfigDict, epochs_scale: float, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, Callable[[int], float]]:
+    """SGD with momentum, its decay added to the gradient; and its learning rate by step."""
+    drops = {round(d * epochs_scale * steps_per_epoch): 0.1 for d in stage.drops}
+    schedule = optax.piecewise_constant_schedule(stage.learning_rate, drops)
+    if warmup := round(stage.warmup_epochs * epochs_scale * steps_per_epoch):
+        rise = optax.linear_schedule(0.0, 1.0, warmup)
+        constant = schedule
+        schedule = lambda count: rise(count) * constant(count)  # noqa: E731 - optax wants a callable
+    return optax.chain(
+        optax.add_decayed_weights(stage.weight_decay, mask=decayed),
+        optax.sgd(schedule, momentum=stage.momentum),
+    ), lambda step: float(schedule(step))
+
+
+def _initial_state(
+    config: ConfigDict,
+    optimizer: optax.GradientTransformation,
+    num_videos: int,
+    devices: jax.sharding.Mesh,
+) -> tuple[nnx.GraphDef, TrainState]:
+    model = new_model(config)
+    model.train()
+    graphdef, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
+    params, statistics = jax.device_put((params, statistics), mesh.replicated(devices))
+    return graphdef, TrainState(
+        params,
+        statistics,
+        jax.device_put(optimizer.init(params), mesh.replicated(devices)),
+        memory_bank.init(
+            jax.random.key(config.seed), num_videos, config.model.embedding_dim, mesh=devices
+        ),
+        jax.device_put(
+            jnp.zeros((config.clusters.num_runs, num_videos), jnp.int32), mesh.replicated(devices)
+        ),
+    )
+
+
+def _take_over(state: TrainState, directory: Path) -> TrainState:
+    """`state` with weights, statistics and bank, not the optimizer, of the stage in `directory`."""
+    part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
+    return state._replace(**checkpoint.restore_part(directory / "checkpoints", part))
+
+
+def _train_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    stage: ConfigDict,
+    num_videos: int,
+) -> Callable[[TrainState, Batch, int], tuple[TrainState, Scalars]]:
+    """The jitted step: augment, embed, loss against the old bank, update, write the bank."""
+    objective = _objective(stage, num_videos)
+    augmentation = {k: config.clip[k] for k in ("flip", "greyscale", "jitter")}
+    momentum, seed = stage.bank_momentum, config.seed
+
+    def step(state: TrainState, batch: Batch, count: Array) -> tuple[TrainState, Scalars]:
+        key = jax.random.fold_in(jax.random.key(seed), count)
+        inputs = augment.augment(batch["clip"], batch["key"], **augmentation)
+
+        def loss(params: nnx.State) -> tuple[Array, Any]:
+            model = nnx.merge(graphdef, params, state.statistics, copy=True)
+            embedding = model(inputs)
+            losses, scalars = objective(embedding, state, batch["index"], key)
+            return losses.mean(), (nnx.state(model, nnx.BatchStat), embedding, scalars)
+
+        (value, (statistics, embedding, scalars)), gradient = jax.value_and_grad(
+            loss, has_aux=True
+        )(state.params)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        bank = memory_bank.update(state.bank, batch["index"], embedding, momentum=momentum)
+        params = optax.apply_updates(state.params, updates)
+        state = TrainState(params, statistics, optimizer_state, bank, state.labels)
+        return state, {"loss": value} | scalars
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _objective(stage: ConfigDict, num_videos: int) -> Callable[..., tuple[Array, Scalars]]:
+    """(embedding, state, index, key) -> loss per clip, scalars to log."""
+    if stage.objective == "local_aggregation":
+        num_background = settings.num_background(stage.num_background, num_videos)
+
+        def aggregation(
+            embedding: Array, state: TrainState, index: Array, key: Array
+        ) -> tuple[Array, Scalars]:
+            losses, has_close = local_aggregation.loss(
+                embedding,
+                state.bank,
+                state.labels,
+                index,
+                num_background=num_background,
+                temperature=stage.temperature,
+            )
+            return losses, {"rows_without_close": jnp.sum(~has_close)}
+
+        return aggregation
+
+    estimator = instance_recognition.ESTIMATORS[stage.estimator]
+
+    def recognition(
+        embedding: Array, state: TrainState, index: Array, key: Array
+    ) -> tuple[Array, Scalars]:
+        return estimator(embedding, state.bank, index, key), {}
+
+    return recognition
+
+
+def _clustering(
+    stage: ConfigDict,
+    config: ConfigDict,
+    num_videos: int,
+    fisher: FisherVectors | None,
+    devices: jax.sharding.Mesh,
+) -> Callable[[Array], tuple[Array, Scalars]] | None:
+    """bank -> labels [runs, n] and what to log of them; None where the objective has no clusters."""
+    if stage.objective != "local_aggregation":
+        return None
+    points = {
+        "idt": lambda bank: fisher.vectors,
+        "bank": lambda bank: bank[:num_videos],
+        "joint": lambda bank: kmeans.joint_space(
+            bank[:num_videos], fisher.vectors, weight=config.clusters.fisher_weight
+        ),
+    }
+    if stage.source not in points:
+        raise settings.SettingsError(
+            f"source of the clusters is {stage.source!r}; use one of {sorted(points)}"
+        )
+    count = settings.num_clusters(config.clusters.num_clusters, num_videos)
+    seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
+
+    def cluster(bank: Array) -> tuple[Array, Scalars]:
+        labels = kmeans.fit_runs(
+            points[stage.source](bank),
+            seeds=seeds,
+            num_clusters=count,
+            num_iterations=config.clusters.num_iterations,
+        )
+        if stage.source == "idt":
+            labels = kmeans.separate(labels, fisher.has_vector, num_clusters=count)
+        sizes = np.bincount(np.asarray(labels[0]), minlength=count)
+        scalars = {
+            "clusters": int((sizes > 0).sum()),
+            "largest_cluster": int(sizes.max()),
+            "median_cluster": float(np.median(sizes)),
+        }
+        return jax.device_put(jnp.asarray(labels, jnp.int32), mesh.replicated(devices)), scalars
+
+    return cluster
+
+
+def _batches(
+    config: ConfigDict,
+    stage: ConfigDict,
+    train: Manifest,
+    num_epochs: int,
+    first: int,
+    devices: jax.sharding.Mesh,
+) -> Iterator[Batch]:
+    """Batches from step `first` on, each array split over the devices."""
+    dataset = clips.training_clips(
+        train,
+        num_frames=config.clip.num_frames,
+        side=config.clip.side,
+        scales=config.clip.scales,
+        batch_size=stage.batch_size,
+        num_epochs=num_epochs,
+        seed=config.seed,
+    )[first:]
+    rows = mesh.rows(devices)
+    for batch in clips.iterate(
+        dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
+    ):
+        yield {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
+
+
+def _validate(
+    graphdef: nnx.GraphDef, state: TrainState, config: ConfigDict, train: Manifest, test: Manifest
+) -> Scalars:
+    """Top-1 of the nearest bank row's label, for each label column that both sides know."""
+    if not len(test):
+        return {}
+    model = nnx.merge(graphdef, state.params, state.statistics, copy=True)
+    embedding = embed.videos({"": model}, test, config, clips_per_video=1)[""].embedding
+    nearest = np.asarray(neighbors.nearest(embedding, state.bank[: len(train)]))
+    scalars = {}
+    for column in train.labels:
+        known, wanted = np.array(train.labels[column]), np.array(test.labels[column])
+        if set(known) & set(wanted) - {""}:
+            scalars[f"validation/{column}"] = float(np.mean(known[nearest] == wanted))
+    return scalars
+
+
+def _check(name: str, step: int, scalars: Scalars, checkpoint_step: int | None) -> None:
+    if not np.isfinite(scalars["loss"]):
+        last = f"the checkpoint of step {checkpoint_step}" if checkpoint_step else "no checkpoint"
+        raise FloatingPointError(
+            f"{name}: the loss is {scalars['loss']} at step {step}; there is {last} before it. "
+            f"Lower --config.{name}.learning_rate and run again."
+        )
+
+
+class _Window:
+    """Scalars since the last log, left on the device until they are wanted, and the time."""
+
+    def __init__(self) -> None:
+        self._scalars: list[Scalars] = []
+        self._begin = time.monotonic()
+
+    def add(self, scalars: Scalars) -> None:
+        self._scalars.append(scalars)
+
+    def close(self, batch_size: int) -> Scalars:
+        """Means of the scalars, clips a second; begins anew."""
+        host = jax.device_get(self._scalars)
+        means: Scalars = {k: float(np.mean([s[k] for s in host])) for k in host[0]}
+        seconds = time.monotonic() - self._begin
+        means["clips_per_second"] = round(len(host) * batch_size / seconds, 2)
+        self.__init__()  # type: ignore[misc]
+        return means
