@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 
 
 class Checkpoints:
-    """The newest checkpoints of one stage, each a pytree of arrays and the settings it belongs to."""
+    """The newest checkpoints of one stage, each a pytree of arrays."""
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self._manager = ocp.CheckpointManager(

@@ -1,16 +1,15 @@
 """The IDT prior: descriptors of every video to one Fisher vector p(psi) each (Sec. 3.3)."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import fisher
 import numpy as np
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
+import fisher
 from vcjax import progress
 from vcjax.idt import storage
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from vcjax import checkpoint, embed, memory_bank, mesh, metrics, progress, settings
@@ -250,7 +250,7 @@ def _clustering(
     fisher: FisherVectors | None,
     devices: jax.sharding.Mesh,
 ) -> Callable[[Array], tuple[Array, Scalars]] | None:
-    """bank -> labels [runs, n] and what to log of them; None where the objective has no clusters."""
+    """bank -> labels [runs, n] and what to log of them; None for an objective without clusters."""
     if stage.objective != "local_aggregation":
         return None
     points = {
