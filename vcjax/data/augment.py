@@ -1,0 +1,87 @@
+"""What is drawn for a clip on the device: flip, greyscale, colour jitter; and the mean (Sec. 4.2).
+
+All of a clip's frames are treated alike. Brightness, contrast, saturation and hue follow in this
+order, with the meaning that torchvision's ColorJitter gives them.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8, UInt32
+
+MEAN = (114.7748 / 255, 107.7354 / 255, 99.4750 / 255)  # RGB, of ActivityNet (Hara et al. 2018)
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def normalize(clips: UInt8[Array, "b t h w 3"]) -> Float[Array, "b t h w 3"]:
+    """Clips in [0, 1] minus the mean colour."""
+    return clips.astype(jnp.float32) / 255 - jnp.array(MEAN).reshape(1, 1, 1, 1, 3)
+
+
+def augment(
+    clips: UInt8[Array, "b t h w 3"],
+    keys: UInt32[Array, " b"],
+    *,
+    flip: float = 0.5,
+    greyscale: float = 0.2,
+    jitter: Sequence[float] = (0.4, 0.4, 0.4, 0.4),
+) -> Float[Array, "b t h w 3"]:
+    """Clips flipped, grey or jittered as each one's key draws, in [0, 1] minus the mean colour.
+
+    `flip` and `greyscale` are probabilities; `jitter` the ranges of brightness, contrast and
+    saturation (factors 1 +- range) and hue (turns, +- range).
+    """
+
+    def one(clip: Array, key: Array) -> Array:
+        draws = jax.random.uniform(jax.random.key(key), (6,))
+        factors = [1 + r * (2 * u - 1) for r, u in zip(jitter[:3], draws[:3], strict=True)]
+        clip = clip.astype(jnp.float32) / 255
+        clip = jnp.where(draws[4] < flip, clip[:, :, ::-1], clip)
+        clip = adjust_brightness(clip, factors[0])
+        clip = adjust_contrast(clip, factors[1])
+        clip = adjust_saturation(clip, factors[2])
+        clip = adjust_hue(clip, jitter[3] * (2 * draws[3] - 1))
+        return jnp.where(draws[5] < greyscale, _grey(clip), clip)
+
+    return jax.vmap(one)(clips, keys) - jnp.array(MEAN).reshape(1, 1, 1, 1, 3)
+
+
+def adjust_brightness(clip: Float[Array, "t h w 3"], factor: Array) -> Float[Array, "t h w 3"]:
+    """Colours times `factor`, cut at [0, 1]."""
+    return jnp.clip(clip * factor, 0, 1)
+
+
+def adjust_contrast(clip: Float[Array, "t h w 3"], factor: Array) -> Float[Array, "t h w 3"]:
+    """Colours pulled to (factor < 1) or from the clip's mean luminance."""
+    return jnp.clip(factor * clip + (1 - factor) * jnp.mean(_grey(clip)), 0, 1)
+
+
+def adjust_saturation(clip: Float[Array, "t h w 3"], factor: Array) -> Float[Array, "t h w 3"]:
+    """Colours pulled to (factor < 1) or from their own luminance."""
+    return jnp.clip(factor * clip + (1 - factor) * _grey(clip), 0, 1)
+
+
+def adjust_hue(clip: Float[Array, "t h w 3"], turns: Array) -> Float[Array, "t h w 3"]:
+    """Hue turned by `turns` of the colour circle; value and saturation stay."""
+    high, low = clip.max(-1), clip.min(-1)
+    chroma = high - low
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    red, green, blue = clip[..., 0], clip[..., 1], clip[..., 2]
+    hue = jnp.where(
+        high == red,
+        (green - blue) / safe,
+        jnp.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = hue + 6 * turns
+    # HSV to RGB: each channel is `high` less the chroma times a trapezoid of the hue.
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        k = jnp.mod(offset + hue, 6)
+        channels.append(high - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1))
+    return jnp.stack(channels, axis=-1)
+
+
+def _grey(clip: Float[Array, "t h w 3"]) -> Float[Array, "t h w 3"]:
+    luminance = clip @ jnp.array(_LUMINANCE)
+    return jnp.broadcast_to(luminance[..., None], clip.shape)

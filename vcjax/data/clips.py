@@ -1,0 +1,151 @@
+"""Videos to batches of clips, by grain: the same for any number of workers, and from any step on."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int, UInt8
+
+from vcjax.data import video
+from vcjax.data.manifest import Manifest
+
+Batch = dict[str, np.ndarray]
+
+
+class _Video(NamedTuple):
+    index: int  # row of the manifest
+    path: str
+    num_frames: int
+    clip: int = 0  # which of several clips of it
+
+
+def training_clips(
+    manifest: Manifest,
+    *,
+    num_frames: int,
+    side: int,
+    scales: Sequence[float],
+    batch_size: int,
+    num_epochs: int,
+    seed: int,
+) -> grain.MapDataset:
+    """Batches {clip: uint8 [b, t, side, side, 3], index: int32 [b], key: uint32 [b]}, one a step.
+
+    A clip begins uniformly over what fits; a shorter video loops. Its crop is a square of one of
+    `scales` short sides at a uniform place, resized to `side` pixels (Hara et al. 2018). `key`
+    seeds what the device draws for the clip. Every epoch has its own order and leaves out what does
+    not fill a batch; `dataset[step:]` goes on from a step.
+    """
+    cut = _TrainingCut(num_frames, side, tuple(scales))
+    videos = grain.MapDataset.source(_videos(manifest)).seed(seed).shuffle()
+    batches = videos.random_map(cut).batch(batch_size, drop_remainder=True)
+    return batches.repeat(num_epochs)
+
+
+def evaluation_clips(
+    manifest: Manifest,
+    *,
+    num_frames: int,
+    side: int,
+    clips_per_video: int,
+    seed: int,
+    batch_size: int,
+) -> grain.MapDataset:
+    """Batches as in `training_clips`, each video's `clips_per_video` random clips one after another.
+
+    The short side is resized to `side`, and the centre cut out. The last batch is filled up with
+    clips whose index is -1.
+    """
+    videos = [
+        video._replace(clip=clip) for video in _videos(manifest) for clip in range(clips_per_video)
+    ]
+    videos += [videos[-1]._replace(index=-1)] * (-len(videos) % batch_size)
+    cut = _EvaluationCut(num_frames, side, clips_per_video, seed)
+    return grain.MapDataset.source(videos).map(cut).batch(batch_size, drop_remainder=True)
+
+
+def iterate(dataset: grain.MapDataset, *, num_workers: int, num_threads: int) -> Iterator[Batch]:
+    """The batches in order, read ahead by `num_threads` threads or, if any, `num_workers` processes."""
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    batches = dataset.to_iter_dataset(options)
+    if num_workers:
+        if not flags.FLAGS.is_parsed():  # grain reads its own, also where there is no absl app
+            flags.FLAGS.mark_as_parsed()
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(batches)
+
+
+def _videos(manifest: Manifest) -> list[_Video]:
+    return [
+        _Video(index, path, num_frames)
+        for index, (path, num_frames) in enumerate(
+            zip(manifest.paths, manifest.num_frames, strict=True)
+        )
+    ]
+
+
+class _TrainingCut(NamedTuple):
+    num_frames: int
+    side: int
+    scales: tuple[float, ...]
+
+    def __call__(self, source: _Video, generator: np.random.Generator) -> Batch:
+        start = generator.integers(max(0, source.num_frames - self.num_frames) + 1)
+        frames = video.clip(source.path, int(start), self.num_frames)
+        height, width = frames.shape[1:3]
+        crop = max(1, round(min(height, width) * self.scales[generator.integers(len(self.scales))]))
+        top, left = generator.integers(height - crop + 1), generator.integers(width - crop + 1)
+        return {
+            "clip": _resize(frames[:, top : top + crop, left : left + crop], self.side, self.side),
+            "index": np.int32(source.index),
+            "key": np.uint32(generator.integers(2**32)),
+        }
+
+
+class _EvaluationCut(NamedTuple):
+    num_frames: int
+    side: int
+    clips_per_video: int
+    seed: int
+
+    def __call__(self, source: _Video) -> Batch:
+        starts = clip_starts(
+            source.num_frames, self.num_frames, self.clips_per_video, seed=self.seed
+        )
+        frames = video.clip(source.path, int(starts[source.clip]), self.num_frames)
+        height, width = frames.shape[1:3]
+        scale = self.side / min(height, width)
+        height, width = max(self.side, round(height * scale)), max(self.side, round(width * scale))
+        frames = _resize(frames, height, width)
+        top, left = (height - self.side) // 2, (width - self.side) // 2
+        return {
+            "clip": frames[:, top : top + self.side, left : left + self.side],
+            "index": np.int32(source.index),
+            "key": np.uint32(0),
+        }
+
+
+def clip_starts(
+    video_frames: int, num_frames: int, clips_per_video: int, *, seed: int
+) -> Int[np.ndarray, " clips"]:
+    """First frames of random clips of a video, in order; a single one is from its middle."""
+    last = max(0, video_frames - num_frames)
+    if clips_per_video == 1:
+        return np.array([last // 2])
+    generator = np.random.default_rng([seed, video_frames])
+    return np.sort(generator.integers(last + 1, size=clips_per_video))
+
+
+def _resize(
+    frames: UInt8[np.ndarray, "t h w 3"], height: int, width: int
+) -> UInt8[np.ndarray, "t h2 w2 3"]:
+    shrinks = height < frames.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(frame, (width, height), interpolation=method) for frame in frames])
+
+
+# Readers are parallel already, and OpenCV's own threads would only wait for one another.
+cv2.setNumThreads(0)

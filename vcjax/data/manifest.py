@@ -1,0 +1,277 @@
+"""The collection: videos known by a stable id, their labels, and which of them are held out.
+
+Everything downstream looks a video up by `video_id`; rows of arrays follow the ids' sorted order,
+so the order of the list that a user writes does not matter.
+"""
+
+import csv
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from vcjax.data import verification
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
+_RESERVED = ("video_id", "path", "split", "num_frames")
+_SPLITS = ("train", "test")
+
+
+class ManifestError(ValueError):
+    """A manifest, or videos that it lists, cannot be used; the message names all of them."""
+
+
+class Problem(NamedTuple):
+    """A video that cannot be used, and why."""
+
+    video_id: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Videos in the order of their ids; entry i of every field is video i."""
+
+    video_ids: tuple[str, ...]
+    paths: tuple[str, ...]  # absolute
+    labels: Mapping[str, tuple[str, ...]]  # column -> value, "" where there is none
+    split: tuple[str, ...]  # train or test, "" before `assign_split`
+    num_frames: tuple[int, ...]  # 0 before `verify`
+
+    def __len__(self) -> int:
+        return len(self.video_ids)
+
+    def rows(self, split: str) -> Int[np.ndarray, " n"]:
+        """Rows of the videos of `split`."""
+        return np.flatnonzero(np.array(self.split, dtype=object) == split)
+
+    def subset(self, split: str) -> "Manifest":
+        """The videos of `split` alone."""
+        return self._take(self.rows(split))
+
+    def _take(self, rows: Iterable[int]) -> "Manifest":
+        rows = [int(row) for row in rows]
+        pick = lambda values: tuple(values[row] for row in rows)  # noqa: E731
+        return Manifest(
+            pick(self.video_ids),
+            pick(self.paths),
+            {column: pick(values) for column, values in self.labels.items()},
+            pick(self.split),
+            pick(self.num_frames),
+        )
+
+
+def read(source: str | Path) -> Manifest:
+    """The videos of a folder, or of a TSV/CSV with a `path` column.
+
+    In a folder every video file counts, its id is its path in the folder without suffix, and its
+    parent folder is its label `class`. In a file, paths are relative to it; `video_id` (default:
+    the path without suffix) and `split` (train or test) are optional; every other column is a
+    label. Raises ManifestError.
+    """
+    source = Path(source)
+    if source.is_dir():
+        return _from_rows(source, _folder_rows(source))
+    if not source.is_file():
+        raise ManifestError(f"{source}: no such folder or file")
+    return _from_rows(source, _table_rows(source))
+
+
+def _folder_rows(folder: Path) -> list[dict[str, str]]:
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    if not found:
+        raise ManifestError(f"{folder}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder")
+    rows = []
+    for path in found:
+        relative = path.relative_to(folder)
+        row = {"path": str(path), "video_id": str(relative.with_suffix(""))}
+        rows.append(row | ({"class": relative.parts[-2]} if len(relative.parts) > 1 else {}))
+    return rows
+
+
+def _table_rows(source: Path) -> list[dict[str, str]]:
+    delimiter = "," if source.suffix.lower() == ".csv" else "\t"
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{source}: not a readable table: {error}") from error
+    columns = reader.fieldnames or []
+    if "path" not in columns:
+        raise ManifestError(
+            f"{source}: no `path` column among {list(columns)}; columns are separated by "
+            f"{'commas' if delimiter == ',' else 'tabs'}"
+        )
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ManifestError(f"{source}, line {line}: not {len(columns)} columns")
+        if not row["path"].strip():
+            raise ManifestError(f"{source}, line {line}: no path")
+    if not rows:
+        raise ManifestError(f"{source}: no videos")
+    base = source.absolute().parent
+    return [row | {"path": str(base / row["path"]), "relative": row["path"]} for row in rows]
+
+
+def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
+    for row in rows:
+        relative = row.pop("relative", row["path"])
+        row["video_id"] = row.get("video_id") or str(Path(relative).with_suffix(""))
+        if any(ord(character) < 32 for character in row["video_id"] + row["path"]):
+            raise ManifestError(f"{source}: control characters in {row['video_id']!r}")
+        if row.get("split", "") not in ("", *_SPLITS):
+            raise ManifestError(
+                f"{source}: split of {row['video_id']} is {row['split']!r}; use train or test"
+            )
+    duplicates = [i for i, n in Counter(row["video_id"] for row in rows).items() if n > 1]
+    if duplicates:
+        raise ManifestError(
+            f"{source}: {len(duplicates)} video ids stand more than once: {_some(duplicates)}"
+        )
+    rows = sorted(rows, key=lambda row: row["video_id"])
+    columns = sorted({column for row in rows for column in row} - set(_RESERVED))
+    return Manifest(
+        tuple(row["video_id"] for row in rows),
+        tuple(os.path.abspath(row["path"]) for row in rows),
+        {column: tuple(row.get(column, "") for row in rows) for column in columns},
+        tuple(row.get("split", "") for row in rows),
+        tuple(int(row.get("num_frames") or 0) for row in rows),
+    )
+
+
+def verify(
+    manifest: Manifest, *, on_missing: str, decode: bool, num_workers: int
+) -> tuple[Manifest, list[Problem]]:
+    """`manifest` with its frames counted, and the videos that cannot be used.
+
+    With `on_missing` "skip" these are left out, with "error" a ManifestError names all of them. With
+    `decode` every frame is decoded once, else only what the files declare is read.
+    """
+    if on_missing not in ("error", "skip"):
+        raise ManifestError(f"data.on_missing is {on_missing!r}; use error or skip")
+    probed = verification.probe_all(manifest.paths, decode=decode, num_workers=num_workers)
+    problems = [
+        Problem(manifest.video_ids[row], manifest.paths[row], result)
+        for row, result in enumerate(probed)
+        if isinstance(result, str)
+    ]
+    if problems and on_missing == "error":
+        listed = "\n".join(f"  {p.video_id}: {p.reason}" for p in problems)
+        raise ManifestError(
+            f"{len(problems)} of {len(manifest)} videos cannot be used:\n{listed}\n"
+            "Mend them, or leave them out with --config.data.on_missing=skip"
+        )
+    if len(problems) == len(manifest):
+        raise ManifestError(f"none of {len(manifest)} videos can be used, first: {problems[0]}")
+    counted = replace(manifest, num_frames=tuple(0 if isinstance(r, str) else r for r in probed))
+    return counted._take(r for r, n in enumerate(probed) if not isinstance(n, str)), problems
+
+
+def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -> Manifest:
+    """`manifest` with every video in train or test.
+
+    A `split` column that is there stays. Else the values of the label column `group` are taken in
+    an order that depends on them and the seed alone, and whole groups are held out until about the
+    share `holdout` of the videos is; without a group, single videos. Raises ManifestError.
+    """
+    if any(manifest.split):
+        if not all(manifest.split):
+            first = manifest.video_ids[manifest.split.index("")]
+            raise ManifestError(f"some videos have a split and others none, first {first}")
+        return manifest
+    keys = manifest.labels[group] if group else manifest.video_ids
+    if group and "" in keys:
+        first = manifest.video_ids[keys.index("")]
+        raise ManifestError(f"videos without a value of the group {group!r}, first {first}")
+    sizes = Counter(keys)
+    if len(sizes) < 2:
+        raise ManifestError(
+            f"all videos are of one {group or 'kind'}: nothing can be held out; give a `split` "
+            "column, or another --config.data.group"
+        )
+    wanted = holdout * len(manifest)
+    held: set[str] = set()
+    for key in sorted(sizes, key=lambda key: _hash(key, seed)):
+        now = sum(sizes[k] for k in held)
+        # a group is held out when that brings the share nearer to the wanted one
+        if len(held) < len(sizes) - 1 and abs(now + sizes[key] - wanted) <= abs(now - wanted):
+            held.add(key)
+    if not held:
+        held.add(min(sizes, key=lambda key: (sizes[key], _hash(key, seed))))
+    return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))
+
+
+def save(manifest: Manifest, path: Path) -> None:
+    """Writes a TSV that `load` reads, atomically."""
+    columns = ["video_id", "path", "split", "num_frames", *manifest.labels]
+    rows = zip(
+        manifest.video_ids,
+        manifest.paths,
+        manifest.split,
+        map(str, manifest.num_frames),
+        *manifest.labels.values(),
+        strict=True,
+    )
+    _write_table(path, columns, rows)
+
+
+def load(path: Path) -> Manifest:
+    """Reads what `save` wrote."""
+    return read(path)
+
+
+def save_problems(problems: Sequence[Problem], path: Path) -> None:
+    """Writes `problems` as a TSV, atomically."""
+    _write_table(path, Problem._fields, problems)
+
+
+def summary(manifest: Manifest, problems: Sequence[Problem]) -> str:
+    """Counts by split and label column, and the list of what was left out."""
+    split = Counter(manifest.split)
+    lines = [f"{len(manifest)} videos: {split['train']} to train on, {split['test']} held out"]
+    for column, values in manifest.labels.items():
+        counts = Counter(values)
+        shown = ", ".join(f"{value or 'none'} {n}" for value, n in counts.most_common(8))
+        lines.append(f"  {column}: {len(counts)} values: {shown}{', ...' * (len(counts) > 8)}")
+    if problems:
+        lines.append(f"  left out {len(problems)} videos:")
+        lines += [f"    {p.video_id}: {p.reason}" for p in problems]
+    return "\n".join(lines)
+
+
+def signature(source: str | Path) -> str:
+    """Hash of what `source` lists and of the size and time of each video; missing ones count too."""
+    manifest = read(source)
+    digest = hashlib.sha256(repr((manifest.video_ids, manifest.labels, manifest.split)).encode())
+    for path in manifest.paths:
+        try:
+            stat = os.stat(path)
+            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(f"{path} missing\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def _hash(key: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
+
+
+def _some(values: Sequence[str]) -> str:
+    return ", ".join(values[:10]) + (", ..." if len(values) > 10 else "")

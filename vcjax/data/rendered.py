@@ -1,0 +1,295 @@
+"""A collection of small rendered videos in which motion and scene are independent.
+
+Every actor has the same degrees of freedom: place, angle, size and limb angles. A motion moves
+some of them through a range; in every other video the same ones are drawn once from where they
+would be at a random moment of that motion. So one frame says nothing of the motion, and motions
+have no direction, so that a horizontal flip changes none of them. Scenes have texture, light and a
+moving camera. Both labels serve evaluation only.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from vcjax import progress
+from vcjax.data import video
+
+MOTIONS = (
+    "approaching",
+    "bouncing",
+    "circling",
+    "rotating",
+    "shaking",
+    "sweeping",
+    "swinging",
+    "walking",
+)
+NUM_SCENES = 16
+HEIGHT, WIDTH, NUM_FRAMES, FPS = 120, 160, 40, 25
+_VERSION = 1  # of the pictures; another one renders anew
+_MARGIN = 24  # pixels of scene around the picture, for the camera to move in
+
+
+class Pose(NamedTuple):
+    """The actor's degrees of freedom, one value a frame; lengths in picture heights, radians."""
+
+    x: Float[np.ndarray, " t"]
+    y: Float[np.ndarray, " t"]
+    angle: Float[np.ndarray, " t"]
+    size: Float[np.ndarray, " t"]  # of the body
+    left: Float[np.ndarray, " t"]  # angle of the left limbs
+    right: Float[np.ndarray, " t"]
+
+
+def render(directory: Path, *, num_videos: int, seed: int, num_workers: int) -> Path:
+    """Renders `num_videos` mp4 files into `directory`; returns its `manifest.tsv`.
+
+    Files that are there from an interrupted run with the same seed are kept.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    made = directory / "rendered.json"
+    wanted = json.dumps({"seed": seed, "version": _VERSION})
+    if not made.exists() or made.read_text() != wanted:
+        for old in directory.glob("*.mp4"):
+            old.unlink()
+        made.write_text(wanted)
+    plan = _plan(num_videos, seed)
+    job = partial(_write_video, directory, seed)
+    bar = progress.bar(desc="render", unit="video", total=num_videos)
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+        for _ in pool.map(job, range(num_videos), *zip(*plan, strict=True), chunksize=4):
+            bar.update()
+    bar.close()
+    lines = ["path\tvideo_id\tmotion\tscene"]
+    for row, (motion, scene) in enumerate(plan):
+        lines.append(f"{_name(row)}.mp4\t{_name(row)}\t{motion}\tscene{scene:02d}")
+    path = directory / "manifest.tsv"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("\n".join(lines) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def pose(motion: str, generator: np.random.Generator, num_frames: int = NUM_FRAMES) -> Pose:
+    """The actor's pose in every frame of a video of `motion`."""
+    still = {other: _motion(other, generator, num_frames) for other in MOTIONS}
+    moment = generator.integers(num_frames)
+    merged = {k: np.full(num_frames, v) for k, v in _REST.items()}
+    for name, tracks in still.items():
+        for freedom, track in tracks.items():
+            # every motion's share is added: moving where it is this video's, else as at one moment
+            merged[freedom] = merged[freedom] + (track if name == motion else track[moment])
+    return Pose(**merged)
+
+
+_REST = {"x": 0.0, "y": 0.0, "angle": 0.0, "size": 0.55, "left": 0.0, "right": 0.0}
+
+
+def _motion(
+    name: str, generator: np.random.Generator, num_frames: int
+) -> dict[str, Float[np.ndarray, " t"]]:
+    """How `name` moves the degrees of freedom, from a random phase and at a random pace."""
+    period = generator.uniform(12, 18)
+    phase = generator.uniform(0, 2 * np.pi)
+    strength = generator.uniform(0.8, 1.2)
+    sign = generator.choice([-1.0, 1.0])
+    turn = sign * 2 * np.pi * np.arange(num_frames) / period + phase
+    wave = np.sin(turn)
+    if name == "approaching":
+        return {"size": 0.12 * strength * wave}
+    if name == "bouncing":
+        return {"y": 0.16 * strength * (2 * np.abs(np.sin(turn / 2)) - 1)}
+    if name == "circling":
+        return {"x": 0.14 * strength * np.cos(turn), "y": 0.14 * strength * wave}
+    if name == "rotating":
+        return {"angle": turn}
+    if name == "shaking":
+        return {"x": 0.035 * strength * np.sin(3.5 * turn)}
+    if name == "sweeping":
+        slow = np.arcsin(np.sin(turn / 2)) * 2 / np.pi  # a triangle wave: even speed
+        return {"x": 0.30 * strength * slow}
+    if name == "swinging":
+        return {"angle": 0.9 * strength * wave}
+    if name == "walking":
+        return {"left": 0.75 * strength * wave, "right": -0.75 * strength * wave}
+    raise ValueError(f"no motion {name!r}; there are {MOTIONS}")
+
+
+def _plan(num_videos: int, seed: int) -> list[tuple[str, int]]:
+    """Motion and scene of each video: any two motions, scenes or pairs equally often, give or take.
+
+    In rounds, in each of which every motion stands once, in a scene of its own.
+    """
+    generator = np.random.default_rng([seed, 0])
+    order, offset = generator.permutation(NUM_SCENES), generator.permutation(NUM_SCENES)
+    num_rounds = -(-num_videos // len(MOTIONS))
+    rounds = [
+        [(motion, int(order[(r + offset[m]) % NUM_SCENES])) for m, motion in enumerate(MOTIONS)]
+        for r in range(num_rounds)
+    ]
+    return [pair for row in rounds for pair in row][:num_videos]
+
+
+def _name(row: int) -> str:
+    return f"video{row:05d}"
+
+
+def _write_video(directory: Path, seed: int, row: int, motion: str, scene: int) -> None:
+    path = directory / f"{_name(row)}.mp4"
+    if path.exists():
+        try:
+            if video.probe(path, decode=False).num_frames == NUM_FRAMES:
+                return
+        except video.DecodeError:  # half written by a run that was killed
+            path.unlink()
+    temporary = path.with_suffix(".part")
+    with av.open(temporary, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(FPS))
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        # a key frame every 8, so that a clip's frames are near one; one thread: the same bytes
+        stream.options = {"crf": "20", "preset": "veryfast", "g": "8", "threads": "1"}
+        for picture in pictures(motion, scene, seed=seed, row=row):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    os.replace(temporary, path)
+
+
+def pictures(motion: str, scene: int, *, seed: int, row: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The frames of one video, RGB."""
+    cv2.setNumThreads(1)
+    generator = np.random.default_rng([seed, 1, row])
+    background = _scene(scene, seed)
+    texture = _actor_texture(generator)
+    poses = pose(motion, generator)
+    center = np.array([0.5 * WIDTH / HEIGHT, 0.5]) + generator.uniform(-0.08, 0.08, 2)
+    height, width = background.shape[:2]
+    camera = _camera(generator)
+    light = generator.uniform(0.85, 1.15) * (1 + 0.04 * np.sin(np.arange(NUM_FRAMES) / 9))
+    for t in range(NUM_FRAMES):
+        dx, dy, zoom = camera[t]
+        corner = np.array([(width - WIDTH) / 2 + dx, (height - HEIGHT) / 2 + dy])
+        view = np.array([[1 / zoom, 0, corner[0]], [0, 1 / zoom, corner[1]]])
+        picture = cv2.warpAffine(
+            background, view, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )  # fmt: skip
+        moment = Pose(*(track[t] for track in poses))
+        place = (center + [moment.x, moment.y]) * HEIGHT - np.array([dx, dy]) * 0.5
+        picture = _draw_actor(picture, texture, place, moment)
+        noise = generator.normal(0, 1.5, picture.shape)
+        yield np.clip(picture * light[t] + noise, 0, 255).astype(np.uint8)
+
+
+def _camera(generator: np.random.Generator) -> Float[np.ndarray, "t 3"]:
+    """Shift in pixels and zoom of each frame: a slow pan, some breathing, a hand's tremor."""
+    time = np.arange(NUM_FRAMES)
+    speed = generator.uniform(-0.35, 0.35, 2)
+    pan = np.outer(time - NUM_FRAMES / 2, speed)
+    tremor = cv2.GaussianBlur(generator.normal(0, 0.8, (NUM_FRAMES, 2)), (1, 7), 2)
+    zoom = 1 + 0.03 * np.sin(time / generator.uniform(10, 20) + generator.uniform(0, 6))
+    return np.column_stack([pan + tremor, zoom])
+
+
+@lru_cache(maxsize=NUM_SCENES)
+def _scene(scene: int, seed: int) -> Float[np.ndarray, "h w 3"]:
+    """The background, larger than the picture: a photograph's crop or a made texture, under light."""
+    generator = np.random.default_rng([seed, 2, scene])
+    shape = (HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
+    picture = _photograph(generator, shape) if scene % 2 else _texture(generator, shape)
+    tint = generator.uniform(0.7, 1.15, 3)
+    rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
+    slope = generator.uniform(-0.3, 0.3, 2)
+    light = 1 + slope[0] * (rows / shape[0] - 0.5) + slope[1] * (columns / shape[1] - 0.5)
+    return np.clip(picture * tint * light[..., None], 0, 255).astype(np.float32)
+
+
+def _photograph(
+    generator: np.random.Generator, shape: tuple[int, int]
+) -> Float[np.ndarray, "h w 3"]:
+    from sklearn.datasets import load_sample_image
+
+    photograph = load_sample_image(str(generator.choice(["china.jpg", "flower.jpg"])))
+    scale = generator.uniform(0.45, 1.0)
+    photograph = cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    top = generator.integers(photograph.shape[0] - shape[0])
+    left = generator.integers(photograph.shape[1] - shape[1])
+    return photograph[top : top + shape[0], left : left + shape[1]].astype(np.float32)
+
+
+def _texture(
+    generator: np.random.Generator, shape: tuple[int, int]
+) -> Float[np.ndarray, "h w 3"]:
+    """Noise of several grains over two colors, with tiles or planks in some."""
+    field = np.zeros(shape, np.float32)
+    for sigma in (1.2, 3, 9, 20):
+        grain = cv2.GaussianBlur(generator.normal(0, 1, shape).astype(np.float32), (0, 0), sigma)
+        field += generator.uniform(0.3, 1.0) * grain / grain.std()
+    kind, period = generator.integers(3), generator.uniform(14, 30)
+    rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
+    if kind == 0:
+        field += 1.5 * np.sign(np.sin(2 * np.pi * rows / period))
+    if kind == 1:
+        field += 1.5 * np.sign(np.sin(2 * np.pi * rows / period) * np.sin(np.pi * columns / period))
+    mix = 1 / (1 + np.exp(-field))[..., None]
+    dark, bright = generator.uniform(20, 130, 3), generator.uniform(110, 235, 3)
+    return (dark * (1 - mix) + bright * mix).astype(np.float32)
+
+
+_CANVAS = 96  # side in pixels of the square that the actor's texture fills
+
+
+def _actor_texture(generator: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
+    """Clothes: two colors in blotches, far enough apart for corners to track."""
+    shape = (_CANVAS, _CANVAS)
+    field = cv2.GaussianBlur(generator.normal(0, 1, shape).astype(np.float32), (0, 0), 3.0)
+    mix = (field > 0).astype(np.float32)[..., None]
+    first = generator.uniform(0, 255, 3)
+    second = (first + generator.uniform(80, 175, 3)) % 255
+    texture = first * mix + second * (1 - mix)
+    return cv2.GaussianBlur(texture.astype(np.float32), (0, 0), 0.7)
+
+
+def _draw_actor(
+    picture: Float[np.ndarray, "h w 3"],
+    texture: Float[np.ndarray, "s s 3"],
+    place: Float[np.ndarray, " 2"],
+    moment: Pose,
+) -> Float[np.ndarray, "h w 3"]:
+    """A figure of torso, head, two arms and two legs, `size` picture heights tall, at `place`."""
+    mask = _silhouette(round(float(moment.left), 3), round(float(moment.right), 3))
+    scale = moment.size * HEIGHT / _CANVAS
+    cos, sin = scale * np.cos(moment.angle), scale * np.sin(moment.angle)
+    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0]])
+    turn[:, 2] = place - turn[:, :2] @ [_CANVAS / 2, _CANVAS / 2]
+    size = (picture.shape[1], picture.shape[0])
+    alpha = cv2.warpAffine(mask, turn, size, flags=cv2.INTER_LINEAR)[..., None]
+    clothes = cv2.warpAffine(texture, turn, size, borderMode=cv2.BORDER_REFLECT_101)
+    return picture * (1 - alpha) + clothes * alpha
+
+
+def _silhouette(left: float, right: float) -> Float[np.ndarray, "s s"]:
+    """The actor upright in its square, limbs at their angles to the vertical; 1 inside."""
+    mask = np.zeros((_CANVAS, _CANVAS), np.uint8)
+    middle = _CANVAS / 2
+    cv2.ellipse(mask, (int(middle), 44), (15, 22), 0, 0, 360, 255, -1, cv2.LINE_AA)
+    cv2.circle(mask, (int(middle), 13), 11, 255, -1, cv2.LINE_AA)
+    for shoulder, hip, angle in ((-12, -8, left), (12, 8, right)):
+        for x, y, length, bend in ((shoulder, 30, 30, -angle), (hip, 60, 34, angle)):
+            start = np.array([middle + x, y])
+            end = start + length * np.array([np.sin(bend), np.cos(bend)])
+            points = [tuple(int(round(16 * v)) for v in p) for p in (start, end)]
+            cv2.line(mask, points[0], points[1], 255, 9, cv2.LINE_AA, shift=4)
+    return mask.astype(np.float32) / 255

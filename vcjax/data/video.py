@@ -1,0 +1,137 @@
+"""Frames of video files, by PyAV: which streams, seeks and skips nothing."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import av.container
+import numpy as np
+from jaxtyping import UInt8
+
+Frame = UInt8[np.ndarray, "h w 3"]
+
+
+class DecodeError(ValueError):
+    """A video cannot be read; the message names the file and the reason in one line."""
+
+
+class VideoInfo(NamedTuple):
+    """Size of a video; `num_frames` is counted if every frame was decoded, else as declared."""
+
+    num_frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def probe(path: str | Path, *, decode: bool) -> VideoInfo:
+    """Size of the video at `path`; with `decode`, every frame of it is decoded and counted.
+
+    Raises DecodeError when there is no readable frame, or fewer than the file declares.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DecodeError(f"{path}: no such file")
+    if not path.stat().st_size:
+        raise DecodeError(f"{path}: the file is empty")
+    with _open(path) as container:
+        stream = _stream(path, container)
+        declared = stream.frames
+        info = VideoInfo(declared, stream.height, stream.width, float(stream.average_rate or 0))
+        if not decode and declared:
+            return info
+        try:
+            num_frames = sum(1 for _ in container.decode(stream))
+        except av.FFmpegError as error:
+            raise DecodeError(f"{path}: {_reason(error)}") from error
+    if num_frames == 0:
+        raise DecodeError(f"{path}: no frame can be decoded")
+    if num_frames < declared - _SLACK:
+        raise DecodeError(f"{path}: truncated, {num_frames} of {declared} frames can be decoded")
+    return info._replace(num_frames=num_frames)
+
+
+# Encoders count a frame or two that edit lists then hide.
+_SLACK = 2
+
+
+def frames(path: str | Path) -> Iterator[Frame]:
+    """Every frame of the video in order, RGB, one in memory at a time. Raises DecodeError."""
+    path = Path(path)
+    with _open(path) as container:
+        stream = _stream(path, container)
+        try:
+            for frame in container.decode(stream):
+                yield frame.to_ndarray(format="rgb24")
+        except av.FFmpegError as error:
+            raise DecodeError(f"{path}: {_reason(error)}") from error
+
+
+def clip(path: str | Path, start: int, num_frames: int) -> UInt8[np.ndarray, "t h w 3"]:
+    """Frames `start` to `start + num_frames` of the video, RGB; past its end it loops.
+
+    Decodes from the key frame before the first. Raises DecodeError.
+    """
+    found = _decode_from(Path(path), start, num_frames)
+    if len(found) < num_frames:  # over the end: the video starts again
+        found += _decode_from(Path(path), 0, num_frames)
+        while len(found) < num_frames:
+            found += found[: num_frames - len(found)]
+    return np.stack(found[:num_frames])
+
+
+def _decode_from(path: Path, start: int, num_frames: int) -> list[Frame]:
+    with _open(path) as container:
+        stream = _stream(path, container)
+        try:
+            skip = _seek(container, stream, start)
+            found: list[Frame] = []
+            for frame in container.decode(stream):
+                if skip(frame):
+                    continue
+                found.append(frame.to_ndarray(format="rgb24"))
+                if len(found) == num_frames:
+                    break
+        except av.FFmpegError as error:
+            raise DecodeError(f"{path}: {_reason(error)}") from error
+    return found
+
+
+def _seek(container: av.container.InputContainer, stream, start: int):  # noqa: ANN001, ANN202
+    """Goes to the key frame before frame `start`; returns which decoded frames come before it.
+
+    Frames are told by their time stamps where these count frames exactly, else counted from the
+    first: of AVI files with B-frames the decoder's stamps do not survive a seek.
+    """
+    rate, base = stream.average_rate, stream.time_base
+    step = 1 / (rate * base) if rate and base else None  # time stamps a frame
+    trusted = container.format.name != "avi" or not stream.codec_context.has_b_frames
+    full = step is not None and stream.frames and stream.duration == stream.frames * step
+    if start == 0 or not (trusted and full and step.denominator == 1):
+        count = iter(range(start + 1))
+        return lambda frame: next(count, start) < start
+    wanted = (stream.start_time or 0) + start * int(step)
+    container.seek(wanted, stream=stream, backward=True, any_frame=False)
+    return lambda frame: frame.pts is None or frame.pts < wanted
+
+
+def _open(path: Path) -> av.container.InputContainer:
+    try:
+        # Metadata is not ours to judge: some of HMDB51 is not UTF-8.
+        return av.open(os.fspath(path), metadata_errors="ignore")
+    except (av.FFmpegError, OSError) as error:
+        raise DecodeError(f"{path}: {_reason(error)}") from error
+
+
+def _stream(path: Path, container: av.container.InputContainer):  # noqa: ANN202
+    if not container.streams.video:
+        raise DecodeError(f"{path}: there is no video in the file")
+    stream = container.streams.video[0]
+    stream.thread_count = 1  # clips are read in parallel, one thread each
+    return stream
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
