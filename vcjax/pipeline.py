@@ -217,12 +217,13 @@ def _cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDic
 
     count = settings.num_clusters(config.clusters.num_clusters, len(points))
     seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
-    labels = kmeans.fit_runs(
-        points, seeds=seeds, num_clusters=count, num_iterations=config.clusters.num_iterations
+    return kmeans.fit_runs(
+        points,
+        seeds=seeds,
+        num_clusters=count,
+        num_iterations=config.clusters.num_iterations,
+        known=has_point,
     )
-    if has_point is not None:
-        labels = kmeans.separate(labels, has_point, num_clusters=count)
-    return np.asarray(labels)
 
 
 def _manifest(workdir: Path) -> Manifest:

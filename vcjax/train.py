@@ -4,6 +4,7 @@ Everything that changes lives in `TrainState` and goes into the checkpoint; step
 same whether the run was interrupted before it or not.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -233,7 +234,15 @@ def _objective(stage: ConfigDict, num_videos: int) -> Callable[..., tuple[Array,
 
         return aggregation
 
-    estimator = instance_recognition.ESTIMATORS[stage.estimator]
+    if stage.estimator not in instance_recognition.ESTIMATORS:
+        known = sorted(instance_recognition.ESTIMATORS)
+        raise settings.SettingsError(f"no estimator {stage.estimator!r}; use one of {known}")
+    options = {"num_rows": num_videos, "temperature": stage.temperature}
+    if stage.estimator != "full_softmax":
+        options["num_negatives"] = stage.num_negatives
+    if stage.estimator == "nce":
+        options["scale_constant"] = stage.scale_nce_constant
+    estimator = functools.partial(instance_recognition.ESTIMATORS[stage.estimator], **options)
 
     def recognition(
         embedding: Array, state: TrainState, index: Array, key: Array
@@ -273,16 +282,16 @@ def _clustering(
             seeds=seeds,
             num_clusters=count,
             num_iterations=config.clusters.num_iterations,
+            known=fisher.has_vector if stage.source == "idt" else None,
+            mesh=devices,
         )
-        if stage.source == "idt":
-            labels = kmeans.separate(labels, fisher.has_vector, num_clusters=count)
-        sizes = np.bincount(np.asarray(labels[0]), minlength=count)
+        sizes = np.bincount(labels[0])
         scalars = {
             "clusters": int((sizes > 0).sum()),
             "largest_cluster": int(sizes.max()),
             "median_cluster": float(np.median(sizes)),
         }
-        return jax.device_put(jnp.asarray(labels, jnp.int32), mesh.replicated(devices)), scalars
+        return jax.device_put(labels, mesh.replicated(devices)), scalars
 
     return cluster
 
@@ -320,7 +329,7 @@ def _validate(
         return {}
     model = nnx.merge(graphdef, state.params, state.statistics, copy=True)
     embedding = embed.videos({"": model}, test, config, clips_per_video=1)[""].embedding
-    nearest = np.asarray(neighbors.nearest(embedding, state.bank[: len(train)]))
+    nearest = np.asarray(neighbors.nearest(embedding, state.bank[: len(train)]))[:, 0]
     scalars = {}
     for column in train.labels:
         known, wanted = np.array(train.labels[column]), np.array(test.labels[column])

@@ -1,4 +1,4 @@
-"""Videos to batches of clips, by grain: the same for any number of workers, and from any step on."""
+"""Videos to batches of clips, by grain: the same for any number of workers, from any step on."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -54,7 +54,7 @@ def evaluation_clips(
     seed: int,
     batch_size: int,
 ) -> grain.MapDataset:
-    """Batches as in `training_clips`, each video's `clips_per_video` random clips one after another.
+    """Batches as in `training_clips`, a video's `clips_per_video` random clips one after another.
 
     The short side is resized to `side`, and the centre cut out. The last batch is filled up with
     clips whose index is -1.
@@ -68,7 +68,7 @@ def evaluation_clips(
 
 
 def iterate(dataset: grain.MapDataset, *, num_workers: int, num_threads: int) -> Iterator[Batch]:
-    """The batches in order, read ahead by `num_threads` threads or, if any, `num_workers` processes."""
+    """The batches in order, read ahead by threads or, if there are workers, processes."""
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     batches = dataset.to_iter_dataset(options)
     if num_workers:

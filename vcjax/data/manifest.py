@@ -87,7 +87,9 @@ def read(source: str | Path) -> Manifest:
 def _folder_rows(folder: Path) -> list[dict[str, str]]:
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
     if not found:
-        raise ManifestError(f"{folder}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder")
+        raise ManifestError(
+            f"{folder}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder"
+        )
     rows = []
     for path in found:
         relative = path.relative_to(folder)
@@ -152,8 +154,8 @@ def verify(
 ) -> tuple[Manifest, list[Problem]]:
     """`manifest` with its frames counted, and the videos that cannot be used.
 
-    With `on_missing` "skip" these are left out, with "error" a ManifestError names all of them. With
-    `decode` every frame is decoded once, else only what the files declare is read.
+    With `on_missing` "skip" these are left out, with "error" a ManifestError names all of them.
+    With `decode` every frame is decoded once, else only what the files declare is read.
     """
     if on_missing not in ("error", "skip"):
         raise ManifestError(f"data.on_missing is {on_missing!r}; use error or skip")
@@ -248,7 +250,7 @@ def summary(manifest: Manifest, problems: Sequence[Problem]) -> str:
 
 
 def signature(source: str | Path) -> str:
-    """Hash of what `source` lists and of the size and time of each video; missing ones count too."""
+    """Hash of what `source` lists and of the size and time of each video, missing or not."""
     manifest = read(source)
     digest = hashlib.sha256(repr((manifest.video_ids, manifest.labels, manifest.split)).encode())
     for path in manifest.paths:

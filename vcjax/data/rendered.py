@@ -167,7 +167,9 @@ def _write_video(directory: Path, seed: int, row: int, motion: str, scene: int) 
     os.replace(temporary, path)
 
 
-def pictures(motion: str, scene: int, *, seed: int, row: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+def pictures(
+    motion: str, scene: int, *, seed: int, row: int
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """The frames of one video, RGB."""
     cv2.setNumThreads(1)
     generator = np.random.default_rng([seed, 1, row])
@@ -205,7 +207,7 @@ def _camera(generator: np.random.Generator) -> Float[np.ndarray, "t 3"]:
 
 @lru_cache(maxsize=NUM_SCENES)
 def _scene(scene: int, seed: int) -> Float[np.ndarray, "h w 3"]:
-    """The background, larger than the picture: a photograph's crop or a made texture, under light."""
+    """The background, larger than the picture: part of a photograph, or a texture."""
     generator = np.random.default_rng([seed, 2, scene])
     shape = (HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
     picture = _photograph(generator, shape) if scene % 2 else _texture(generator, shape)
@@ -229,9 +231,7 @@ def _photograph(
     return photograph[top : top + shape[0], left : left + shape[1]].astype(np.float32)
 
 
-def _texture(
-    generator: np.random.Generator, shape: tuple[int, int]
-) -> Float[np.ndarray, "h w 3"]:
+def _texture(generator: np.random.Generator, shape: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
     """Noise of several grains over two colors, with tiles or planks in some."""
     field = np.zeros(shape, np.float32)
     for sigma in (1.2, 3, 9, 20):

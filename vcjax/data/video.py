@@ -99,7 +99,7 @@ def _decode_from(path: Path, start: int, num_frames: int) -> list[Frame]:
     return found
 
 
-def _seek(container: av.container.InputContainer, stream, start: int):  # noqa: ANN001, ANN202
+def _seek(container: av.container.InputContainer, stream, start: int):
     """Goes to the key frame before frame `start`; returns which decoded frames come before it.
 
     Frames are told by their time stamps where these count frames exactly, else counted from the
@@ -125,7 +125,7 @@ def _open(path: Path) -> av.container.InputContainer:
         raise DecodeError(f"{path}: {_reason(error)}") from error
 
 
-def _stream(path: Path, container: av.container.InputContainer):  # noqa: ANN202
+def _stream(path: Path, container: av.container.InputContainer):
     if not container.streams.video:
         raise DecodeError(f"{path}: there is no video in the file")
     stream = container.streams.video[0]

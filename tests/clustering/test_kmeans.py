@@ -1,0 +1,69 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+
+from vcjax import mesh
+from vcjax.clustering import kmeans
+
+
+@pytest.fixture(scope="module")
+def points():
+    generator = np.random.default_rng(0)
+    centers = generator.normal(size=(12, 8)) * 2
+    return (centers[generator.integers(12, size=500)] + generator.normal(size=(500, 8))).astype(
+        np.float32
+    )
+
+
+def test_inertia_and_labels_are_those_of_scikit_learn_from_the_same_start(points):
+    ours = kmeans.fit(points, num_clusters=12, num_iterations=60, seed=3)
+    first = points[np.random.default_rng(3).permutation(500)[:12]]
+    theirs = KMeans(12, init=first, n_init=1, max_iter=200, tol=0, algorithm="lloyd").fit(points)
+    np.testing.assert_allclose(ours.inertia[-1], theirs.inertia_, rtol=1e-4)
+    np.testing.assert_array_equal(ours.labels, theirs.labels_)
+
+
+def test_inertia_never_rises(points):
+    inertia = np.asarray(kmeans.fit(points, num_clusters=12, seed=0).inertia)
+    assert (np.diff(inertia) <= 1e-3 * inertia[0]).all()
+
+
+@pytest.mark.parametrize("num_devices", [2, 8])
+def test_labels_are_the_same_on_any_number_of_devices(points, num_devices):
+    one = kmeans.fit(points, num_clusters=30, seed=1)
+    many = kmeans.fit(points, num_clusters=30, seed=1, mesh=mesh.make(num_devices))
+    np.testing.assert_array_equal(one.labels, many.labels)
+    np.testing.assert_allclose(one.inertia, many.inertia, rtol=1e-4)
+
+
+def test_empty_clusters_take_half_of_the_largest():
+    sums = jnp.array([[8.0, 8.0], [0.0, 0.0], [3.0, 0.0]])
+    centroids = kmeans.update(sums, jnp.array([4.0, 0.0, 1.0]))
+    np.testing.assert_allclose(centroids[0], [2 * (1 - 1 / 1024), 2 * (1 + 1 / 1024)], rtol=1e-6)
+    np.testing.assert_allclose(centroids[1], [2 * (1 + 1 / 1024), 2 * (1 - 1 / 1024)], rtol=1e-6)
+    np.testing.assert_allclose(centroids[2], [3, 0])
+
+
+def test_no_cluster_stays_empty(points):
+    labels = kmeans.fit(points, num_clusters=120, seed=0).labels
+    assert len(np.unique(labels)) == 120
+
+
+def test_unknown_rows_are_clusters_of_their_own_and_change_no_other(points):
+    known = np.ones(500, bool)
+    known[[3, 77]] = False
+    labels = kmeans.fit_runs(points, seeds=[0, 1], num_clusters=9, known=known)
+    alone = kmeans.fit_runs(points[known], seeds=[0, 1], num_clusters=9)
+    np.testing.assert_array_equal(labels[:, known], alone)
+    assert (labels[:, ~known] >= 9).all() and labels[0, 3] != labels[0, 77]
+
+
+def test_more_clusters_than_points_is_an_error(points):
+    with pytest.raises(ValueError, match="600 clusters of 500 points"):
+        kmeans.fit(points, num_clusters=600, seed=0)
+
+
+def test_joint_space_is_weighted_concatenation():
+    joint = kmeans.joint_space(jnp.ones((2, 3)), np.ones((2, 4)), weight=0.5)
+    np.testing.assert_array_equal(joint, [[1] * 3 + [0.5] * 4] * 2)

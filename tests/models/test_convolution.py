@@ -1,0 +1,47 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vcjax.models import convolution
+
+SHAPES = [
+    ((2, 6, 9, 8, 3), (7, 7, 7, 3, 4), (1, 2, 2)),
+    ((2, 5, 6, 6, 4), (3, 3, 3, 4, 5), (2, 2, 2)),
+    ((2, 3, 4, 4, 4), (3, 3, 3, 4, 4), (1, 1, 1)),
+    ((2, 4, 5, 5, 4), (1, 1, 1, 4, 6), (2, 2, 2)),
+]
+
+
+@pytest.mark.parametrize("form", [convolution.sum_of_planes, convolution.matrix_product])
+@pytest.mark.parametrize("shape,kernel,stride", SHAPES)
+def test_forms_and_their_gradients_agree_with_the_native_one(form, shape, kernel, stride):
+    keys = jax.random.split(jax.random.key(0), 2)
+    clips, weights = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], kernel)
+    weights = weights / np.sqrt(np.prod(kernel[:4]))
+
+    def energy(form, clips, weights):
+        out = form(clips, weights, stride)
+        return jnp.square(out).mean(), out
+
+    def both(form):
+        gradient = jax.jit(jax.grad(energy, (1, 2), has_aux=True), static_argnums=0)
+        return gradient(form, clips, weights)
+
+    expected = both(convolution.native)
+    for e, a in zip(jax.tree.leaves(expected), jax.tree.leaves(both(form)), strict=True):
+        np.testing.assert_allclose(a, e, atol=2e-6 * max(1.0, float(jnp.abs(e).max())))
+
+
+def test_platform_form_is_differentiable_and_equal():
+    clips = jax.random.normal(jax.random.key(0), (1, 4, 6, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 3, 4))
+    actual = jax.jit(lambda x: convolution.conv3d(x, kernel, (1, 1, 1)))(clips)
+    np.testing.assert_allclose(actual, convolution.native(clips, kernel, (1, 1, 1)), atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 7, 6, 3), (1, 1, 1, 1, 2)])
+def test_separable_max_pool_is_the_native_one(shape):
+    clips = jax.random.normal(jax.random.key(0), shape)
+    actual = convolution.separable_max_pool(clips)
+    np.testing.assert_array_equal(actual, convolution.native_max_pool(clips))

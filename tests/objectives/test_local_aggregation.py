@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vcjax import mesh
+from vcjax.objectives import local_aggregation
+
+TEMPERATURE = 0.07
+
+
+def _unit(key, *shape):
+    x = np.asarray(jax.random.normal(jax.random.key(key), shape))
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _reference(embedding, bank, labels, index, num_background):
+    """Loss and gradient in float64, B_i by sorting."""
+    embedding, bank = embedding.astype(np.float64), bank.astype(np.float64)
+    losses, gradients = [], []
+    for d, i in zip(embedding, index, strict=True):
+        similarity = bank @ d
+        kth = np.sort(similarity)[::-1][min(num_background, len(bank)) - 1]
+        background = similarity >= kth
+        close = (labels[:, i, None] == labels).any(axis=0)
+        p = np.where(background, np.exp((similarity - similarity.max()) / TEMPERATURE), 0)
+        share = p[close].sum() / p.sum()
+        losses.append(-np.log(share + 1e-7))
+        # d share / d s_j = p_j (close_j - share) / (sum p * temperature)
+        slope = p * (close - share) / p.sum() / TEMPERATURE
+        gradients.append(-(slope @ bank) / (share + 1e-7))
+    return np.array(losses), np.array(gradients)
+
+
+def _ours(embedding, bank, labels, index, num_background):
+    def total(embedding):
+        losses, has_close = local_aggregation.loss(
+            embedding,
+            bank,
+            labels,
+            index,
+            num_background=num_background,
+            temperature=TEMPERATURE,
+        )
+        return losses.sum(), (losses, has_close)
+
+    return jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(embedding))
+
+
+@pytest.mark.parametrize("num_background", [1, 7, 32, 300, 4096])
+def test_loss_and_gradient_are_those_of_a_sorted_float64_reference(num_background):
+    embedding, bank = _unit(0, 6, 16), _unit(1, 300, 16)
+    labels = np.random.default_rng(0).integers(5, size=(3, 300)).astype(np.int32)
+    index = np.array([0, 5, 5, 299, 100, 7])
+    gradient, (losses, _) = _ours(embedding, bank, labels, index, num_background)
+    expected, expected_gradient = _reference(embedding, bank, labels, index, num_background)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_devices", [2, 8])
+def test_bank_split_over_devices_gives_the_same(num_devices):
+    embedding, bank = _unit(0, 4, 8), _unit(1, 61, 8)
+    labels = np.random.default_rng(1).integers(4, size=(2, 61)).astype(np.int32)
+    index = np.array([3, 60, 9, 9])
+    padded = np.pad(bank, ((0, -61 % num_devices), (0, 0)))
+    split = jax.device_put(padded, mesh.rows(mesh.make(num_devices)))
+    whole, parts = (_ours(embedding, b, labels, index, 9) for b in (bank, split))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_kth_largest_is_that_of_sort_with_ties_and_signs():
+    values = np.random.default_rng(0).normal(size=(5, 200)).astype(np.float32)
+    values[0] = 0.25
+    values[1, :50] = values[1, 50]
+    values[2] = -np.abs(values[2])
+    keys = local_aggregation.sortable(jnp.asarray(values))
+    for k in (1, 2, 50, 199, 200, 500):
+        expected = np.sort(values, axis=1)[:, ::-1][:, min(k, 200) - 1]
+        found = local_aggregation.kth_largest(keys, k)
+        np.testing.assert_array_equal(found, local_aggregation.sortable(expected[:, None])[:, 0])
+
+
+def test_loss_is_zero_when_all_background_is_close():
+    embedding, bank = _unit(0, 3, 8), _unit(1, 40, 8)
+    gradient, (losses, has_close) = _ours(
+        embedding, bank, np.zeros((1, 40), np.int32), np.arange(3), 10
+    )
+    np.testing.assert_allclose(losses, 0, atol=1e-5)
+    assert has_close.all() and np.abs(gradient).max() < 1e-4
+
+
+def test_clip_whose_close_neighbors_are_far_has_a_constant_loss_and_no_gradient():
+    embedding = np.array([[1.0, 0.0]], np.float32)
+    bank = np.array([[1.0, 0.0], [0.8, 0.6], [-1.0, 0.0]], np.float32)
+    gradient, (losses, has_close) = _ours(
+        embedding, bank, np.array([[0, 0, 1]], np.int32), np.array([2]), 2
+    )
+    np.testing.assert_allclose(losses, 16.118, atol=1e-3)
+    assert not has_close.any() and not np.asarray(gradient).any()
+
+
+def test_equal_similarities_all_belong_to_the_background():
+    bank = np.repeat(_unit(0, 1, 4), 12, axis=0)
+    labels = np.array([[0] * 3 + [1] * 9], np.int32)
+    _, (losses, _) = _ours(_unit(1, 1, 4), bank, labels, np.array([0]), 2)
+    np.testing.assert_allclose(losses, -np.log(3 / 12), rtol=1e-4)

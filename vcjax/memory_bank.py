@@ -1,0 +1,45 @@
+"""The memory bank: one running embedding a video, unit rows, split over the devices by rows.
+
+The bank is padded with rows of zeros to a multiple of the devices. Only rows below the number of
+videos count; whoever reads the bank says how many these are.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from vcjax import mesh as meshes
+
+Bank = Float[Array, "rows d"]
+
+
+def init(key: Array, num_rows: int, dim: int, *, mesh: jax.sharding.Mesh) -> Bank:
+    """Uniform random rows in +-1/sqrt(dim/3), normalised; the same for any number of devices."""
+    num_devices = mesh.shape[meshes.AXIS]
+    padding = -num_rows % num_devices
+
+    def make() -> Bank:
+        bound = (dim / 3) ** -0.5
+        bank = jax.random.uniform(key, (num_rows, dim), minval=-bound, maxval=bound)
+        bank = bank / jnp.linalg.norm(bank, axis=-1, keepdims=True)
+        return jnp.pad(bank, ((0, padding), (0, 0)))
+
+    return jax.jit(make, out_shardings=meshes.rows(mesh))()
+
+
+def gather(bank: Bank, index: Int[Array, " b"]) -> Float[Array, "b d"]:
+    """Rows `index` of the bank."""
+    return bank[index]
+
+
+def update(
+    bank: Bank, index: Int[Array, " b"], embedding: Float[Array, "b d"], *, momentum: float
+) -> Bank:
+    """The bank, its rows `index` moved towards `embedding` and back onto the unit sphere.
+
+    A row that stands several times in `index` moves towards the mean of its embeddings.
+    """
+    same = (index[:, None] == index[None, :]).astype(embedding.dtype)
+    mean = same @ embedding / same.sum(axis=1, keepdims=True)
+    mixed = momentum * bank[index] + (1 - momentum) * mean.astype(bank.dtype)
+    return bank.at[index].set(mixed / jnp.linalg.norm(mixed, axis=-1, keepdims=True))

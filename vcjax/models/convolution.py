@@ -1,0 +1,113 @@
+"""3-D convolution and pooling in the forms that each platform runs fast; all forms agree.
+
+XLA's own 3-D convolution is slow on CPUs, and its gradient slower. There, a sum of 2-D
+convolutions, one a tap of the kernel in time, runs several times faster, and where a plane is a
+few pixels, one matrix product.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Clips = Float[Array, "b t h w c"]
+Kernel = Float[Array, "kt kh kw c d"]
+Stride = tuple[int, int, int]
+Convolution = Callable[[Clips, Kernel, Stride], Clips]
+
+_MAX_PRODUCT_PIXELS = 4  # of a plane that one matrix product takes faster than the sum of planes
+
+
+def conv3d(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
+    """Convolution padded by half the kernel, in the form for the platform that runs it."""
+    return jax.lax.platform_dependent(
+        clips,
+        kernel,
+        cpu=lambda x, k: _for_cpu(x, k, stride),
+        default=lambda x, k: native(x, k, stride),
+    )
+
+
+def _for_cpu(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
+    pixels = clips.shape[2] * clips.shape[3]
+    form = matrix_product if pixels <= _MAX_PRODUCT_PIXELS else sum_of_planes
+    return form(clips, kernel, stride)
+
+
+def native(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
+    """XLA's own convolution."""
+    return jax.lax.conv_general_dilated(
+        clips,
+        kernel,
+        stride,
+        [(size // 2, size // 2) for size in kernel.shape[:3]],
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+
+
+def sum_of_planes(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
+    """One 2-D convolution of all frames for each tap in time, summed."""
+    num_taps, reach = kernel.shape[0], kernel.shape[0] // 2
+    padded = jnp.pad(clips, ((0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)))
+    length = (padded.shape[1] - num_taps) // stride[0] + 1
+    total = None
+    for tap in range(num_taps):
+        frames = padded[:, tap : tap + (length - 1) * stride[0] + 1 : stride[0]]
+        plane = jax.lax.conv_general_dilated(
+            frames.reshape(-1, *frames.shape[2:]),
+            kernel[tap],
+            stride[1:],
+            [(size // 2, size // 2) for size in kernel.shape[1:3]],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        total = plane if total is None else total + plane
+    return total.reshape(clips.shape[0], length, *total.shape[1:])
+
+
+def matrix_product(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
+    """All of a kernel's inputs side by side, times the kernel as one matrix."""
+    sizes = kernel.shape[:3]
+    padded = jnp.pad(clips, ((0, 0), *((size // 2, size // 2) for size in sizes), (0, 0)))
+    out = [(n - s) // d + 1 for n, s, d in zip(padded.shape[1:4], sizes, stride, strict=True)]
+    last = [(n - 1) * d + 1 for n, d in zip(out, stride, strict=True)]
+    columns = [
+        padded[
+            (slice(None), *(slice(o, o + n, d) for o, n, d in zip(at, last, stride, strict=True)))
+        ]
+        for at in np.ndindex(*sizes)
+    ]
+    return jnp.concatenate(columns, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def max_pool(clips: Clips) -> Clips:
+    """Maximum over 3x3x3, stride 2 in time and space, padded by one (with nothing)."""
+    return jax.lax.platform_dependent(clips, cpu=separable_max_pool, default=native_max_pool)
+
+
+def native_max_pool(clips: Clips) -> Clips:
+    """XLA's own window maximum."""
+    return jax.lax.reduce_window(
+        clips,
+        -jnp.inf,
+        jax.lax.max,
+        (1, 3, 3, 3, 1),
+        (1, 2, 2, 2, 1),
+        ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)),
+    )
+
+
+def separable_max_pool(clips: Clips) -> Clips:
+    """The same, an axis at a time, as maxima of three strided slices."""
+    for axis in (1, 2, 3):
+        pad = [(0, 0)] * 5
+        pad[axis] = (1, 1)
+        padded = jnp.pad(clips, pad, constant_values=-jnp.inf)
+        length = (clips.shape[axis] - 1) // 2 + 1
+        taps = [
+            jax.lax.slice_in_dim(padded, tap, tap + 2 * length - 1, stride=2, axis=axis)
+            for tap in range(3)
+        ]
+        clips = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
+    return clips

@@ -1,0 +1,127 @@
+"""The 3D ResNet of Hara et al. (2018), depth 18 or 34, with an embedding head (Sec. 4.2)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from vcjax.models import convolution
+
+STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+
+Clips = Float[Array, "b t h w c"]
+
+
+class Conv3d(nnx.Module):
+    """A convolution without bias, padded by half its kernel; He initialisation by fan-in."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        size: int,
+        *,
+        stride: tuple[int, int, int] = (1, 1, 1),
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        initializer = nnx.initializers.variance_scaling(2.0, "fan_in", "normal")
+        shape = (size, size, size, features_in, features_out)
+        self.kernel = nnx.Param(initializer(rngs.params(), shape, jnp.float32))
+        self.stride, self.dtype = stride, dtype
+
+    def __call__(self, clips: Clips) -> Clips:
+        """The convolution of `clips`."""
+        kernel = self.kernel[...].astype(self.dtype)
+        return convolution.conv3d(clips.astype(self.dtype), kernel, self.stride)
+
+
+# momentum as PyTorch's 0.1; statistics in float32, over the global batch
+_norm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5, param_dtype=jnp.float32)
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3x3 convolutions beside a shortcut, projected where the shape changes (type B)."""
+
+    def __init__(
+        self, features_in: int, features: int, *, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
+        conv = functools.partial(Conv3d, dtype=dtype, rngs=rngs)
+        norm = functools.partial(_norm, dtype=dtype, rngs=rngs)
+        strides = (stride, stride, stride)
+        self.first, self.first_norm = conv(features_in, features, 3, stride=strides), norm(features)
+        self.second, self.second_norm = conv(features, features, 3), norm(features)
+        self.projects = stride != 1 or features_in != features
+        if self.projects:
+            self.shortcut = conv(features_in, features, 1, stride=strides)
+            self.shortcut_norm = norm(features)
+
+    def __call__(self, clips: Clips) -> Clips:
+        """Both convolutions of `clips`, and the shortcut."""
+        hidden = nnx.relu(self.first_norm(self.first(clips)))
+        hidden = self.second_norm(self.second(hidden))
+        shortcut = self.shortcut_norm(self.shortcut(clips)) if self.projects else clips
+        return nnx.relu(hidden + shortcut)
+
+
+class ResNet3D(nnx.Module):
+    """Clips [b, t, h, w, 3], mean subtracted, to unit embeddings [b, embedding_dim].
+
+    Raises ValueError for a depth that is not in `STAGE_BLOCKS`.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int = 18,
+        width: int = 64,
+        embedding_dim: int = 128,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if depth not in STAGE_BLOCKS:
+            raise ValueError(f"model.depth is {depth}; use one of {sorted(STAGE_BLOCKS)}")
+        self.stem = Conv3d(3, width, 7, stride=(1, 2, 2), dtype=dtype, rngs=rngs)
+        self.stem_norm = _norm(width, dtype=dtype, rngs=rngs)
+        stages, features_in = [], width
+        for stage, num_blocks in enumerate(STAGE_BLOCKS[depth]):
+            features, blocks = width * 2**stage, []
+            for block in range(num_blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(
+                    BasicBlock(features_in, features, stride=stride, dtype=dtype, rngs=rngs)
+                )
+                features_in = features
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+        self.head = nnx.Linear(
+            features_in,
+            embedding_dim,
+            kernel_init=nnx.initializers.xavier_uniform(),
+            rngs=rngs,
+        )
+
+    def pooled(self, clips: Clips) -> Float[Array, "b f"]:
+        """Features before the head, 8 * width, float32: the mean over time and space."""
+        hidden = nnx.relu(self.stem_norm(self.stem(clips)))
+        hidden = convolution.max_pool(hidden)
+        for stage in self.stages:
+            for block in stage:
+                hidden = block(hidden)
+        return hidden.astype(jnp.float32).mean(axis=(1, 2, 3))
+
+    def __call__(self, clips: Clips) -> Float[Array, "b d"]:
+        """Embeddings, unit L2 norm."""
+        embedding = self.head(self.pooled(clips))
+        return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True).clip(1e-12)
+
+
+def decayed(params: nnx.State) -> nnx.State:
+    """Which parameters weight decay applies to: all but those of normalisation."""
+
+    def is_decayed(path: tuple, value: Array) -> bool:
+        return not any("norm" in str(getattr(entry, "key", entry)) for entry in path)
+
+    return jax.tree_util.tree_map_with_path(is_decayed, params)
