@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from vcjax import progress
 from vcjax.data import augment, clips
 from vcjax.data.manifest import Manifest
+from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 
 
@@ -38,6 +39,7 @@ def videos(
     batches = clips.evaluation_clips(
         manifest,
         num_frames=config.clip.num_frames,
+        stride=config.clip.stride,
         side=config.clip.side,
         clips_per_video=clips_per_video,
         seed=config.seed,
@@ -46,7 +48,7 @@ def videos(
     split = {}
     for name, model in models.items():
         model.eval()
-        split[name] = nnx.split(model, nnx.Param, nnx.BatchStat)
+        split[name] = resnet3d.split(model)
     sums: dict[str, list[np.ndarray]] = {}
     reading = clips.iterate(
         batches, num_workers=config.data.num_workers, num_threads=config.data.num_threads
@@ -59,7 +61,7 @@ def videos(
                 sums[name] = [np.zeros((len(manifest), x.shape[1]), np.float32) for x in outputs]
             for total, output in zip(sums[name], outputs, strict=True):
                 np.add.at(total, batch["index"][real], np.asarray(output)[real])
-    return {name: _mean(*totals, clips_per_video) for name, totals in sums.items()}
+    return {name: _mean(*sums[name], clips_per_video=clips_per_video) for name in sums}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -74,6 +76,6 @@ def _forward(
     return model(inputs), model.pooled(inputs)
 
 
-def _mean(embedding: np.ndarray, pooled: np.ndarray, clips_per_video: int) -> Embedded:
+def _mean(embedding: np.ndarray, pooled: np.ndarray, *, clips_per_video: int) -> Embedded:
     norm = np.linalg.norm(embedding, axis=1, keepdims=True)
     return Embedded(embedding / np.maximum(norm, 1e-12), pooled / clips_per_video)

@@ -4,7 +4,6 @@ Everything that changes lives in `TrainState` and goes into the checkpoint; step
 same whether the run was interrupted before it or not.
 """
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,8 @@ from vcjax import checkpoint, embed, memory_bank, mesh, metrics, progress, setti
 from vcjax.clustering import kmeans, neighbors
 from vcjax.data import augment, clips
 from vcjax.data.manifest import Manifest
-from vcjax.models.resnet3d import ResNet3D, decayed
+from vcjax.models import resnet3d
+from vcjax.models.resnet3d import ResNet3D
 from vcjax.objectives import instance_recognition, local_aggregation
 from vcjax.prior import FisherVectors
 
@@ -56,7 +56,7 @@ def new_model(config: ConfigDict) -> ResNet3D:
 
 def load_model(config: ConfigDict, directory: Path) -> ResNet3D:
     """The network as the stage in `directory` left it. Raises FileNotFoundError before that."""
-    graphdef, params, statistics = nnx.split(new_model(config), nnx.Param, nnx.BatchStat)
+    graphdef, params, statistics = resnet3d.split(new_model(config))
     restored = checkpoint.restore_part(
         directory / "checkpoints", {"params": params, "statistics": statistics}
     )
@@ -146,7 +146,7 @@ def _optimizer(
         constant = schedule
         schedule = lambda count: rise(count) * constant(count)  # noqa: E731 - optax wants a callable
     return optax.chain(
-        optax.add_decayed_weights(stage.weight_decay, mask=decayed),
+        optax.add_decayed_weights(stage.weight_decay, mask=resnet3d.decayed),
         optax.sgd(schedule, momentum=stage.momentum),
     ), lambda step: float(schedule(step))
 
@@ -159,7 +159,7 @@ def _initial_state(
 ) -> tuple[nnx.GraphDef, TrainState]:
     model = new_model(config)
     model.train()
-    graphdef, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graphdef, params, statistics = resnet3d.split(model)
     params, statistics = jax.device_put((params, statistics), mesh.replicated(devices))
     return graphdef, TrainState(
         params,
@@ -237,17 +237,17 @@ def _objective(stage: ConfigDict, num_videos: int) -> Callable[..., tuple[Array,
     if stage.estimator not in instance_recognition.ESTIMATORS:
         known = sorted(instance_recognition.ESTIMATORS)
         raise settings.SettingsError(f"no estimator {stage.estimator!r}; use one of {known}")
-    options = {"num_rows": num_videos, "temperature": stage.temperature}
+    options: dict[str, Any] = {"num_rows": num_videos, "temperature": stage.temperature}
     if stage.estimator != "full_softmax":
         options["num_negatives"] = stage.num_negatives
     if stage.estimator == "nce":
         options["scale_constant"] = stage.scale_nce_constant
-    estimator = functools.partial(instance_recognition.ESTIMATORS[stage.estimator], **options)
+    estimator: Callable[..., Array] = instance_recognition.ESTIMATORS[stage.estimator]
 
     def recognition(
         embedding: Array, state: TrainState, index: Array, key: Array
     ) -> tuple[Array, Scalars]:
-        return estimator(embedding, state.bank, index, key), {}
+        return estimator(embedding, state.bank, index, key, **options), {}
 
     return recognition
 
@@ -262,11 +262,12 @@ def _clustering(
     """bank -> labels [runs, n] and what to log of them; None for an objective without clusters."""
     if stage.objective != "local_aggregation":
         return None
-    points = {
-        "idt": lambda bank: fisher.vectors,
+    vectors = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
+    points: dict[str, Callable[[Array], Array | np.ndarray]] = {
+        "idt": lambda bank: vectors,
         "bank": lambda bank: bank[:num_videos],
         "joint": lambda bank: kmeans.joint_space(
-            bank[:num_videos], fisher.vectors, weight=config.clusters.fisher_weight
+            bank[:num_videos], vectors, weight=config.clusters.fisher_weight
         ),
     }
     if stage.source not in points:
@@ -282,7 +283,7 @@ def _clustering(
             seeds=seeds,
             num_clusters=count,
             num_iterations=config.clusters.num_iterations,
-            known=fisher.has_vector if stage.source == "idt" else None,
+            known=fisher.has_vector if fisher and stage.source == "idt" else None,
             mesh=devices,
         )
         sizes = np.bincount(labels[0])
@@ -308,6 +309,7 @@ def _batches(
     dataset = clips.training_clips(
         train,
         num_frames=config.clip.num_frames,
+        stride=config.clip.stride,
         side=config.clip.side,
         scales=config.clip.scales,
         batch_size=stage.batch_size,

@@ -7,7 +7,7 @@ than they have to, and at bfloat16 precision near centroids swap their points.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -150,9 +150,9 @@ def _lloyd(
         out_specs=(P(), P(), P(), P(meshes.AXIS)),
     )
 
-    def iteration(centroids: Array, _: None) -> tuple[Array, Array]:
+    def iteration(centroids: Array, _: Any) -> tuple[Array, Array]:
         sums, sizes, inertia, _ = pass_over(points, counts, centroids)
         return update(sums, sizes), inertia
 
-    centroids, inertia = jax.lax.scan(iteration, centroids, None, length=num_iterations)
+    centroids, inertia = jax.lax.scan(iteration, centroids, length=num_iterations)
     return pass_over(points, counts, centroids)[3], centroids, inertia

@@ -83,5 +83,5 @@ def adjust_hue(clip: Float[Array, "t h w 3"], turns: Array) -> Float[Array, "t h
 
 
 def _grey(clip: Float[Array, "t h w 3"]) -> Float[Array, "t h w 3"]:
-    luminance = clip @ jnp.array(_LUMINANCE)
+    luminance = jnp.dot(clip, jnp.array(_LUMINANCE), precision=jax.lax.Precision.HIGHEST)
     return jnp.broadcast_to(luminance[..., None], clip.shape)

@@ -13,10 +13,11 @@ from vcjax.data import video
 from vcjax.data.manifest import Manifest
 
 Batch = dict[str, np.ndarray]
+_Sample = dict[str, np.ndarray | np.generic]
 
 
 class _Video(NamedTuple):
-    index: int  # row of the manifest
+    row: int  # of the manifest
     path: str
     num_frames: int
     clip: int = 0  # which of several clips of it
@@ -26,6 +27,7 @@ def training_clips(
     manifest: Manifest,
     *,
     num_frames: int,
+    stride: int = 1,
     side: int,
     scales: Sequence[float],
     batch_size: int,
@@ -34,12 +36,12 @@ def training_clips(
 ) -> grain.MapDataset:
     """Batches {clip: uint8 [b, t, side, side, 3], index: int32 [b], key: uint32 [b]}, one a step.
 
-    A clip begins uniformly over what fits; a shorter video loops. Its crop is a square of one of
-    `scales` short sides at a uniform place, resized to `side` pixels (Hara et al. 2018). `key`
-    seeds what the device draws for the clip. Every epoch has its own order and leaves out what does
-    not fill a batch; `dataset[step:]` goes on from a step.
+    A clip is every `stride`-th frame and begins uniformly over what fits; a shorter video loops.
+    Its crop is a square of one of `scales` short sides at a uniform place, resized to `side` pixels
+    (Hara et al. 2018). `key` seeds what the device draws for the clip. Every epoch has its own
+    order and leaves out what does not fill a batch; `dataset[step:]` goes on from a step.
     """
-    cut = _TrainingCut(num_frames, side, tuple(scales))
+    cut = _TrainingCut(num_frames, stride, side, tuple(scales))
     videos = grain.MapDataset.source(_videos(manifest)).seed(seed).shuffle()
     batches = videos.random_map(cut).batch(batch_size, drop_remainder=True)
     return batches.repeat(num_epochs)
@@ -49,6 +51,7 @@ def evaluation_clips(
     manifest: Manifest,
     *,
     num_frames: int,
+    stride: int = 1,
     side: int,
     clips_per_video: int,
     seed: int,
@@ -62,8 +65,8 @@ def evaluation_clips(
     videos = [
         video._replace(clip=clip) for video in _videos(manifest) for clip in range(clips_per_video)
     ]
-    videos += [videos[-1]._replace(index=-1)] * (-len(videos) % batch_size)
-    cut = _EvaluationCut(num_frames, side, clips_per_video, seed)
+    videos += [videos[-1]._replace(row=-1)] * (-len(videos) % batch_size)
+    cut = _EvaluationCut(num_frames, stride, side, clips_per_video, seed)
     return grain.MapDataset.source(videos).map(cut).batch(batch_size, drop_remainder=True)
 
 
@@ -80,8 +83,8 @@ def iterate(dataset: grain.MapDataset, *, num_workers: int, num_threads: int) ->
 
 def _videos(manifest: Manifest) -> list[_Video]:
     return [
-        _Video(index, path, num_frames)
-        for index, (path, num_frames) in enumerate(
+        _Video(row, path, num_frames)
+        for row, (path, num_frames) in enumerate(
             zip(manifest.paths, manifest.num_frames, strict=True)
         )
     ]
@@ -89,33 +92,36 @@ def _videos(manifest: Manifest) -> list[_Video]:
 
 class _TrainingCut(NamedTuple):
     num_frames: int
+    stride: int
     side: int
     scales: tuple[float, ...]
 
-    def __call__(self, source: _Video, generator: np.random.Generator) -> Batch:
-        start = generator.integers(max(0, source.num_frames - self.num_frames) + 1)
-        frames = video.clip(source.path, int(start), self.num_frames)
+    def __call__(self, source: _Video, generator: np.random.Generator) -> _Sample:
+        start = generator.integers(_last_start(source, self.num_frames, self.stride) + 1)
+        frames = video.clip(source.path, int(start), self.num_frames, stride=self.stride)
         height, width = frames.shape[1:3]
         crop = max(1, round(min(height, width) * self.scales[generator.integers(len(self.scales))]))
         top, left = generator.integers(height - crop + 1), generator.integers(width - crop + 1)
         return {
             "clip": _resize(frames[:, top : top + crop, left : left + crop], self.side, self.side),
-            "index": np.int32(source.index),
+            "index": np.int32(source.row),
             "key": np.uint32(generator.integers(2**32)),
         }
 
 
 class _EvaluationCut(NamedTuple):
     num_frames: int
+    stride: int
     side: int
     clips_per_video: int
     seed: int
 
-    def __call__(self, source: _Video) -> Batch:
-        starts = clip_starts(
-            source.num_frames, self.num_frames, self.clips_per_video, seed=self.seed
+    def __call__(self, source: _Video) -> _Sample:
+        last = _last_start(source, self.num_frames, self.stride)
+        starts = clip_starts(last, self.clips_per_video, seed=self.seed)
+        frames = video.clip(
+            source.path, int(starts[source.clip]), self.num_frames, stride=self.stride
         )
-        frames = video.clip(source.path, int(starts[source.clip]), self.num_frames)
         height, width = frames.shape[1:3]
         scale = self.side / min(height, width)
         height, width = max(self.side, round(height * scale)), max(self.side, round(width * scale))
@@ -123,20 +129,22 @@ class _EvaluationCut(NamedTuple):
         top, left = (height - self.side) // 2, (width - self.side) // 2
         return {
             "clip": frames[:, top : top + self.side, left : left + self.side],
-            "index": np.int32(source.index),
+            "index": np.int32(source.row),
             "key": np.uint32(0),
         }
 
 
-def clip_starts(
-    video_frames: int, num_frames: int, clips_per_video: int, *, seed: int
-) -> Int[np.ndarray, " clips"]:
-    """First frames of random clips of a video, in order; a single one is from its middle."""
-    last = max(0, video_frames - num_frames)
+def clip_starts(last: int, clips_per_video: int, *, seed: int) -> Int[np.ndarray, " clips"]:
+    """First frames, from 0 to `last`, of random clips in order; a single one is in the middle."""
     if clips_per_video == 1:
         return np.array([last // 2])
-    generator = np.random.default_rng([seed, video_frames])
+    generator = np.random.default_rng([seed, last])
     return np.sort(generator.integers(last + 1, size=clips_per_video))
+
+
+def _last_start(source: _Video, num_frames: int, stride: int) -> int:
+    """The last frame from which a clip fits, 0 for a shorter video."""
+    return max(0, source.num_frames - ((num_frames - 1) * stride + 1))
 
 
 def _resize(

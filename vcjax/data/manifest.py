@@ -54,10 +54,10 @@ class Manifest:
 
     def subset(self, split: str) -> "Manifest":
         """The videos of `split` alone."""
-        return self._take(self.rows(split))
+        return self._take(self.rows(split).tolist())
 
     def _take(self, rows: Iterable[int]) -> "Manifest":
-        rows = [int(row) for row in rows]
+        rows = list(rows)
         pick = lambda values: tuple(values[row] for row in rows)  # noqa: E731
         return Manifest(
             pick(self.video_ids),
@@ -120,13 +120,12 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
     if not rows:
         raise ManifestError(f"{source}: no videos")
     base = source.absolute().parent
-    return [row | {"path": str(base / row["path"]), "relative": row["path"]} for row in rows]
+    named = [(row.get("video_id") or str(Path(row["path"]).with_suffix("")), row) for row in rows]
+    return [row | {"path": str(base / row["path"]), "video_id": name} for name, row in named]
 
 
 def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
     for row in rows:
-        relative = row.pop("relative", row["path"])
-        row["video_id"] = row.get("video_id") or str(Path(relative).with_suffix(""))
         if any(ord(character) < 32 for character in row["video_id"] + row["path"]):
             raise ManifestError(f"{source}: control characters in {row['video_id']!r}")
         if row.get("split", "") not in ("", *_SPLITS):

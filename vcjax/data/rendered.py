@@ -37,7 +37,7 @@ MOTIONS = (
 )
 NUM_SCENES = 16
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 120, 160, 40, 25
-_VERSION = 1  # of the pictures; another one renders anew
+_VERSION = 2  # of the pictures; another one renders anew
 _MARGIN = 24  # pixels of scene around the picture, for the camera to move in
 
 
@@ -102,7 +102,7 @@ def _motion(
 ) -> dict[str, Float[np.ndarray, " t"]]:
     """How `name` moves the degrees of freedom, from a random phase and at a random pace."""
     period = generator.uniform(12, 18)
-    phase = generator.uniform(0, 2 * np.pi)
+    phase = generator.uniform(0, 4 * np.pi)  # in which every wave below returns
     strength = generator.uniform(0.8, 1.2)
     sign = generator.choice([-1.0, 1.0])
     turn = sign * 2 * np.pi * np.arange(num_frames) / period + phase

@@ -1,7 +1,8 @@
 """Frames of video files, by PyAV: which streams, seeks and skips nothing."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,29 +70,35 @@ def frames(path: str | Path) -> Iterator[Frame]:
             raise DecodeError(f"{path}: {_reason(error)}") from error
 
 
-def clip(path: str | Path, start: int, num_frames: int) -> UInt8[np.ndarray, "t h w 3"]:
-    """Frames `start` to `start + num_frames` of the video, RGB; past its end it loops.
+def clip(
+    path: str | Path, start: int, num_frames: int, *, stride: int = 1
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """`num_frames` frames of the video, every `stride`-th from `start`, RGB; past its end it loops.
 
     Decodes from the key frame before the first. Raises DecodeError.
     """
-    found = _decode_from(Path(path), start, num_frames)
-    if len(found) < num_frames:  # over the end: the video starts again
-        found += _decode_from(Path(path), 0, num_frames)
-        while len(found) < num_frames:
-            found += found[: num_frames - len(found)]
-    return np.stack(found[:num_frames])
+    span = (num_frames - 1) * stride + 1
+    found = _decode_from(Path(path), start, span)
+    if len(found) < span:  # over the end: the video starts again
+        whole = _decode_from(Path(path), 0, span)
+        if not whole:
+            raise DecodeError(f"{path}: no frame can be decoded")
+        while len(found) < span:
+            found += whole
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in found[:span:stride]])
 
 
-def _decode_from(path: Path, start: int, num_frames: int) -> list[Frame]:
+def _decode_from(path: Path, start: int, num_frames: int) -> list[av.VideoFrame]:
+    """At most `num_frames` frames from `start` on, in the colours of the file."""
     with _open(path) as container:
         stream = _stream(path, container)
         try:
             skip = _seek(container, stream, start)
-            found: list[Frame] = []
+            found: list[av.VideoFrame] = []
             for frame in container.decode(stream):
                 if skip(frame):
                     continue
-                found.append(frame.to_ndarray(format="rgb24"))
+                found.append(frame)
                 if len(found) == num_frames:
                     break
         except av.FFmpegError as error:
@@ -99,17 +106,20 @@ def _decode_from(path: Path, start: int, num_frames: int) -> list[Frame]:
     return found
 
 
-def _seek(container: av.container.InputContainer, stream, start: int):
+def _seek(
+    container: av.container.InputContainer, stream: av.VideoStream, start: int
+) -> Callable[[av.VideoFrame], bool]:
     """Goes to the key frame before frame `start`; returns which decoded frames come before it.
 
     Frames are told by their time stamps where these count frames exactly, else counted from the
     first: of AVI files with B-frames the decoder's stamps do not survive a seek.
     """
     rate, base = stream.average_rate, stream.time_base
-    step = 1 / (rate * base) if rate and base else None  # time stamps a frame
+    step = 1 / (rate * base) if rate and base else Fraction(0)  # time stamps a frame
+    even = step > 0 and step.denominator == 1 and stream.base_rate == rate
+    exact = even and stream.frames and stream.duration == stream.frames * step
     trusted = container.format.name != "avi" or not stream.codec_context.has_b_frames
-    full = step is not None and stream.frames and stream.duration == stream.frames * step
-    if start == 0 or not (trusted and full and step.denominator == 1):
+    if start == 0 or not (exact and trusted):
         count = iter(range(start + 1))
         return lambda frame: next(count, start) < start
     wanted = (stream.start_time or 0) + start * int(step)
@@ -125,7 +135,7 @@ def _open(path: Path) -> av.container.InputContainer:
         raise DecodeError(f"{path}: {_reason(error)}") from error
 
 
-def _stream(path: Path, container: av.container.InputContainer):
+def _stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
     if not container.streams.video:
         raise DecodeError(f"{path}: there is no video in the file")
     stream = container.streams.video[0]

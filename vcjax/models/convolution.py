@@ -5,6 +5,7 @@ convolutions, one a tap of the kernel in time, runs several times faster, and wh
 few pixels, one matrix product.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -52,7 +53,7 @@ def sum_of_planes(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
     num_taps, reach = kernel.shape[0], kernel.shape[0] // 2
     padded = jnp.pad(clips, ((0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)))
     length = (padded.shape[1] - num_taps) // stride[0] + 1
-    total = None
+    planes = []
     for tap in range(num_taps):
         frames = padded[:, tap : tap + (length - 1) * stride[0] + 1 : stride[0]]
         plane = jax.lax.conv_general_dilated(
@@ -62,7 +63,8 @@ def sum_of_planes(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
             [(size // 2, size // 2) for size in kernel.shape[1:3]],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        total = plane if total is None else total + plane
+        planes.append(plane)
+    total = functools.reduce(jnp.add, planes)
     return total.reshape(clips.shape[0], length, *total.shape[1:])
 
 

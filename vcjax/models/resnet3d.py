@@ -118,6 +118,12 @@ class ResNet3D(nnx.Module):
         return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True).clip(1e-12)
 
 
+def split(model: ResNet3D) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The network's structure, its parameters and its running statistics."""
+    graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graphdef, states[0], states[1]
+
+
 def decayed(params: nnx.State) -> nnx.State:
     """Which parameters weight decay applies to: all but those of normalisation."""
 

@@ -4,6 +4,8 @@ All take unit embeddings and the memory bank, of which the first `num_rows` rows
 loss per clip. The gradient flows through the embedding only.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
@@ -74,7 +76,7 @@ def nce(
     return -(log_data + log_noise)
 
 
-ESTIMATORS = {"sampled_softmax": sampled_softmax, "full_softmax": full_softmax, "nce": nce}
+ESTIMATORS: dict[str, Callable[..., Array]] = {"sampled_softmax": sampled_softmax, "full_softmax": full_softmax, "nce": nce}
 
 
 def _own_and_noise(

@@ -1,0 +1,242 @@
+"""A mixture of Gaussians with diagonal covariances, fitted by expectation-maximisation.
+
+The sums over rows run on the device in float32, in blocks of a fixed size that are added in a fixed
+order: any number of devices gives the same sums. What is made of them, K x D numbers an iteration,
+is computed on the host in float64.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from fisher import rows as row_source
+from fisher import start as starts
+from fisher.mixture import Density, Mixture, Statistics, density, log_joint, statistics
+
+_AXIS = "rows"
+_BLOCKS = 16  # a chunk of rows on its way to the devices
+_BLOCK_ROWS = 4096  # enough to keep the matrix products busy, little enough for the caches
+_CACHE_BYTES = 2 << 30  # below which an array's chunks stay on the device between iterations
+
+Chunk = tuple[Float[Array, "b r d"], Int[Array, " b"]]
+
+
+class GMM:
+    """Mixture of `num_components` Gaussians with diagonal covariances.
+
+    `fit` sets `weights_ [k]`, `means_ [k, d]`, `covariances_ [k, d]` (variances), the mean
+    `log_likelihood_` of a row, `num_iterations_` and `converged_`. Variances stay above
+    `variance_floor` times those of all rows; a component that loses its rows takes half of the
+    heaviest one. `start` is "kmeans++" or "random" (rows); the best of `num_starts` fits is kept.
+    With a `mesh`, the devices of all its axes share the rows.
+    """
+
+    weights_: Float[np.ndarray, " k"]
+    means_: Float[np.ndarray, "k d"]
+    covariances_: Float[np.ndarray, "k d"]
+    log_likelihood_: float
+    num_iterations_: int
+    converged_: bool
+
+    def __init__(
+        self,
+        num_components: int,
+        seed: int = 0,
+        *,
+        start: str = "kmeans++",
+        num_starts: int = 1,
+        max_iterations: int = 100,
+        tolerance: float = 1e-3,
+        variance_floor: float = 1e-4,
+        mesh: Mesh | None = None,
+    ):
+        if num_components < 1 or num_starts < 1 or max_iterations < 1:
+            raise ValueError("num_components, num_starts and max_iterations have to be at least 1")
+        if start not in starts.STARTS:
+            raise ValueError(f"start is {start!r}; use one of {sorted(starts.STARTS)}")
+        self.num_components, self.seed = num_components, seed
+        self.start, self.num_starts = start, num_starts
+        self.max_iterations, self.tolerance = max_iterations, tolerance
+        self.variance_floor, self.mesh = variance_floor, mesh
+
+    def fit(self, x: row_source.Rows, initial: Mixture | None = None) -> "GMM":
+        """Fits to the rows of `x`, from `initial` if given.
+
+        `x` is an array [n, d], which may be a memory map larger than memory, or a function without
+        arguments that yields arrays [m, d] whose rows make up the data, anew at each call. Raises
+        ValueError if there are fewer rows than components, or values that are not finite.
+        """
+        moments = row_source.moments(x)
+        if moments.num_rows < self.num_components:
+            raise ValueError(
+                f"{self.num_components} components need at least as many rows, not "
+                f"{moments.num_rows}; give more rows or lower num_components"
+            )
+        floor = self.variance_floor * _typical_variance(moments.variance)
+        passes = _Passes(x, moments.num_rows, self.mesh)
+        best = -np.inf
+        for run in range(self.num_starts if initial is None else 1):
+            mixture = initial or starts.draw(
+                self.start, x, moments, self.num_components, seed=self.seed + run, floor=floor
+            )
+            mixture, log_likelihood, num_iterations, converged = self._climb(
+                passes, mixture, floor, moments.num_rows
+            )
+            if log_likelihood > best:
+                best = log_likelihood
+                self.weights_, self.means_, self.covariances_ = mixture
+                self.log_likelihood_ = log_likelihood
+                self.num_iterations_, self.converged_ = num_iterations, converged
+        return self
+
+    def _climb(
+        self, passes: "_Passes", mixture: Mixture, floor: Float[np.ndarray, " d"], num_rows: int
+    ) -> tuple[Mixture, float, int, bool]:
+        """Iterates until the mean log-likelihood rises by less than the tolerance."""
+        center, sums = passes.expectation(mixture)
+        log_likelihood = float(sums.log_likelihood) / num_rows
+        for iteration in range(1, self.max_iterations + 1):
+            mixture, num_revived = maximization(sums, center, floor)
+            center, sums = passes.expectation(mixture)
+            previous, log_likelihood = log_likelihood, float(sums.log_likelihood) / num_rows
+            logging.log_every_n_seconds(
+                logging.INFO, "mixture: iteration %d, %.5f a row", 10, iteration, log_likelihood
+            )
+            # reviving may lower the likelihood: that is no convergence
+            converged = not num_revived and log_likelihood - previous < self.tolerance
+            if converged:
+                break
+        return mixture, log_likelihood, iteration, converged
+
+    def posterior(self, x: Float[np.ndarray, "n d"]) -> Float[Array, "n k"]:
+        """p(component | row)."""
+        return jax.nn.softmax(log_joint(jnp.asarray(x, jnp.float32), density(mixture_of(self))))
+
+    def score(self, x: row_source.Rows) -> float:
+        """Mean log-likelihood of a row."""
+        num_rows = row_source.moments(x).num_rows
+        _, sums = _Passes(x, num_rows, self.mesh).expectation(mixture_of(self))
+        return float(sums.log_likelihood) / num_rows
+
+
+def mixture_of(gmm: GMM) -> Mixture:
+    """The parameters of anything with `weights_`, `means_` and diagonal `covariances_`."""
+    if not hasattr(gmm, "weights_"):
+        raise ValueError("this mixture is not fitted; call fit first")
+    weights, means, variances = (
+        np.asarray(a, np.float64) for a in (gmm.weights_, gmm.means_, gmm.covariances_)
+    )
+    if means.ndim != 2 or weights.shape != means.shape[:1] or variances.shape != means.shape:
+        raise ValueError(
+            f"a diagonal mixture has weights [k], means [k, d] and covariances [k, d], not "
+            f"{weights.shape}, {means.shape} and {variances.shape}"
+        )
+    if not (variances > 0).all():
+        raise ValueError("every variance of a mixture has to be above 0")
+    return Mixture(weights, means, variances)
+
+
+def maximization(
+    sums: Statistics, center: Float[np.ndarray, " d"], floor: Float[np.ndarray, " d"]
+) -> tuple[Mixture, int]:
+    """The mixture that the sums ask for, and the number of components revived for it."""
+    count, first, second = (np.asarray(a, np.float64) for a in sums[:3])
+    alive = count > min(1.0, 0.1 * count.sum() / len(count))  # rows
+    divisor = np.where(alive, count, 1)[:, None]
+    offset = first / divisor
+    # max: where a component holds one point many times, rounding may leave less than 0
+    variances = np.maximum(second / divisor - offset**2, floor)
+    means, weights = center + offset, count.copy()
+    for empty in np.flatnonzero(~alive):  # takes half of the heaviest, split along its longest axis
+        heavy = int(weights.argmax())
+        step = np.zeros(means.shape[1])
+        longest = int(variances[heavy].argmax())
+        step[longest] = 0.5 * np.sqrt(variances[heavy, longest])
+        means[empty], means[heavy] = means[heavy] + step, means[heavy] - step
+        variances[empty] = variances[heavy]
+        weights[empty] = weights[heavy] = weights[heavy] / 2
+    return Mixture(weights / weights.sum(), means, variances), int((~alive).sum())
+
+
+def _typical_variance(variance: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
+    """Of each column, and for one that (almost) never changes, that of a small share of all."""
+    mean = float(variance.mean())
+    return np.maximum(variance, 1e-3 * mean) if mean > 0 else np.ones_like(variance)
+
+
+class _Passes:
+    """Passes over all rows, each giving a mixture's sums."""
+
+    def __init__(self, x: row_source.Rows, num_rows: int, mesh: Mesh | None):
+        self._mesh = mesh or jax.make_mesh(
+            (1,), (_AXIS,), (jax.sharding.AxisType.Auto,), devices=jax.local_devices()[:1]
+        )
+        self._x = x
+        # a multiple of the number of devices; the number of rows in a block is the same for any
+        self._num_blocks = -(-_BLOCKS // self._mesh.size) * self._mesh.size
+        small = max(128, 1 << max(0, (num_rows - 1) // _BLOCKS).bit_length())
+        self._block_rows = min(_BLOCK_ROWS, small)
+        self._sharding = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
+        self._keep = not callable(x) and num_rows * x.shape[1] * 4 <= _CACHE_BYTES
+        self._kept: list[Chunk] | None = None
+
+    def expectation(self, mixture: Mixture) -> tuple[Float[np.ndarray, " d"], Statistics]:
+        """The sums of all rows, in float64, and the center they refer to."""
+        parameters = density(mixture)
+        total: Statistics | None = None
+        for block, num_rows in self._chunks():
+            sums = _chunk_statistics(block, num_rows, parameters, self._mesh)
+            sums = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
+            total = sums if total is None else jax.tree.map(np.add, total, sums)
+        assert total is not None  # a fit has rows
+        return np.asarray(parameters.center, np.float64), total
+
+    def _chunks(self) -> Iterable[Chunk]:
+        if self._kept is None and self._keep:
+            self._kept = list(self._read())
+        return self._kept if self._kept is not None else self._read()
+
+    def _read(self) -> Iterator[Chunk]:
+        for block, num_rows in row_source.chunks(self._x, self._num_blocks, self._block_rows):
+            yield self._place(block), self._place(num_rows)
+
+    def _place(self, array: np.ndarray) -> Array:
+        # each process of a mesh transfers its own part only
+        return jax.make_array_from_callback(array.shape, self._sharding, lambda at: array[at])
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _chunk_statistics(
+    blocks: Float[Array, "b r d"], num_rows: Int[Array, " b"], parameters: Density, mesh: Mesh
+) -> Statistics:
+    """Sums over the rows of all blocks, added block by block in their order."""
+    sharded = PartitionSpec(mesh.axis_names)
+
+    def one(block: tuple[Float[Array, "r d"], Int[Array, ""]]) -> Statistics:
+        x, num_rows = block
+        shapes = jax.eval_shape(statistics, x, num_rows, parameters)
+        return jax.lax.cond(  # blocks without rows cost nothing
+            num_rows > 0,
+            lambda: statistics(x, num_rows, parameters),
+            lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
+        )
+
+    each = jax.shard_map(
+        lambda *chunk: jax.lax.map(one, chunk),
+        mesh=mesh,
+        in_specs=(sharded, sharded),
+        out_specs=sharded,
+        check_vma=False,  # a skipped block's zeros do not vary over devices
+    )(blocks, num_rows)
+    each = jax.lax.with_sharding_constraint(each, NamedSharding(mesh, PartitionSpec()))
+
+    def add(total: Statistics, part: Statistics) -> tuple[Statistics, None]:
+        return jax.tree.map(jnp.add, total, part), None
+
+    return jax.lax.scan(add, jax.tree.map(lambda a: jnp.zeros_like(a[0]), each), each)[0]

@@ -1,0 +1,44 @@
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from vcjax.data import manifest
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """Writes a small video in which no two frames are alike."""
+
+    def write(path, num_frames, *, codec="libx264", size=(48, 64), phase=0, pts=None, **options):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        height, width = size
+        rows, columns = np.mgrid[0:height, 0:width]
+        with av.open(path, "w") as container:
+            stream = container.add_stream(codec, rate=Fraction(25))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.options = {"threads": "1", **options}
+            for t in range(num_frames):
+                wave = np.stack([rows + 5 * t, columns - 3 * t, rows + columns + 7 * t], axis=-1)
+                picture = (127 + 120 * np.sin(wave / 9 + phase)).astype(np.uint8)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                if pts:  # which of 1/25 s it is shown at
+                    frame.pts, frame.time_base = pts(t), Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory, write_video) -> manifest.Manifest:
+    """Eleven videos of 5 to 15 frames, verified."""
+    folder = tmp_path_factory.mktemp("collection")
+    for i in range(11):
+        write_video(folder / f"class{i % 2}" / f"video{i:02d}.mp4", 5 + i, phase=i)
+    read = manifest.read(folder)
+    return manifest.verify(read, on_missing="error", decode=True, num_workers=1)[0]

@@ -1,0 +1,151 @@
+import dataclasses
+import importlib
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+
+import fisher
+
+SETTINGS = dict(energy=0.9, num_components=6, sketch_dim=40, seed=0)
+
+
+@pytest.fixture(scope="module")
+def model(rows):
+    return fisher.Model.fit(rows, **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def collection(rows):
+    sizes = {"a": 5, "b": 0, "c": 1200, "d": 1, "e": 1024}
+    return [(name, rows[i : i + size]) for i, (name, size) in enumerate(sizes.items())]
+
+
+def test_a_vector_is_projected_encoded_normalised_and_sketched(model, rows):
+    (video_id,), vectors, has_vector = model.encode_collection([("v", rows)], reading="paper")
+    projected = np.asarray(model.pca.transform(rows))
+    expected = fisher.normalise(fisher.encode(projected, model.gmm, "paper"))
+    assert video_id == "v" and has_vector.all()
+    np.testing.assert_allclose(vectors[0], model.sketch.transform(expected), atol=1e-5)
+
+
+def test_without_a_sketch_the_whole_vector_has_unit_norm(model, rows):
+    whole = dataclasses.replace(model, sketch=None)
+    vectors = whole.encode_collection([("v", rows[:99])], reading="released")[1]
+    assert vectors.shape == (1, whole.num_values) == (1, 2 * model.gmm.means_.size)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+
+
+def test_a_video_without_rows_has_no_vector(model, collection):
+    video_ids, vectors, has_vector = model.encode_collection(collection, reading="paper")
+    assert video_ids == ("a", "b", "c", "d", "e")
+    assert has_vector.tolist() == [True, False, True, True, True]
+    assert vectors.dtype == np.float32 and np.isfinite(vectors).all() and not vectors[1].any()
+
+
+def test_no_video_depends_on_the_others(model, collection):
+    vectors = model.encode_collection(collection, reading="paper")[1]
+    backwards = model.encode_collection(collection[::-1], reading="paper")[1]
+    np.testing.assert_array_equal(backwards[::-1], vectors)
+    alone = model.encode_collection(collection[2:3], reading="paper")[1]
+    np.testing.assert_array_equal(alone[0], vectors[2])
+
+
+def test_no_videos_are_no_vectors(model):
+    video_ids, vectors, has_vector = model.encode_collection([], reading="paper")
+    assert video_ids == () and vectors.shape == (0, 40) and has_vector.shape == (0,)
+
+
+def test_videos_of_any_length_share_one_program(model, collection):
+    module = importlib.import_module("fisher.encode")
+    model.encode_collection(collection, reading="paper")
+    num_programs = module._add._cache_size()
+    longer = [("f", np.concatenate([rows for _, rows in collection]))]
+    model.encode_collection(longer + collection, reading="paper")
+    assert module._add._cache_size() == num_programs
+
+
+def test_a_video_with_bad_values_is_named(model, rows):
+    bad = rows[:9].copy()
+    bad[4, 4] = np.nan
+    with pytest.raises(ValueError, match="bad video: .* not finite"):
+        model.encode_collection([("fine", rows), ("bad video", bad)], reading="paper")
+    with pytest.raises(ValueError, match="narrow: rows of 7 values, not 30"):
+        model.encode_collection([("narrow", rows[:, :7])], reading="paper")
+
+
+def test_loading_gives_back_what_was_saved(model, collection, tmp_path):
+    model.save(tmp_path / "model.npz")
+    loaded = fisher.Model.load(tmp_path / "model.npz")
+    for name in ("mean_", "components_", "explained_variance_"):
+        np.testing.assert_array_equal(getattr(loaded.pca, name), getattr(model.pca, name))
+    for name in ("weights_", "means_", "covariances_"):
+        np.testing.assert_array_equal(getattr(loaded.gmm, name), getattr(model.gmm, name))
+    assert (loaded.num_rows, loaded.seed, loaded.pca.energy_kept_) == (
+        model.num_rows, 0, model.pca.energy_kept_,
+    )  # fmt: skip
+    encode = lambda m: m.encode_collection(collection, reading="paper")[1]  # noqa: E731
+    np.testing.assert_array_equal(encode(loaded), encode(model))
+
+
+def test_a_file_tells_where_it_comes_from_without_pickles(model, tmp_path):
+    model.save(tmp_path / "model.npz")
+    with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
+        assert all(file[name].dtype != object for name in file.files)
+        assert (int(file["num_rows"]), int(file["seed"])) == (4000, 0)
+        assert 0.9 <= float(file["energy_kept"]) < 1 and str(file["version"])
+        assert file["means"].dtype == np.float64
+    assert [path.name for path in tmp_path.iterdir()] == ["model.npz"]
+
+
+def test_a_file_that_is_no_model_is_named(model, tmp_path):
+    path = tmp_path / "model.npz"
+    model.save(path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="model.npz: not a readable Fisher model"):
+            fisher.Model.load(path)
+    np.savez(path, weights=np.ones(2))
+    with pytest.raises(ValueError, match="model.npz: not a Fisher model, it has no"):
+        fisher.Model.load(path)
+
+
+@pytest.mark.parametrize("name", ["means", "pca_components", "weights", "variances"])
+def test_parameters_that_do_not_fit_are_refused(model, tmp_path, name):
+    path = tmp_path / "model.npz"
+    model.save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **(arrays | {name: arrays[name][:-1]}))
+    with pytest.raises(ValueError, match="model.npz: not a readable Fisher model"):
+        fisher.Model.load(path)
+
+
+def test_one_seed_is_one_model_on_any_number_of_devices(model, rows):
+    again = fisher.Model.fit(rows, **SETTINGS)
+    np.testing.assert_array_equal(again.gmm.means_, model.gmm.means_)
+    np.testing.assert_array_equal(again.pca.components_, model.pca.components_)
+    mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
+    shared = fisher.Model.fit(rows, **SETTINGS, mesh=mesh)
+    np.testing.assert_allclose(shared.gmm.means_, model.gmm.means_, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(shared.gmm.covariances_, model.gmm.covariances_, rtol=1e-6)
+
+
+def test_too_few_rows_are_refused(rows):
+    with pytest.raises(ValueError, match="6 components need at least as many rows, not 4"):
+        fisher.Model.fit(rows[:4], **SETTINGS)
+    with pytest.raises(ValueError, match="no rows"):
+        fisher.Model.fit(rows[:0], **SETTINGS)
+
+
+def test_memory_does_not_grow_with_the_rows_of_a_video(model, rows):
+    endless = np.broadcast_to(rows[:1], (3_000_000, 30))  # 360 MB, were they in memory
+    tracemalloc.start()
+    vectors = model.encode_collection([("v", endless)], reading="paper")[1]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+    one = model.encode_collection([("v", rows[:1])], reading="paper")[1]
+    np.testing.assert_allclose(vectors, one, atol=1e-5)

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+import fisher
+from fisher import rows as row_source
+
+
+def test_a_sample_depends_on_its_own_key_and_seed_alone(rows):
+    drawn = fisher.sample_rows(rows, 50, "video a", 0)
+    np.testing.assert_array_equal(drawn, fisher.sample_rows(rows, 50, "video a", 0))
+    assert not np.array_equal(drawn, fisher.sample_rows(rows, 50, "video b", 0))
+    assert not np.array_equal(drawn, fisher.sample_rows(rows, 50, "video a", 1))
+
+
+def test_a_sample_has_no_row_twice_and_keeps_their_order():
+    numbers = np.arange(1000.0)[:, None]
+    drawn = fisher.sample_rows(numbers, 300, "video", 0)
+    assert len(drawn) == 300 and (np.diff(drawn[:, 0]) > 0).all()
+    np.testing.assert_array_equal(fisher.sample_rows(numbers, 1000, "video", 0), numbers)
+    np.testing.assert_array_equal(fisher.sample_rows(numbers, 2000, "video", 0), numbers)
+
+
+def test_every_row_is_drawn_equally_often():
+    numbers = np.arange(20.0)[:, None]
+    drawn = [fisher.sample_rows(numbers, 5, f"video {i}", 0) for i in range(2000)]
+    counts = np.bincount(np.concatenate(drawn)[:, 0].astype(int), minlength=20)
+    assert np.abs(counts - 500).max() < 5 * np.sqrt(500 * 0.75)
+
+
+def test_moments_of_a_stream_are_those_of_all_rows(rows):
+    pieces = lambda: iter([rows[:1], rows[1:2500], rows[2500:]])  # noqa: E731
+    moments = row_source.moments(pieces)
+    assert moments.num_rows == len(rows)
+    np.testing.assert_allclose(moments.mean, rows.mean(axis=0, dtype=np.float64), rtol=1e-10)
+    np.testing.assert_allclose(moments.variance, rows.var(axis=0, dtype=np.float64), rtol=1e-10)
+
+
+def test_chunks_hold_all_rows_in_order(rows):
+    chunks = list(row_source.chunks(lambda: iter([rows[:77], rows[77:1300]]), 2, 100))
+    whole = [blocks[i, :n] for blocks, counts in chunks for i, n in enumerate(counts)]
+    np.testing.assert_array_equal(np.concatenate(whole), rows[:1300])
+    assert all(blocks.shape == (2, 100, 30) for blocks, _ in chunks)
+
+
+def test_rows_of_two_widths_are_refused(rows):
+    with pytest.raises(ValueError, match="rows of 30 and of 29 values"):
+        row_source.moments(lambda: iter([rows, rows[:, :29]]))
