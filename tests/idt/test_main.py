@@ -1,0 +1,44 @@
+import av
+import numpy as np
+import pytest
+
+from vcjax.idt import __main__ as command
+from vcjax.idt import storage
+
+
+@pytest.fixture
+def folder(tmp_path, moving_patch):
+    """A folder of one video."""
+    path = tmp_path / "videos" / "bounce" / "one.mkv"
+    path.parent.mkdir(parents=True)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 128, "gray"
+        for frame in moving_patch[:18]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+        container.mux(stream.encode())
+    return tmp_path / "videos"
+
+
+def test_extract_writes_a_file_for_each_video(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command.main(["extract", "--manifest", str(folder), "--out", str(out), "--num_workers", "1"])
+    (path,) = out.iterdir()
+    assert f"{storage.read(path).num_rows} trajectories of 1 videos" in capsys.readouterr().out
+
+
+def test_draw_colors_the_tracks(folder, tmp_path):
+    command.main(["draw", str(folder / "bounce" / "one.mkv"), str(tmp_path / "tracks.mp4")])
+    with av.open(tmp_path / "tracks.mp4") as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == 18 and frames[0].shape == (128, 160, 3)
+    red, green, blue = frames[-1].astype(int).transpose(2, 0, 1)
+    is_green = (green > red + 40) & (green > blue + 40)
+    columns = np.nonzero(is_green)[1]
+    assert len(columns) > 20 and np.median(np.abs(columns - 80)) < 25  # on the patch
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_errors_are_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="vcjax.idt: .*no.mp4"):
+        command.main(["draw", str(tmp_path / "no.mp4"), str(tmp_path / "tracks.mp4")])

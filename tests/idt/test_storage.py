@@ -1,0 +1,86 @@
+import os
+
+import numpy as np
+import pytest
+
+from vcjax.idt import storage
+from vcjax.idt.trajectories import COLUMNS, Trajectories
+
+
+@pytest.fixture
+def trajectories():
+    generator = np.random.default_rng(0)
+    return Trajectories(*(generator.random((7, w)).astype(np.float32) for w in COLUMNS.values()))
+
+
+def test_what_is_written_is_read(tmp_path, trajectories):
+    path = tmp_path / "v.npz"
+    storage.write(path, trajectories, source={"size": 3, "settings": {"grid": 5}})
+    found, source = storage.read_with_source(path)
+    assert source == {"size": 3, "settings": {"grid": 5}}
+    np.testing.assert_array_equal(found.header, trajectories.header)
+    np.testing.assert_array_equal(found.trajectory, trajectories.trajectory)
+    for name in ("hog", "hof", "mbhx", "mbhy"):  # float16 in the file
+        assert getattr(found, name).dtype == np.float32
+        np.testing.assert_allclose(getattr(found, name), getattr(trajectories, name), atol=2.5e-4)
+    assert os.listdir(tmp_path) == ["v.npz"]
+
+
+def test_no_rows_are_read_as_no_rows(tmp_path):
+    storage.write(tmp_path / "v.npz", Trajectories.empty())
+    assert storage.read(tmp_path / "v.npz").features.shape == (0, 426)
+
+
+def test_no_flipped_bit_is_read_as_something_else(tmp_path, trajectories):
+    path = tmp_path / "v.npz"
+    storage.write(path, trajectories, source={"size": 3})
+    intact, content = storage.read(path), path.read_bytes()
+    num_found = 0
+    places = np.random.default_rng(0).integers(8 * len(content), size=400)
+    for place in places.tolist():
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(bytes(damaged))
+        try:
+            found = storage.read(path)
+        except storage.StorageError as error:
+            assert "v.npz" in str(error)
+            num_found += 1
+        else:  # a byte of the archive that nobody reads, such as a date
+            np.testing.assert_array_equal(found.features, intact.features)
+    assert num_found > 300
+
+
+@pytest.mark.parametrize("size", [0, 100, -30])
+def test_a_cut_file_is_found(tmp_path, trajectories, size):
+    path = tmp_path / "v.npz"
+    storage.write(path, trajectories)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(storage.StorageError, match="v.npz"):
+        storage.read(path)
+
+
+def test_a_changed_array_in_a_sound_archive_is_found(tmp_path, trajectories):
+    path = tmp_path / "v.npz"
+    storage.write(path, trajectories)
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    arrays["hog"] = arrays["hof"][:, :96]
+    np.savez(path, **arrays)
+    with pytest.raises(storage.StorageError, match="damaged"):
+        storage.read(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(storage.StorageError, match="v.npz: no such file"):
+        storage.read(tmp_path / "v.npz")
+
+
+def test_every_id_has_a_file_of_its_own_within_the_folder(tmp_path):
+    ids = ["a", "A", "a/b", "a%2Fb", "a_b", "..", ".", "", "../a", "/a", "a b", "ä", "片", "\udcff"]
+    ids += ["x" * 3000, "x" * 3001, "a\0", "a\n"]
+    paths = {storage.path_of(tmp_path, video_id) for video_id in ids}
+    assert len({str(path).lower() for path in paths}) == len(ids)
+    for path in paths:
+        assert path.resolve().parent == tmp_path.resolve() and len(os.fsencode(path.name)) < 200
+        storage.write(path, Trajectories.empty())

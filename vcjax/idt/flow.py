@@ -1,0 +1,340 @@
+"""Optical flow by polynomial expansion (Farneback 2003), median-filtered at every scale.
+
+The flow of each scale passes through a 5 x 5 median before it is handed to the next finer one,
+which OpenCV's own function cannot do. Points follow that flow (Wang & Schmid 2013, Sec. 3.1).
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from numba import njit
+
+from vcjax.idt import pyramid
+
+NUM_ITERATIONS = 2
+_RADIUS = 7  # of the neighborhood in which a polynomial is fitted
+_SIGMA = 1.5
+_WINDOW_RADIUS = 5  # of the window over which displacements are pooled
+_WINDOW_SIGMA = 1.5
+_REGULARIZER = 1e-3  # added to the determinant, so that flat regions do not move
+# Trust in the expansion near the border, from the border inwards.
+_TRUST = np.array([0.14, 0.14, 0.4472, 0.4472, 0.4472], np.float32)
+
+Flow = Float[np.ndarray, "2 h w"]  # x, y
+Row = Float[np.ndarray, " w"]
+Expansion = Float[np.ndarray, "5 h w"]  # coefficients of y, x, y^2, x^2, xy at each pixel
+
+
+def _fit_weights() -> tuple[np.ndarray, ...]:
+    """g, x g and x^2 g of the fit's Gaussian, and the inverse moments its solution needs."""
+    x = np.arange(-_RADIUS, _RADIUS + 1, dtype=np.float64)
+    g = np.exp(-(x**2) / (2 * _SIGMA**2)).astype(np.float32).astype(np.float64)
+    g /= g.sum()
+    basis_x, basis_y = (b.ravel() for b in np.meshgrid(x, x))
+    basis = np.stack([np.ones_like(basis_x), basis_x, basis_x**2, basis_y**2, basis_x * basis_y])
+    inverse = np.linalg.inv((basis * np.outer(g, g).ravel()) @ basis.T)
+    moments = np.array([inverse[1, 1], inverse[0, 2], inverse[2, 2], inverse[4, 4]])
+    half = slice(_RADIUS, None)
+    weights = np.stack([g[half], (x * g)[half], (x * x * g)[half]])
+    return weights.astype(np.float32), moments.astype(np.float32)
+
+
+_WEIGHTS, _MOMENTS = _fit_weights()
+
+
+def _window() -> Float[np.ndarray, " taps"]:
+    x = np.arange(_WINDOW_RADIUS + 1, dtype=np.float64)
+    g = np.exp(-(x**2) / (2 * _WINDOW_SIGMA**2))
+    return (g / (g[0] + 2 * g[1:].sum())).astype(np.float32)
+
+
+_WINDOW = _window()
+
+
+def pyramid_flow(
+    previous: Sequence[Expansion], current: Sequence[Expansion], stride: float
+) -> list[Flow]:
+    """Motion of each pixel from one frame to another, at each level in pixels of that level."""
+    flows: list[Flow] = []
+    for first, second in zip(reversed(previous), reversed(current), strict=True):
+        size = first.shape[1:]
+        if flows:
+            flow = pyramid.resized(flows[-1], size) * np.float32(stride)
+        else:
+            flow = np.zeros((2, *size), np.float32)
+        for _ in range(NUM_ITERATIONS):
+            refine(first, second, flow)
+        flows.append(np.stack([cv2.medianBlur(component, 5) for component in flow]))
+    return flows[::-1]
+
+
+def refine(first: Expansion, second: Expansion, flow: Flow) -> None:
+    """One iteration: `flow` becomes the displacement that best explains both expansions."""
+    _refine(first, second, flow, _TRUST, _WINDOW)
+
+
+def expand(levels: Sequence[Float[np.ndarray, "h w"]]) -> list[Expansion]:
+    """The polynomial that fits best around each pixel, at each level."""
+    return [_expand(level, _WEIGHTS, _MOMENTS) for level in levels]
+
+
+# The kernels below go row by row through buffers of one row, and each loop over x writes one
+# buffer only: LLVM then makes vector instructions of it.
+
+
+@njit(cache=True, error_model="numpy")
+def _expand(
+    image: Float[np.ndarray, "h w"],
+    weights: Float[np.ndarray, "3 taps"],
+    moments: Float[np.ndarray, " 4"],
+) -> Expansion:
+    height, width = image.shape
+    radius = weights.shape[1] - 1
+    g, xg, xxg = weights[0], weights[1], weights[2]
+    out = np.empty((5, height, width), np.float32)
+    columns = np.empty((3, width + 2 * radius), np.float32)
+    parts = np.empty((3, width), np.float32)
+    ones, xx, yy = parts[0], parts[1], parts[2]
+    for y in range(height):
+        _even_columns(image, y, height, g, columns[0])
+        _odd_columns(image, y, xg, columns[1])
+        _even_columns(image, y, height, xxg, columns[2])
+        _odd_row(columns[0], xg, moments[0], out[1, y])
+        _even_row(columns[1], g, moments[0], out[0, y])
+        _odd_row(columns[1], xg, moments[3], out[4, y])
+        _even_row(columns[0], g, moments[1], ones)
+        _even_row(columns[0], xxg, moments[2], xx)
+        _even_row(columns[2], g, moments[2], yy)
+        by_yy, by_xx = out[2, y], out[3, y]
+        for x in range(width):
+            by_yy[x] = ones[x] + yy[x]
+        for x in range(width):
+            by_xx[x] = ones[x] + xx[x]
+    return out
+
+
+@njit(cache=True, error_model="numpy")
+def _even_columns(
+    image: Float[np.ndarray, "rows w"],
+    y: int,
+    height: int,
+    weights: Float[np.ndarray, " taps"],
+    out: Float[np.ndarray, " padded"],
+) -> None:
+    """Sums over each column around row `y`, with even weights; borders repeat, also in `out`.
+
+    `image` holds the rows near `y` of `height` in all, row i at i modulo its length.
+    """
+    rows, width = image.shape
+    radius = len(weights) - 1
+    inner = out[radius : radius + width]
+    center = image[y % rows]
+    for x in range(width):
+        inner[x] = center[x] * weights[0]
+    for k in range(1, radius + 1):
+        above, below = image[max(y - k, 0) % rows], image[min(y + k, height - 1) % rows]
+        weight = weights[k]
+        for x in range(width):
+            inner[x] += (above[x] + below[x]) * weight
+    out[:radius] = inner[0]
+    out[radius + width :] = inner[width - 1]
+
+
+@njit(cache=True, error_model="numpy")
+def _odd_columns(
+    image: Float[np.ndarray, "h w"],
+    y: int,
+    weights: Float[np.ndarray, " taps"],
+    out: Float[np.ndarray, " padded"],
+) -> None:
+    """Likewise with odd weights, positive below."""
+    height, width = image.shape
+    radius = len(weights) - 1
+    inner = out[radius : radius + width]
+    inner[:] = 0
+    for k in range(1, radius + 1):
+        above, below = image[max(y - k, 0)], image[min(y + k, height - 1)]
+        weight = weights[k]
+        for x in range(width):
+            inner[x] += (below[x] - above[x]) * weight
+    out[:radius] = inner[0]
+    out[radius + width :] = inner[width - 1]
+
+
+@njit(cache=True, error_model="numpy")
+def _even_row(
+    row: Float[np.ndarray, " padded"],
+    weights: Float[np.ndarray, " taps"],
+    scale: np.float32,
+    out: Float[np.ndarray, " w"],
+) -> None:
+    """Sums over a padded row around each place, with even weights, times `scale`."""
+    radius = len(weights) - 1
+    center = row[radius:]
+    for x in range(len(out)):
+        out[x] = center[x] * weights[0]
+    for k in range(1, radius + 1):
+        left, right = row[radius - k :], row[radius + k :]
+        weight = weights[k]
+        for x in range(len(out)):
+            out[x] += (left[x] + right[x]) * weight
+    for x in range(len(out)):
+        out[x] *= scale
+
+
+@njit(cache=True, error_model="numpy")
+def _odd_row(
+    row: Float[np.ndarray, " padded"],
+    weights: Float[np.ndarray, " taps"],
+    scale: np.float32,
+    out: Float[np.ndarray, " w"],
+) -> None:
+    """Likewise with odd weights, positive to the right."""
+    radius = len(weights) - 1
+    out[:] = 0
+    for k in range(1, radius + 1):
+        left, right = row[radius - k :], row[radius + k :]
+        weight = weights[k]
+        for x in range(len(out)):
+            out[x] += (right[x] - left[x]) * weight
+    for x in range(len(out)):
+        out[x] *= scale
+
+
+@njit(cache=True, error_model="numpy")
+def _refine(
+    first: Expansion,
+    second: Expansion,
+    flow: Flow,
+    border: Float[np.ndarray, " 5"],
+    window: Float[np.ndarray, " taps"],
+) -> None:
+    """Equations of every pixel, pooled over the window, solved; in place, row by row."""
+    _, height, width = first.shape
+    radius = len(window) - 1
+    ring = np.empty((5, 2 * radius + 1, width), np.float32)  # equations of the rows in the window
+    column = np.empty(width + 2 * radius, np.float32)
+    pooled = np.empty((5, width), np.float32)
+    target = np.empty((5, width), np.float32)
+    trust_x, trust_y = _trust(width, border), _trust(height, border)
+    for ahead in range(height + radius):
+        if ahead < height:
+            _interpolate(first, second, flow, ahead, target)
+            place = ahead % ring.shape[1]
+            _equations(first, target, flow, ahead, trust_x, trust_y[ahead], ring[:, place])
+        y = ahead - radius
+        if y >= 0:
+            for i in range(5):
+                _even_columns(ring[i], y, height, window, column)
+                _even_row(column, window, np.float32(1), pooled[i])
+            _solve(pooled, flow[0, y], flow[1, y])
+
+
+@njit(cache=True, error_model="numpy")
+def _equations(
+    first: Expansion,
+    target: Float[np.ndarray, "5 w"],
+    flow: Flow,
+    y: int,
+    trust_x: Row,
+    trust_y: np.float32,
+    out: Float[np.ndarray, "5 w"],
+) -> None:
+    """A^T A (three entries) and A^T b (two) of row `y`, both expansions weighted by trust.
+
+    A d = b for the displacement d: A is the mean of both curvatures, b half the difference of the
+    slopes and A times the displacement so far, at which `target` is the second expansion. It is
+    overwritten.
+    """
+    width = len(trust_x)
+    half, quarter = np.float32(0.5), np.float32(0.25)
+    slope_y, slope_x = first[0, y], first[1, y]
+    curve_yy, curve_xx, curve_xy = first[2, y], first[3, y], first[4, y]
+    dx, dy = flow[0, y], flow[1, y]
+    by, bx, yy, xx, xy = target[0], target[1], target[2], target[3], target[4]
+    for x in range(width):
+        yy[x] = (curve_yy[x] + yy[x]) * half
+    for x in range(width):
+        xx[x] = (curve_xx[x] + xx[x]) * half
+    for x in range(width):
+        xy[x] = (curve_xy[x] + xy[x]) * quarter
+    for x in range(width):
+        by[x] = (slope_y[x] - by[x]) * half + yy[x] * dy[x] + xy[x] * dx[x]
+    for x in range(width):
+        bx[x] = (slope_x[x] - bx[x]) * half + xy[x] * dy[x] + xx[x] * dx[x]
+    for i in range(5):
+        part = target[i]
+        for x in range(width):
+            part[x] *= trust_x[x] * trust_y
+    _products(yy, yy, xy, xy, out[0])
+    _products(yy, xy, xx, xy, out[1])
+    _products(xx, xx, xy, xy, out[2])
+    _products(yy, by, xy, bx, out[3])
+    _products(xy, by, xx, bx, out[4])
+
+
+@njit(cache=True, error_model="numpy")
+def _products(a: Row, b: Row, c: Row, d: Row, out: Row) -> None:
+    """a b + c d."""
+    for x in range(len(out)):
+        out[x] = a[x] * b[x] + c[x] * d[x]
+
+
+@njit(cache=True, error_model="numpy")
+def _interpolate(
+    first: Expansion, second: Expansion, flow: Flow, y: int, out: Float[np.ndarray, "5 w"]
+) -> None:
+    """The second expansion where the flow takes row `y`, bilinear.
+
+    Outside of the picture the polynomial is as curved as in the first, and has no slope.
+    """
+    _, height, width = first.shape
+    one = np.float32(1)
+    for x in range(width):
+        target_x = np.float32(x) + flow[0, y, x]
+        target_y = np.float32(y) + flow[1, y, x]
+        left, top = int(np.floor(target_x)), int(np.floor(target_y))
+        if 0 <= left < width - 1 and 0 <= top < height - 1:
+            a, b = target_x - np.float32(left), target_y - np.float32(top)
+            w00, w01 = (one - a) * (one - b), a * (one - b)
+            w10, w11 = (one - a) * b, a * b
+            # unsigned: else numba checks each for negative indices
+            i, j, i1, j1 = np.uint64(top), np.uint64(left), np.uint64(top + 1), np.uint64(left + 1)
+            for c in range(5):
+                plane = second[c]
+                out[c, x] = (
+                    w00 * plane[i, j]
+                    + w01 * plane[i, j1]
+                    + w10 * plane[i1, j]
+                    + w11 * plane[i1, j1]
+                )
+        else:
+            out[0, x] = out[1, x] = np.float32(0)
+            for c in range(2, 5):
+                out[c, x] = first[c, y, x]
+
+
+@njit(cache=True)
+def _trust(size: int, border: Float[np.ndarray, " 5"]) -> Float[np.ndarray, " size"]:
+    trust = np.ones(size, np.float32)
+    for i in range(len(border)):
+        trust[i] *= border[i]
+        trust[size - 1 - i] *= border[i]
+    return trust
+
+
+@njit(cache=True, error_model="numpy")
+def _solve(equations: Float[np.ndarray, "5 w"], dx: Row, dy: Row) -> None:
+    """The displacement that solves the equations of a row."""
+    yy, xy, xx, by, bx = equations[0], equations[1], equations[2], equations[3], equations[4]
+    # in float64: each is a difference of near equals
+    for x in range(len(dx)):
+        determinant = np.float64(yy[x]) * np.float64(xx[x]) - np.float64(xy[x]) ** 2
+        numerator = np.float64(yy[x]) * np.float64(bx[x]) - np.float64(xy[x]) * np.float64(by[x])
+        dx[x] = numerator / (determinant + _REGULARIZER)
+    for x in range(len(dx)):
+        determinant = np.float64(yy[x]) * np.float64(xx[x]) - np.float64(xy[x]) ** 2
+        numerator = np.float64(xx[x]) * np.float64(by[x]) - np.float64(xy[x]) * np.float64(bx[x])
+        dy[x] = numerator / (determinant + _REGULARIZER)

@@ -1,0 +1,175 @@
+"""Points followed at one scale, and what is gathered along each (Wang & Schmid 2013, Sec. 3.1)."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from numba import njit
+
+from vcjax.idt import descriptors
+from vcjax.idt.descriptors import Integral
+from vcjax.idt.trajectories import COLUMNS, IdtSettings, Trajectories
+
+LENGTH = 15  # steps of a finished track
+NUM_PERIODS = 3  # cells of a descriptor in time
+_WIDTH = 4 * descriptors.NUM_BINS  # of one frame's descriptors
+
+
+class Tracks(NamedTuple):
+    """Live tracks of one scale, oldest first; positions in pixels of the scale."""
+
+    age: Int[np.ndarray, " n"]  # steps so far
+    points: Float[np.ndarray, "n 16 2"]  # (x, y), valid up to index `age`
+    steps: Float[np.ndarray, "n 15 2"]  # without camera motion, valid below index `age`
+    sums: Float[np.ndarray, "n 3 132"]  # descriptors of the frames so far, by period
+
+    def where(self, chosen: Bool[np.ndarray, " n"]) -> "Tracks":
+        """The chosen ones, in their order."""
+        return Tracks(*(array[chosen] for array in self))
+
+
+def empty() -> Tracks:
+    """No tracks."""
+    return _new(np.zeros((0, 2), np.float32))
+
+
+def _new(points: Float[np.ndarray, "n 2"]) -> Tracks:
+    n = len(points)
+    all_points = np.zeros((n, LENGTH + 1, 2), np.float32)
+    all_points[:, 0] = points
+    return Tracks(
+        np.zeros(n, np.int32),
+        all_points,
+        np.zeros((n, LENGTH, 2), np.float32),
+        np.zeros((n, NUM_PERIODS, _WIDTH), np.float32),
+    )
+
+
+def advance(
+    tracks: Tracks,
+    flow: Float[np.ndarray, "2 h w"],
+    stabilized_flow: Float[np.ndarray, "2 h w"],
+    integral: Integral,
+    settings: IdtSettings,
+) -> tuple[Tracks, Tracks]:
+    """Tracks one frame on: those that go on, and those now finished.
+
+    Those that leave the frame are in neither. `tracks` is used up.
+    """
+    inside = _advance(*tracks, flow, stabilized_flow, integral, np.float32(settings.bin_floor))
+    finished = tracks.age == LENGTH
+    return tracks.where(inside & ~finished), tracks.where(inside & finished)
+
+
+@njit(cache=True, error_model="numpy")
+def _advance(
+    age: Int[np.ndarray, " n"],
+    points: Float[np.ndarray, "n 16 2"],
+    steps: Float[np.ndarray, "n 15 2"],
+    sums: Float[np.ndarray, "n 3 132"],
+    flow: Float[np.ndarray, "2 h w"],
+    stabilized_flow: Float[np.ndarray, "2 h w"],
+    integral: Integral,
+    bin_floor: np.float32,
+) -> Bool[np.ndarray, " n"]:
+    _, height, width = flow.shape
+    inside = np.empty(len(age), np.bool_)
+    bins = np.empty((descriptors.NUM_CELLS**2, descriptors.NUM_BINS), np.float32)
+    for track in range(len(age)):
+        now = age[track]
+        x, y = points[track, now, 0], points[track, now, 1]
+        period = sums[track, now * NUM_PERIODS // LENGTH]
+        descriptors.add_patch(integral, x, y, bin_floor, bins, period)
+        column = min(max(int(np.rint(x)), 0), width - 1)
+        row = min(max(int(np.rint(y)), 0), height - 1)
+        for i in range(2):
+            steps[track, now, i] = stabilized_flow[i, row, column]
+        x += flow[0, row, column]
+        y += flow[1, row, column]
+        points[track, now + 1, 0] = x
+        points[track, now + 1, 1] = y
+        age[track] = now + 1
+        inside[track] = 0 < x < width and 0 < y < height
+    return inside
+
+
+def sample(tracks: Tracks, grey: UInt8[np.ndarray, "h w"], settings: IdtSettings) -> Tracks:
+    """The tracks and new ones, where there is texture to follow and no track near."""
+    quality = cv2.cornerMinEigenVal(grey, 3, ksize=3)
+    threshold = np.float32(settings.quality * float(quality.max()))
+    places = tracks.points[np.arange(len(tracks.age)), tracks.age]
+    new = _new(_free_points(quality, threshold, places, settings.grid))
+    return Tracks(*(np.concatenate(pair) for pair in zip(tracks, new, strict=True)))
+
+
+@njit(cache=True, error_model="numpy")
+def _free_points(
+    quality: Float[np.ndarray, "h w"],
+    threshold: np.float32,
+    places: Float[np.ndarray, "n 2"],
+    grid: int,
+) -> Float[np.ndarray, "new 2"]:
+    height, width = quality.shape
+    taken = np.zeros((height // grid, width // grid), np.bool_)
+    for k in range(len(places)):
+        column, row = int(places[k, 0] // grid), int(places[k, 1] // grid)
+        if row < taken.shape[0] and column < taken.shape[1]:
+            taken[row, column] = True
+    out = np.empty((taken.size, 2), np.float32)
+    count = 0
+    for i in range(taken.shape[0]):
+        for j in range(taken.shape[1]):
+            x, y = grid * j + grid // 2, grid * i + grid // 2
+            if not taken[i, j] and quality[y, x] > threshold:
+                out[count, 0] = x
+                out[count, 1] = y
+                count += 1
+    return out[:count]
+
+
+def finish(
+    tracks: Tracks, *, frame: int, scale: float, height: int, width: int, settings: IdtSettings
+) -> Trajectories:
+    """Rows of the finished tracks that are valid; the video's length is not yet in column 9.
+
+    `frame` is the one they end on, `height` and `width` are the video's.
+    """
+    points = tracks.points * np.float32(scale)
+    steps = tracks.steps * np.float32(scale)
+    valid = is_valid(points, steps, settings)
+    points, steps, sums = points[valid], steps[valid], tracks.sums[valid]
+    mean, std = points.mean(axis=1), points.std(axis=1)
+    fraction = np.clip(mean / np.array([width, height], np.float32), 0, 0.999)
+    length = _lengths(np.diff(points, axis=1)).sum(axis=1)
+    header = np.zeros((len(points), COLUMNS["header"]), np.float32)
+    header[:, 0] = frame
+    header[:, 1:3], header[:, 3:5] = mean, std
+    header[:, 5], header[:, 6] = length, scale
+    header[:, 7:9] = fraction
+    relative = steps / _lengths(steps).sum(axis=1)[:, None, None]
+    means = sums / np.float32(LENGTH // NUM_PERIODS)
+    edges = [4 * start for start in descriptors.STARTS[1:-1]]
+    parts = [relative, *np.split(means, edges, axis=2)]
+    return Trajectories(header, *(p.reshape(len(p), p.shape[1] * p.shape[2]) for p in parts))
+
+
+def is_valid(
+    points: Float[np.ndarray, "n 16 2"],
+    steps: Float[np.ndarray, "n 15 2"],
+    settings: IdtSettings,
+) -> Bool[np.ndarray, " n"]:
+    """Which tracks move, but not at random, not by a jump, and not with the camera alone."""
+    std = points.std(axis=1)
+    moves = (std >= settings.min_deviation).any(axis=1)
+    wanders = (std > settings.max_deviation).any(axis=1)
+    lengths = _lengths(np.diff(points, axis=1))
+    longest = lengths.max(axis=1, initial=0)
+    jumps = longest > settings.max_step
+    jumps &= longest > settings.max_step_share * lengths.sum(axis=1)
+    with_camera = _lengths(steps).max(axis=1, initial=0) <= settings.min_warped_step
+    return moves & ~wanders & ~jumps & ~with_camera
+
+
+def _lengths(vectors: Float[np.ndarray, "n t 2"]) -> Float[np.ndarray, "n t"]:
+    return np.sqrt((vectors**2).sum(axis=-1))

@@ -1,0 +1,69 @@
+"""What comes out of a video, and the constants that decide it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+# Columns of each part of a trajectory. The descriptors are 2 x 2 cells in space by 3 in time, in
+# the order time, x, y, bin (Wang & Schmid 2013, Sec. 3.1); HOF has a ninth bin, for no motion.
+COLUMNS = {"header": 10, "trajectory": 30, "hog": 96, "hof": 108, "mbhx": 96, "mbhy": 96}
+
+
+class Trajectories(NamedTuple):
+    """Trajectories of one video, in order of the frame on which they end.
+
+    `header`: end frame (from 0), mean x, mean y, std of x, std of y, length (pixels of the video),
+    scale, and mean x, mean y, middle frame as fractions of the video in [0, 0.999].
+    `trajectory`: the steps without camera motion (x, y), divided by the sum of their lengths.
+    """
+
+    header: Float[np.ndarray, "n 10"]
+    trajectory: Float[np.ndarray, "n 30"]
+    hog: Float[np.ndarray, "n 96"]
+    hof: Float[np.ndarray, "n 108"]
+    mbhx: Float[np.ndarray, "n 96"]
+    mbhy: Float[np.ndarray, "n 96"]
+
+    @property
+    def features(self) -> Float[np.ndarray, "n 426"]:
+        """Trajectory, HOG, HOF, MBHx and MBHy side by side."""
+        return np.concatenate(self[1:], axis=1)
+
+    @property
+    def num_rows(self) -> int:
+        """How many trajectories there are."""
+        return len(self.header)
+
+    @classmethod
+    def empty(cls) -> "Trajectories":
+        """Of a video in which nothing moves."""
+        return cls(*(np.zeros((0, width), np.float32) for width in COLUMNS.values()))
+
+
+@dataclass(frozen=True)
+class IdtSettings:
+    """Constants of improved dense trajectories; Wang & Schmid 2013, Sec. 2 and 3.1."""
+
+    grid: int = 5  # pixels between sampled points, and the cell that holds at most one track
+    quality: float = 0.001  # of a new point: smaller eigenvalue, as a share of the frame's maximum
+    max_scales: int = 8
+    stride: float = 2**0.5  # between scales
+    # of a valid track, in pixels of the video
+    min_deviation: float = 3**0.5  # in x or in y; below it the track stands still
+    max_deviation: float = 50.0  # in x and in y; beyond it the track wanders at random
+    max_step: float = 20.0  # a longer step, and more than `max_step_share` of the whole, is a jump
+    max_step_share: float = 0.7
+    min_warped_step: float = 1.0  # the longest step left after stabilization; else camera motion
+    # of the camera's homography
+    num_corners: int = 1000
+    corner_quality: float = 0.001
+    corner_distance: float = 3.0  # pixels
+    ransac_threshold: float = 1.0  # pixels
+    min_matches: int = 50  # more than this, or no camera motion is assumed
+    min_inliers: int = 25  # likewise
+    warp_margin: int = 5  # pixels from the border within which a frame is not warped
+    # of the descriptors
+    still_flow: float = 0.4  # pixels a frame; at most this counts into HOF's ninth bin
+    bin_floor: float = 0.05  # added to each bin before a frame's histogram is normalized
