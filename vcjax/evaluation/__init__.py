@@ -1,1 +1,7 @@
-"""What was learned."""
+"""What was learned: probes on held-out videos, and the clusters, in figures and to look at."""
+
+from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
+from vcjax.evaluation.report import evaluate
+from vcjax.evaluation.tables import table
+
+__all__ = ["IdtOutputs", "ModelOutputs", "evaluate", "table"]

@@ -1,0 +1,89 @@
+"""Pictures of clusters: frames of their most typical videos side by side (Fig. 2 and 3)."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from vcjax.data import video
+
+log = logging.getLogger(__name__)
+
+WIDTH, HEIGHT = 112, 84  # pixels of a tile
+NUM_FRAMES = 5  # of a video in a sheet
+_PAPER, _INK, _GREY = (255, 255, 255), (34, 34, 34), 168
+_GAP = 2  # pixels between frames
+_SPACE = 10  # pixels between videos and between rows of the overview
+_CAPTION = 210  # pixels of text before a row of the overview
+_MOMENTS = (1, 2)  # frames of a video that the overview shows
+
+Tiles = UInt8[np.ndarray, "t h w 3"]
+
+
+def read(path: str | Path, num_frames: int) -> Tiles:
+    """Small pictures evenly over a video of `num_frames`; grey where nothing can be decoded."""
+    tiles = np.full((NUM_FRAMES, HEIGHT, WIDTH, 3), _GREY, np.uint8)
+    wanted = ((np.arange(NUM_FRAMES) + 0.5) * max(num_frames, 1) / NUM_FRAMES).astype(int)
+    try:
+        for index, frame in enumerate(video.frames(path)):
+            if index in wanted:
+                tiles[wanted == index] = _tile(frame)
+            if index >= wanted[-1]:
+                break
+    except (video.DecodeError, OSError) as error:
+        log.warning("evaluate: grey in the pictures of clusters: %s", error)
+    return tiles
+
+
+def _tile(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    padded = ImageOps.pad(Image.fromarray(frame), (WIDTH, HEIGHT), color=_PAPER)
+    return np.asarray(padded)
+
+
+def contact_sheet(videos: Sequence[Tiles]) -> Image.Image:
+    """One row a video, its frames from left to right."""
+    width = NUM_FRAMES * (WIDTH + _GAP) - _GAP
+    sheet = Image.new("RGB", (width, len(videos) * (HEIGHT + _GAP) - _GAP), _PAPER)
+    for row, tiles in enumerate(videos):
+        _paste(sheet, tiles, 0, row * (HEIGHT + _GAP))
+    return sheet
+
+
+def overview(
+    clusters: Sequence[tuple[Sequence[str], Sequence[Tiles]]], *, num_videos: int
+) -> Image.Image:
+    """One row a cluster: what is said of it, and two frames of each of its first videos."""
+    place = len(_MOMENTS) * (WIDTH + _GAP) - _GAP + _SPACE
+    width = _CAPTION + num_videos * place
+    sheet = Image.new("RGB", (width, len(clusters) * (HEIGHT + _SPACE) + _SPACE), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    for row, (lines, videos) in enumerate(clusters):
+        top = _SPACE + row * (HEIGHT + _SPACE)
+        for i, line in enumerate(lines[:5]):
+            draw.text((_SPACE, top + 17 * i), _shorten(line, font), fill=_INK, font=font)
+        for column, tiles in enumerate(videos[:num_videos]):
+            _paste(sheet, tiles[list(_MOMENTS)], _CAPTION + column * place, top)
+    return sheet
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Writes a PNG of 256 colors, a third of the size."""
+    sheet.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)
+
+
+def _paste(sheet: Image.Image, tiles: Tiles, left: int, top: int) -> None:
+    for column, tile in enumerate(tiles):
+        sheet.paste(Image.fromarray(tile), (left + column * (WIDTH + _GAP), top))
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    room = _CAPTION - 2 * _SPACE
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "...") > room:
+        text = text[:-1]
+    return text + "..."
