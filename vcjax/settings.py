@@ -174,6 +174,11 @@ def _rendered(config: ConfigDict) -> None:
     _small(config)
     config.data.rendered.num_videos = 320
     config.data.group = "scene"
+    config.clip.side = 40
+    config.clip.scales = (1.0, 2**-0.25)  # an actor fills most of the picture
+    config.la.epochs, config.la.drops = 40, (32,)
+    for name in TRAINING_STAGES:
+        config[name].batch_size = 32
 
 
 def _folder(config: ConfigDict) -> None:
@@ -187,6 +192,8 @@ def _smoke(config: ConfigDict) -> None:
     config.data.rendered.num_videos = 32
     config.epochs_scale = 0.1
     config.clip.side = 32
+    for name in TRAINING_STAGES:
+        config[name].batch_size = 8
     config.model.width = 8
     config.fisher.num_components = 4
     config.evaluation.clips_per_video = 1

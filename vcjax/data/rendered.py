@@ -36,8 +36,10 @@ MOTIONS = (
     "walking",
 )
 NUM_SCENES = 16
+NUM_ACTORS = 6
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 120, 160, 40, 25
-_VERSION = 2  # of the pictures; another one renders anew
+_VERSION = 3  # of the pictures; another one renders anew
+_CONTRAST = 0.5  # of a scene: a haze lies between it and the actor
 _MARGIN = 24  # pixels of scene around the picture, for the camera to move in
 
 
@@ -94,7 +96,7 @@ def pose(motion: str, generator: np.random.Generator, num_frames: int = NUM_FRAM
     return Pose(**merged)
 
 
-_REST = {"x": 0.0, "y": 0.0, "angle": 0.0, "size": 0.55, "left": 0.0, "right": 0.0}
+_REST = {"x": 0.0, "y": 0.0, "angle": 0.0, "size": 1.3, "left": 0.0, "right": 0.0}
 
 
 def _motion(
@@ -108,18 +110,18 @@ def _motion(
     turn = sign * 2 * np.pi * np.arange(num_frames) / period + phase
     wave = np.sin(turn)
     if name == "approaching":
-        return {"size": 0.12 * strength * wave}
+        return {"size": 0.2 * strength * wave}
     if name == "bouncing":
-        return {"y": 0.16 * strength * (2 * np.abs(np.sin(turn / 2)) - 1)}
+        return {"y": 0.22 * strength * (2 * np.abs(np.sin(turn / 2)) - 1)}
     if name == "circling":
-        return {"x": 0.14 * strength * np.cos(turn), "y": 0.14 * strength * wave}
+        return {"x": 0.2 * strength * np.cos(turn), "y": 0.2 * strength * wave}
     if name == "rotating":
         return {"angle": turn}
     if name == "shaking":
-        return {"x": 0.035 * strength * np.sin(3.5 * turn)}
+        return {"x": 0.05 * strength * np.sin(3.5 * turn)}
     if name == "sweeping":
         slow = np.arcsin(np.sin(turn / 2)) * 2 / np.pi  # a triangle wave: even speed
-        return {"x": 0.30 * strength * slow}
+        return {"x": 0.4 * strength * slow}
     if name == "swinging":
         return {"angle": 0.9 * strength * wave}
     if name == "walking":
@@ -174,7 +176,7 @@ def pictures(
     cv2.setNumThreads(1)
     generator = np.random.default_rng([seed, 1, row])
     background = _scene(scene, seed)
-    texture = _actor_texture(generator)
+    texture = _clothes(int(generator.integers(NUM_ACTORS)), seed)
     poses = pose(motion, generator)
     center = np.array([0.5 * WIDTH / HEIGHT, 0.5]) + generator.uniform(-0.08, 0.08, 2)
     height, width = background.shape[:2]
@@ -198,10 +200,10 @@ def pictures(
 def _camera(generator: np.random.Generator) -> Float[np.ndarray, "t 3"]:
     """Shift in pixels and zoom of each frame: a slow pan, some breathing, a hand's tremor."""
     time = np.arange(NUM_FRAMES)
-    speed = generator.uniform(-0.35, 0.35, 2)
+    speed = generator.uniform(-0.2, 0.2, 2)
     pan = np.outer(time - NUM_FRAMES / 2, speed)
-    tremor = cv2.GaussianBlur(generator.normal(0, 0.8, (NUM_FRAMES, 2)), (1, 7), 2)
-    zoom = 1 + 0.03 * np.sin(time / generator.uniform(10, 20) + generator.uniform(0, 6))
+    tremor = cv2.GaussianBlur(generator.normal(0, 0.5, (NUM_FRAMES, 2)), (1, 7), 2)
+    zoom = 1 + 0.015 * np.sin(time / generator.uniform(10, 20) + generator.uniform(0, 6))
     return np.column_stack([pan + tremor, zoom])
 
 
@@ -211,6 +213,8 @@ def _scene(scene: int, seed: int) -> Float[np.ndarray, "h w 3"]:
     generator = np.random.default_rng([seed, 2, scene])
     shape = (HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
     picture = _photograph(generator, shape) if scene % 2 else _texture(generator, shape)
+    haze = picture.mean(axis=(0, 1))
+    picture = haze + _CONTRAST * (picture - haze)
     tint = generator.uniform(0.7, 1.15, 3)
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
     slope = generator.uniform(-0.3, 0.3, 2)
@@ -251,8 +255,10 @@ def _texture(generator: np.random.Generator, shape: tuple[int, int]) -> Float[np
 _CANVAS = 96  # side in pixels of the square that the actor's texture fills
 
 
-def _actor_texture(generator: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
-    """Clothes: two colors in blotches, far enough apart for corners to track."""
+@lru_cache(maxsize=NUM_ACTORS)
+def _clothes(actor: int, seed: int) -> Float[np.ndarray, "h w 3"]:
+    """An actor's clothes: two colors in blotches, far enough apart for corners to track."""
+    generator = np.random.default_rng([seed, 3, actor])
     shape = (_CANVAS, _CANVAS)
     field = cv2.GaussianBlur(generator.normal(0, 1, shape).astype(np.float32), (0, 0), 3.0)
     mix = (field > 0).astype(np.float32)[..., None]

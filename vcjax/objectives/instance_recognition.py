@@ -76,7 +76,11 @@ def nce(
     return -(log_data + log_noise)
 
 
-ESTIMATORS: dict[str, Callable[..., Array]] = {"sampled_softmax": sampled_softmax, "full_softmax": full_softmax, "nce": nce}
+ESTIMATORS: dict[str, Callable[..., Array]] = {
+    "sampled_softmax": sampled_softmax,
+    "full_softmax": full_softmax,
+    "nce": nce,
+}
 
 
 def _own_and_noise(

@@ -1,0 +1,128 @@
+"""The loop on a few rendered videos: equal seeds, resuming, and what a row belongs to."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from vcjax import prior, settings, train
+from vcjax.data import manifest as manifests
+from vcjax.data import rendered
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    source = rendered.render(folder, num_videos=24, seed=0, num_workers=1)
+    counted, _ = manifests.verify(
+        manifests.read(source), on_missing="error", decode=True, num_workers=1
+    )
+    return manifests.assign_split(counted, group="scene", holdout=0.3, seed=0)
+
+
+def _config():
+    config = settings.vary(settings.paper(), "smoke")
+    config.epochs_scale = 1.0
+    config.clip.num_frames, config.clip.side = 4, 16
+    config.model.width = 4
+    for stage in (config.ir, config.la, config.tune):
+        stage.epochs, stage.batch_size, stage.drops, stage.validate_epochs = 3, 8, (), 3
+    config.clusters.num_clusters = 3
+    return config
+
+
+def _vectors(training):
+    generator = np.random.default_rng(5)
+    vectors = generator.normal(size=(len(training), 6)).astype(np.float32)
+    has_vector = np.arange(len(training)) != 2
+    return prior.FisherVectors(training.video_ids, vectors * has_vector[:, None], has_vector)
+
+
+def _pretrain(name, videos, workdir, config=None):
+    training = videos.subset("train")
+    train.pretrain(
+        name,
+        config or _config(),
+        train=training,
+        test=videos.subset("test"),
+        fisher=_vectors(training),
+        workdir=workdir,
+    )
+    return _state(workdir / name)
+
+
+def _state(directory):
+    with ocp.CheckpointManager(directory / "checkpoints", item_names=("state",)) as manager:
+        restored = manager.restore(
+            manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )
+    return {k: [np.asarray(x) for x in jax.tree.leaves(v)] for k, v in restored["state"].items()}
+
+
+def _assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(videos, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, {name: _pretrain(name, videos, workdir) for name in ("ir", "la")}
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.slow
+def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
+    videos, undisturbed, tmp_path, monkeypatch, caplog
+):
+    shutil.copytree(undisturbed[0] / "ir", tmp_path / "ir")
+    batches = train._batches
+
+    def killed(*arguments):
+        for count, batch in enumerate(batches(*arguments)):
+            if count == 3:
+                raise _Killed
+            yield batch
+
+    monkeypatch.setattr(train, "_batches", killed)
+    with pytest.raises(_Killed):
+        _pretrain("la", videos, tmp_path)
+    monkeypatch.undo()
+    with caplog.at_level("INFO"):
+        resumed = _pretrain("la", videos, tmp_path)
+    assert "la: continues from the checkpoint of step 2 of 6" in caplog.text
+    _assert_equal(resumed, undisturbed[1]["la"])
+    steps = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in steps if "loss" in e] == [2, 4, 6]
+
+
+@pytest.mark.slow
+def test_equal_seeds_give_equal_runs_whatever_the_order_of_the_list(videos, undisturbed, tmp_path):
+    """The list reversed, read anew: every id has the same bank row, and all else is equal too."""
+    columns = ["path\tvideo_id\tsplit\tmotion\tscene"]
+    rows = zip(videos.paths, videos.video_ids, videos.split, *videos.labels.values(), strict=True)
+    lines = ["\t".join(row) for row in rows]
+    (tmp_path / "reversed.tsv").write_text("\n".join(columns + lines[::-1]) + "\n")
+    read = manifests.read(tmp_path / "reversed.tsv")
+    assert read.video_ids == videos.video_ids
+    again = _pretrain("ir", replace(read, num_frames=videos.num_frames), tmp_path)
+    _assert_equal(again, undisturbed[1]["ir"])
+
+
+def test_video_without_a_vector_is_a_cluster_of_its_own(videos, undisturbed):
+    labels = undisturbed[1]["la"]["labels"][0]
+    assert (labels[:, 2] >= 3).all()
+    assert ((labels == labels[:, 2:3]).sum(axis=1) == 1).all()
+
+
+def test_batch_larger_than_the_collection_names_the_setting(videos, tmp_path):
+    config = _config()
+    config.ir.batch_size = 256
+    with pytest.raises(settings.SettingsError, match="set --config.ir.batch_size"):
+        _pretrain("ir", videos, tmp_path, config)
