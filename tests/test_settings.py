@@ -24,7 +24,8 @@ def test_every_config_builds_its_stages(path, variant, tmp_path):
 
     config = _get_config(path)(variant)
     if not config.data.rendered.num_videos:
-        config.data.manifest = str(tmp_path)
+        (tmp_path / "videos.tsv").write_text("path\na.mp4\n")
+        config.data.manifest = str(tmp_path / "videos.tsv")
     assert [s.name for s in pipeline.build(config, tmp_path)] == list(config.stages)
 
 
