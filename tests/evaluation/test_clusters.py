@@ -3,7 +3,7 @@ import numpy as np
 from vcjax.evaluation import clusters
 
 POINTS = np.array([[0.0, 0], [1, 0], [2, 0], [9, 9], [9, 8], [0, 0], [0, 0]])
-LABELS = np.array([1, 1, 1, 0, 0, 7, 8])
+LABELS = np.array([1, 1, 1, 0, 0, 1, 8])
 HAS_POINT = np.array([True] * 5 + [False] * 2)
 COLUMNS = {
     "motion": np.array(["walk", "run", "walk", "run", "", "hop", "hop"]),

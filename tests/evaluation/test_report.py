@@ -164,6 +164,8 @@ def test_outputs_of_other_videos_or_diverged_ones_are_refused(manifest, tmp_path
     diverged = good._replace(embedding=np.full_like(good.embedding, np.nan))
     with pytest.raises(ValueError, match="la_idt: embedding is not finite"):
         _evaluate(manifest, {"la_idt": diverged}, idt, tmp_path)
+    with pytest.raises(ValueError, match="no model '../up' in a report"):
+        _evaluate(manifest, {"../up": good}, idt, tmp_path)
 
 
 def test_the_page_links_to_pictures_that_exist_and_escapes_what_users_wrote(evaluated):

@@ -30,20 +30,19 @@ def write(
 ) -> None:
     """Writes `index.html` and each model's `clusters.png` and `cluster_NNN.png`.
 
-    `described` are each model's clusters, the largest first, in rows of `training`.
+    `described` are the clusters of each name of `tables.TITLES`, the largest first, in rows of
+    `training`.
     """
-    order = {name: i for i, name in enumerate(tables.TITLES)}
-    names = sorted(described, key=lambda name: order.get(name, len(order)))
-    shown = {name: _shown(described[name]) for name in names}
+    shown = {name: _shown(described[name]) for name in tables.TITLES if name in described}
     rows = {row for found in shown.values() for cluster in found for row in cluster.nearest}
     pictures = _read(training, sorted(rows))
     sections, links = [], []
     for name, found in shown.items():
-        folder = directory / _folder(name)
+        folder = directory / name
         folder.mkdir(parents=True, exist_ok=True)
         _draw(folder, found, pictures)
         sections.append(_section(name, found, described[name], training))
-        links.append(f'<a href="#{_folder(name)}">{html.escape(tables.TITLES.get(name, name))}</a>')
+        links.append(f'<a href="#{name}">{html.escape(tables.TITLES[name])}</a>')
     text = _PAGE.substitute(
         dataset=html.escape(report["dataset"]),
         table=_table(report),
@@ -88,14 +87,14 @@ def _draw(folder: Path, found: Sequence[Cluster], pictures: Pictures) -> None:
 def _section(
     name: str, found: Sequence[Cluster], described: Sequence[Cluster], training: Manifest
 ) -> str:
-    cards = "\n".join(_card(_folder(name), cluster, training) for cluster in found)
+    cards = "\n".join(_card(name, cluster, training) for cluster in found)
     real = [cluster for cluster in described if cluster.number is not None]
     said = f"{len(real)} clusters of {sum(cluster.size for cluster in real)} training videos"
     if left_out := len(described) - len(found):
         said += f"; the {left_out} smallest are not shown"
     return _SECTION.substitute(
-        folder=_folder(name),
-        title=html.escape(tables.TITLES.get(name, name)),
+        folder=name,
+        title=html.escape(tables.TITLES[name]),
         said=html.escape(said),
         cards=cards,
     )
@@ -142,11 +141,6 @@ def _common(cluster: Cluster) -> Iterable[str]:
 def _file(cluster: Cluster) -> str:
     """A name from the cluster's number alone: labels never get into a path."""
     return "no_trajectories.png" if cluster.number is None else f"cluster_{cluster.number:03d}.png"
-
-
-def _folder(name: str) -> str:
-    """The models' folders; names are keys of `tables.TITLES`."""
-    return name
 
 
 _PAGE = Template("""<!doctype html>

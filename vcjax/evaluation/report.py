@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import agreement, clusters, page, probes, protocol
+from vcjax.evaluation import agreement, clusters, page, probes, protocol, tables
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.protocol import Sides
 
@@ -157,6 +157,8 @@ def _described(
 
 
 def _check(manifest: Manifest, outputs: Mapping[str, ModelOutputs], idt: IdtOutputs | None) -> None:
+    if unknown := sorted(outputs.keys() - tables.TITLES.keys()):
+        raise ValueError(f"no model {unknown[0]!r} in a report; use some of {list(tables.TITLES)}")
     num_train = len(manifest.rows("train"))
     if not num_train:
         raise ValueError("no training videos in the manifest: its clusters cannot be evaluated")
