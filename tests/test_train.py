@@ -9,9 +9,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vcjax import prior, settings, train
+from vcjax import mesh, prior, settings, train
 from vcjax.data import manifest as manifests
 from vcjax.data import rendered
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_devices():
+    """Enough to split rows; eight take longer to compile for than all of these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        make = mesh.make
+        patch.setattr(mesh, "make", lambda num_devices=2: make(num_devices))
+        yield
 
 
 @pytest.fixture(scope="module")

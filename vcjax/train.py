@@ -4,6 +4,7 @@ Everything that changes lives in `TrainState` and goes into the checkpoint; step
 same whether the run was interrupted before it or not.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -95,30 +96,28 @@ def pretrain(
     batches = _batches(config, stage, train, num_epochs, first, devices)
     bar = progress.bar(desc=name, unit="step", total=num_steps, initial=first)
     window = _Window()
-    for step in range(first, num_steps):
-        epoch, within = divmod(step, steps_per_epoch)
-        if cluster and within == 0 and (epoch == 0 or stage.source != "idt"):
-            labels, sizes = cluster(state.bank)
-            state = state._replace(labels=labels)
-            writer.write(step, sizes)
-        state, scalars = train_step(state, next(batches), step)
-        window.add(scalars)
-        bar.update()
-        done, epoch_ends = step + 1, within + 1 == steps_per_epoch
-        if epoch_ends or done % config.log_steps == 0:
-            scalars = window.close(stage.batch_size)
-            _check(name, done, scalars, checkpoints.latest)
-            scalars |= {"epoch": done / steps_per_epoch, "learning_rate": learning_rate(step)}
-            if epoch_ends and ((epoch + 1) % stage.validate_epochs == 0 or done == num_steps):
-                scalars |= _validate(graphdef, state, config, train, test)
-                window = _Window()  # its clock does not count validation
-            writer.write(done, scalars)
-            bar.set_postfix(loss=f"{scalars['loss']:.3f}", refresh=False)
-        if done % (stage.checkpoint_steps or steps_per_epoch) == 0 or done == num_steps:
-            checkpoints.save(done, state._asdict())
-    bar.close()
-    checkpoints.close()
-    writer.close()
+    with contextlib.closing(checkpoints), contextlib.closing(writer), bar:
+        for step in range(first, num_steps):
+            epoch, within = divmod(step, steps_per_epoch)
+            if cluster and within == 0 and (epoch == 0 or stage.source != "idt"):
+                labels, sizes = cluster(state.bank)
+                state = state._replace(labels=labels)
+                writer.write(step, sizes)
+            state, scalars = train_step(state, next(batches), step)
+            window.add(scalars)
+            bar.update()
+            done, epoch_ends = step + 1, within + 1 == steps_per_epoch
+            if epoch_ends or done % config.log_steps == 0:
+                scalars = window.close(stage.batch_size)
+                _check(name, done, scalars, checkpoints.latest)
+                scalars |= {"epoch": done / steps_per_epoch, "learning_rate": learning_rate(step)}
+                if epoch_ends and ((epoch + 1) % stage.validate_epochs == 0 or done == num_steps):
+                    scalars |= _validate(graphdef, state, config, train, test)
+                    window = _Window()  # its clock does not count validation
+                writer.write(done, scalars)
+                bar.set_postfix(loss=f"{scalars['loss']:.3f}", refresh=False)
+            if done % (stage.checkpoint_steps or steps_per_epoch) == 0 or done == num_steps:
+                checkpoints.save(done, state._asdict())
 
 
 def _steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
