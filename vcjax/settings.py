@@ -176,7 +176,8 @@ def _rendered(config: ConfigDict) -> None:
     config.data.group = "scene"
     config.clip.side = 40
     config.clip.scales = (1.0, 2**-0.25)  # an actor fills most of the picture
-    config.la.epochs, config.la.drops = 40, (32,)
+    for aggregation in (config.la_own, config.la):
+        aggregation.epochs, aggregation.drops = 40, (32,)
     for name in TRAINING_STAGES:
         config[name].batch_size = 32
 

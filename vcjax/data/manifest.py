@@ -54,9 +54,10 @@ class Manifest:
 
     def subset(self, split: str) -> "Manifest":
         """The videos of `split` alone."""
-        return self._take(self.rows(split).tolist())
+        return self.take(self.rows(split).tolist())
 
-    def _take(self, rows: Iterable[int]) -> "Manifest":
+    def take(self, rows: Iterable[int]) -> "Manifest":
+        """The videos of `rows`, in that order."""
         rows = list(rows)
         pick = lambda values: tuple(values[row] for row in rows)  # noqa: E731
         return Manifest(
@@ -173,7 +174,7 @@ def verify(
     if len(problems) == len(manifest):
         raise ManifestError(f"none of {len(manifest)} videos can be used, first: {problems[0]}")
     counted = replace(manifest, num_frames=tuple(0 if isinstance(r, str) else r for r in probed))
-    return counted._take(r for r, n in enumerate(probed) if not isinstance(n, str)), problems
+    return counted.take(r for r, n in enumerate(probed) if not isinstance(n, str)), problems
 
 
 def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -> Manifest:

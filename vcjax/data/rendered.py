@@ -3,8 +3,8 @@
 Every actor has the same degrees of freedom: place, angle, size and limb angles. A motion moves
 some of them through a range; in every other video the same ones are drawn once from where they
 would be at a random moment of that motion. So one frame says nothing of the motion, and motions
-have no direction, so that a horizontal flip changes none of them. Scenes have texture, light and a
-moving camera. Both labels serve evaluation only.
+have no direction, so that a horizontal flip changes none of them. The actors are
+a cast of six; scenes have texture, light and a moving camera. Both labels serve evaluation only.
 """
 
 import json

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,17 +181,6 @@ def _in_order_of_ids(
     rows = np.argsort(ids)
     columns = np.argsort(ids[manifest.rows("train")])
 
-    def pick(values: tuple) -> tuple:
-        return tuple(values[row] for row in rows)
-
-    ordered = replace(
-        manifest,
-        video_ids=pick(manifest.video_ids),
-        paths=pick(manifest.paths),
-        labels={name: pick(values) for name, values in manifest.labels.items()},
-        split=pick(manifest.split),
-        num_frames=pick(manifest.num_frames),
-    )
     networks = {
         name: ModelOutputs(
             np.asarray(output.embedding)[rows],
@@ -207,7 +195,7 @@ def _in_order_of_ids(
             np.asarray(idt.has_vector)[rows],
             np.asarray(idt.labels)[:, columns],
         )
-    return ordered, networks, idt
+    return manifest.take(rows.tolist()), networks, idt
 
 
 def _write(report: dict[str, Any], path: Path) -> None:
