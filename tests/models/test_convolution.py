@@ -9,12 +9,23 @@ SHAPES = [
     ((2, 6, 9, 8, 3), (7, 7, 7, 3, 4), (1, 2, 2)),
     ((2, 5, 6, 6, 4), (3, 3, 3, 4, 5), (2, 2, 2)),
     ((2, 3, 4, 4, 4), (3, 3, 3, 4, 4), (1, 1, 1)),
+    ((2, 4, 5, 6, 3), (3, 3, 3, 3, 4), (1, 1, 1)),
     ((2, 4, 5, 5, 4), (1, 1, 1, 4, 6), (2, 2, 2)),
 ]
 
 
-@pytest.mark.parametrize("form", [convolution.sum_of_planes, convolution.matrix_product])
-@pytest.mark.parametrize("shape,kernel,stride", SHAPES)
+FORMS = [convolution.sum_of_planes, convolution.matrix_product, convolution.product_by_clip]
+
+
+@pytest.mark.parametrize(
+    "form,shape,kernel,stride",
+    [
+        (form, *case)
+        for form in FORMS
+        for case in SHAPES
+        if form is not convolution.product_by_clip or case[2][0] == 1
+    ],
+)
 def test_forms_and_their_gradients_agree_with_the_native_one(form, shape, kernel, stride):
     keys = jax.random.split(jax.random.key(0), 2)
     clips, weights = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], kernel)

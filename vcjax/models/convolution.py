@@ -1,8 +1,9 @@
 """3-D convolution and pooling in the forms that each platform runs fast; all forms agree.
 
 XLA's own 3-D convolution is slow on CPUs, and its gradient slower. There, a sum of 2-D
-convolutions, one a tap of the kernel in time, runs several times faster, and where a plane is a
-few pixels, one matrix product.
+convolutions, one a tap of the kernel in time, runs several times faster; where a plane is a few
+pixels, one matrix product; and for the stem, whose wide kernel sees three channels, one product a
+clip that has the taps in space as columns and those in time as outputs.
 """
 
 import functools
@@ -19,6 +20,7 @@ Stride = tuple[int, int, int]
 Convolution = Callable[[Clips, Kernel, Stride], Clips]
 
 _MAX_PRODUCT_PIXELS = 4  # of a plane that one matrix product takes faster than the sum of planes
+_MAX_STEM_CHANNELS = 4  # of clips that are pixels still
 
 
 def conv3d(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
@@ -33,8 +35,11 @@ def conv3d(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
 
 def _for_cpu(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
     pixels = clips.shape[2] * clips.shape[3]
-    form = matrix_product if pixels <= _MAX_PRODUCT_PIXELS else sum_of_planes
-    return form(clips, kernel, stride)
+    if pixels <= _MAX_PRODUCT_PIXELS:
+        return matrix_product(clips, kernel, stride)
+    if clips.shape[4] <= _MAX_STEM_CHANNELS and stride[0] == 1:
+        return product_by_clip(clips, kernel, stride)
+    return sum_of_planes(clips, kernel, stride)
 
 
 def native(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
@@ -81,6 +86,82 @@ def matrix_product(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
         for at in np.ndindex(*sizes)
     ]
     return jnp.concatenate(columns, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product_by_clip(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
+    """One matrix product a clip, of its patches in space with the kernel's taps in time as outputs.
+
+    The patches of one clip stay in the processor's cache, and the gradient gathers them again.
+    Stride 1 in time.
+    """
+    num_taps, features = kernel.shape[0], kernel.shape[-1]
+    matrix = jnp.moveaxis(kernel, 0, 3).reshape(-1, num_taps * features)
+    reach = num_taps // 2
+
+    def one(clip: Float[Array, "t h w c"]) -> Float[Array, "t h w d"]:
+        products = _patches(clip, kernel.shape[1:3], stride[1:]) @ matrix
+        padded = jnp.pad(products, ((reach, reach), (0, 0), (0, 0), (0, 0)))
+        length = len(clip)
+        taps = [
+            padded[tap : tap + length, ..., tap * features : (tap + 1) * features]
+            for tap in range(num_taps)
+        ]
+        return functools.reduce(jnp.add, taps)
+
+    return jax.lax.map(one, clips)
+
+
+def _forward_by_clip(clips: Clips, kernel: Kernel, stride: Stride) -> tuple[Clips, tuple]:
+    return product_by_clip(clips, kernel, stride), (clips, kernel)
+
+
+def _backward_by_clip(stride: Stride, saved: tuple, gradient: Clips) -> tuple[Clips, Kernel]:
+    clips, kernel = saved
+    num_taps, height, width, channels, features = kernel.shape
+    reach = num_taps // 2
+
+    def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
+        clip, wanted = pair
+        patches = _patches(clip, (height, width), stride[1:])
+        padded = jnp.pad(wanted, ((reach, reach), (0, 0), (0, 0), (0, 0)))
+        starts = range(num_taps - 1, -1, -1)
+        taps = jnp.concatenate([padded[start : start + len(clip)] for start in starts], -1)
+        pixels = patches.reshape(-1, patches.shape[-1])
+        return total + pixels.T @ taps.reshape(len(pixels), -1), None
+
+    zero = jnp.zeros((height * width * channels, num_taps * features), kernel.dtype)
+    total, _ = jax.lax.scan(add, zero, (clips, gradient))
+    for_kernel = total.reshape(height, width, channels, num_taps, features)
+    _, pull = jax.vjp(lambda x: sum_of_planes(x, kernel, stride), clips)
+    return pull(gradient)[0], jnp.moveaxis(for_kernel, 3, 0)
+
+
+product_by_clip.defvjp(_forward_by_clip, _backward_by_clip)
+
+
+def _patches(
+    clip: Float[Array, "t h w c"], size: tuple[int, int], stride: tuple[int, int]
+) -> Float[Array, "t h2 w2 p"]:
+    """The neighborhood of every output pixel, padded by half the kernel: rows, columns, channels.
+
+    Columns first, then rows: the second copy is of longer pieces.
+    """
+    for axis in (2, 1):
+        length = (clip.shape[axis] - 1) // stride[axis - 1] + 1
+        taps, step = size[axis - 1], stride[axis - 1]
+        pad = [(0, 0)] * 4
+        pad[axis] = (taps // 2, taps // 2)
+        padded = jnp.pad(clip, pad)
+        clip = jnp.concatenate(
+            [
+                jax.lax.slice_in_dim(padded, at, at + (length - 1) * step + 1, step, axis)
+                for at in range(taps)
+            ],
+            axis=-1,
+        )
+        clip = jax.lax.optimization_barrier(clip)  # else both copies become one of single pixels
+    return clip
 
 
 def max_pool(clips: Clips) -> Clips:
