@@ -176,8 +176,10 @@ def _rendered(config: ConfigDict) -> None:
     config.data.group = "scene"
     config.clip.side = 40
     config.clip.scales = (1.0, 2**-0.25)  # an actor fills most of the picture
+    config.fisher.num_components = 4  # a video has some thousand trajectories, all of one actor
     for aggregation in (config.la_own, config.la):
-        aggregation.epochs, aggregation.drops = 40, (32,)
+        aggregation.epochs, aggregation.drops = 100, (85,)
+        aggregation.validate_epochs = 20
     for name in TRAINING_STAGES:
         config[name].batch_size = 32
 

@@ -29,7 +29,7 @@ MOTIONS = (
     "approaching",
     "bouncing",
     "circling",
-    "rotating",
+    "flapping",
     "shaking",
     "sweeping",
     "swinging",
@@ -38,8 +38,9 @@ MOTIONS = (
 NUM_SCENES = 16
 NUM_ACTORS = 6
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 120, 160, 40, 25
-_VERSION = 3  # of the pictures; another one renders anew
-_CONTRAST = 0.5  # of a scene: a haze lies between it and the actor
+_VERSION = 4  # of the pictures; another one renders anew
+_CONTRAST = 0.35  # of a scene: a haze lies between it and the actor
+_BRIGHTNESS = 185  # of a scene; actors are dark, so that their outlines move alike
 _MARGIN = 24  # pixels of scene around the picture, for the camera to move in
 
 
@@ -96,36 +97,35 @@ def pose(motion: str, generator: np.random.Generator, num_frames: int = NUM_FRAM
     return Pose(**merged)
 
 
-_REST = {"x": 0.0, "y": 0.0, "angle": 0.0, "size": 1.3, "left": 0.0, "right": 0.0}
+_REST = {"x": 0.0, "y": 0.0, "angle": 0.0, "size": 1.4, "left": 0.0, "right": 0.0}
 
 
 def _motion(
     name: str, generator: np.random.Generator, num_frames: int
 ) -> dict[str, Float[np.ndarray, " t"]]:
     """How `name` moves the degrees of freedom, from a random phase and at a random pace."""
-    period = generator.uniform(12, 18)
+    period = generator.uniform(16, 20)
     phase = generator.uniform(0, 4 * np.pi)  # in which every wave below returns
-    strength = generator.uniform(0.8, 1.2)
+    strength = generator.uniform(0.85, 1.15)
     sign = generator.choice([-1.0, 1.0])
     turn = sign * 2 * np.pi * np.arange(num_frames) / period + phase
-    wave = np.sin(turn)
+    wave = strength * np.sin(turn)
     if name == "approaching":
-        return {"size": 0.2 * strength * wave}
+        return {"size": 0.3 * wave}
     if name == "bouncing":
-        return {"y": 0.22 * strength * (2 * np.abs(np.sin(turn / 2)) - 1)}
+        return {"y": 0.22 * wave}
     if name == "circling":
-        return {"x": 0.2 * strength * np.cos(turn), "y": 0.2 * strength * wave}
-    if name == "rotating":
-        return {"angle": turn}
+        return {"x": 0.18 * strength * np.cos(turn), "y": 0.18 * wave}
+    if name == "flapping":
+        return {"left": 0.7 * wave, "right": 0.7 * wave}
     if name == "shaking":
-        return {"x": 0.05 * strength * np.sin(3.5 * turn)}
+        return {"x": 0.06 * strength * np.sin(2.5 * turn)}
     if name == "sweeping":
-        slow = np.arcsin(np.sin(turn / 2)) * 2 / np.pi  # a triangle wave: even speed
-        return {"x": 0.4 * strength * slow}
+        return {"x": 0.28 * wave}
     if name == "swinging":
-        return {"angle": 0.9 * strength * wave}
+        return {"angle": 0.6 * wave}
     if name == "walking":
-        return {"left": 0.75 * strength * wave, "right": -0.75 * strength * wave}
+        return {"left": 0.7 * wave, "right": -0.7 * wave}
     raise ValueError(f"no motion {name!r}; there are {MOTIONS}")
 
 
@@ -200,10 +200,10 @@ def pictures(
 def _camera(generator: np.random.Generator) -> Float[np.ndarray, "t 3"]:
     """Shift in pixels and zoom of each frame: a slow pan, some breathing, a hand's tremor."""
     time = np.arange(NUM_FRAMES)
-    speed = generator.uniform(-0.2, 0.2, 2)
+    speed = generator.uniform(-0.08, 0.08, 2)
     pan = np.outer(time - NUM_FRAMES / 2, speed)
-    tremor = cv2.GaussianBlur(generator.normal(0, 0.5, (NUM_FRAMES, 2)), (1, 7), 2)
-    zoom = 1 + 0.015 * np.sin(time / generator.uniform(10, 20) + generator.uniform(0, 6))
+    tremor = cv2.GaussianBlur(generator.normal(0, 0.2, (NUM_FRAMES, 2)), (1, 7), 2)
+    zoom = 1 + 0.006 * np.sin(time / generator.uniform(10, 20) + generator.uniform(0, 6))
     return np.column_stack([pan + tremor, zoom])
 
 
@@ -214,8 +214,8 @@ def _scene(scene: int, seed: int) -> Float[np.ndarray, "h w 3"]:
     shape = (HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
     picture = _photograph(generator, shape) if scene % 2 else _texture(generator, shape)
     haze = picture.mean(axis=(0, 1))
-    picture = haze + _CONTRAST * (picture - haze)
-    tint = generator.uniform(0.7, 1.15, 3)
+    picture = _BRIGHTNESS + _CONTRAST * (picture - haze)
+    tint = generator.uniform(0.85, 1.15, 3)
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
     slope = generator.uniform(-0.3, 0.3, 2)
     light = 1 + slope[0] * (rows / shape[0] - 0.5) + slope[1] * (columns / shape[1] - 0.5)
@@ -257,13 +257,12 @@ _CANVAS = 96  # side in pixels of the square that the actor's texture fills
 
 @lru_cache(maxsize=NUM_ACTORS)
 def _clothes(actor: int, seed: int) -> Float[np.ndarray, "h w 3"]:
-    """An actor's clothes: two colors in blotches, far enough apart for corners to track."""
+    """An actor's clothes: two dark colors in blotches, far enough apart for corners to track."""
     generator = np.random.default_rng([seed, 3, actor])
     shape = (_CANVAS, _CANVAS)
     field = cv2.GaussianBlur(generator.normal(0, 1, shape).astype(np.float32), (0, 0), 3.0)
     mix = (field > 0).astype(np.float32)[..., None]
-    first = generator.uniform(0, 255, 3)
-    second = (first + generator.uniform(80, 175, 3)) % 255
+    first, second = generator.uniform(0, 25, 3), generator.uniform(50, 100, 3)
     texture = first * mix + second * (1 - mix)
     return cv2.GaussianBlur(texture.astype(np.float32), (0, 0), 0.7)
 
