@@ -12,7 +12,7 @@ vectors  what they make of a collection, in another
 
 from fisher.encode import encode, normalise
 from fisher.gmm import GMM
-from fisher.model import Model
+from fisher.model import Model, Part
 from fisher.pca import PCA
 from fisher.rows import sample, sample_items, sample_rows
 from fisher.sketch import Sketch
@@ -23,6 +23,7 @@ __all__ = [
     "PCA",
     "FisherVectors",
     "Model",
+    "Part",
     "Sketch",
     "encode",
     "normalise",
