@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fisher
+from fisher.rows import Columns
 
 SETTINGS = dict(energy=0.9, num_components=6, sketch_dim=40, seed=0)
 
@@ -156,3 +157,60 @@ def test_memory_does_not_grow_with_the_rows_of_a_video(model, rows):
     one = model.encode_collection([("v", rows[:1])], reading="paper")[1]
     # equal rows are rounded alike: their errors add up instead of averaging out
     np.testing.assert_allclose(vectors, one, atol=3e-5)
+
+
+def test_memory_does_not_grow_with_the_number_of_videos(model, rows):
+    def peak(num_videos):
+        """Bytes of host and device while the next video is asked for."""
+        used = []
+
+        def videos():
+            for i in range(num_videos):
+                used.append(sum(a.nbytes for a in jax.live_arrays()))
+                yield str(i), rows[:700]
+
+        tracemalloc.start()
+        assert sum(v is not None for _, v in model.encode_each(videos(), reading="paper")) == (
+            num_videos
+        )
+        host = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return host + max(used)
+
+    assert peak(1000) < peak(50) + 1e6  # 84 MB of rows, were they kept
+
+
+def test_parts_are_models_of_their_columns_side_by_side(rows):
+    columns = {"few": Columns(0, 10), "roots": Columns(10, 30, square_root=True)}
+    model = fisher.Model.fit(rows, **SETTINGS | {"sketch_dim": 0}, columns=columns)
+    seen = {"few": rows[:, :10], "roots": np.sign(rows[:, 10:]) * np.sqrt(np.abs(rows[:, 10:]))}
+    (_, vector), _ = model.encode_each([("v", rows[:99]), ("w", rows[:9])], reading="paper")
+    for name, x in seen.items():
+        alone = fisher.Model.fit(x, **SETTINGS | {"sketch_dim": 0})
+        ((_, expected),) = alone.encode_each([("v", x[:99])], reading="paper")
+        np.testing.assert_allclose(
+            np.sqrt(2) * vector[model.places[name]], expected, rtol=1e-3, atol=1e-4
+        )
+
+
+def test_parts_are_saved_with_their_origin(rows, tmp_path):
+    columns = {"few": Columns(0, 10), "rest": Columns(10, None, square_root=True)}
+    model = fisher.Model.fit(rows, **SETTINGS, columns=columns, source={"videos": ["a"]})
+    model.save(tmp_path / "model.npz")
+    loaded = fisher.Model.load(tmp_path / "model.npz")
+    assert {name: part.columns for name, part in loaded.parts.items()} == columns
+    assert loaded.source == {"videos": ["a"]} and loaded.places == model.places
+    vectors = [m.encode_collection([("v", rows)], reading="paper")[1] for m in (model, loaded)]
+    np.testing.assert_array_equal(*vectors)
+
+
+def test_columns_that_are_not_there_are_refused(rows):
+    with pytest.raises(ValueError, match="columns late: 20 to 31 are not in rows of 30"):
+        fisher.Model.fit(rows, **SETTINGS, columns={"late": Columns(20, 31)})
+
+
+def test_a_stream_of_rows_gives_the_same_model_as_an_array(model, fitted, rows):
+    pieces = lambda: (rows[begin : begin + 999] for begin in range(0, len(rows), 999))  # noqa: E731
+    stream = fisher.Model.fit(pieces, **SETTINGS).parts["all"]
+    np.testing.assert_allclose(stream.pca.components_, fitted.pca.components_, atol=1e-5)
+    np.testing.assert_allclose(stream.gmm.means_, fitted.gmm.means_, rtol=1e-3, atol=1e-3)

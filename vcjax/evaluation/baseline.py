@@ -1,5 +1,6 @@
 """The IDT baseline: a linear SVM on Fisher vectors (Table 4, last row)."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes, protocol
 from vcjax.evaluation.protocol import Sides
 from vcjax.evaluation.report import agreement_of
+
+log = logging.getLogger(__name__)
 
 Clusters = Mapping[str, Int[np.ndarray, "runs n_train"]]
 
@@ -41,7 +44,9 @@ def evaluate(
         else:
             is_group = name == group
             folds = [protocol.sides(values, split, is_group=is_group, seed=seed)]
-        if _can_be_told(values, folds):
+        if reason := _obstacle(values, folds):
+            log.warning("svm: no accuracy for the label %r: %s", name, reason)
+        else:
             asked[name] = folds
     report: dict[str, Any] = {"dataset": dataset, "seed": seed, "models": {}}
     for kind, rows in vectors.items():
@@ -60,11 +65,11 @@ def evaluate(
     return report
 
 
-def _can_be_told(values: Shaped[np.ndarray, " n"], folds: Sequence[Sides]) -> bool:
-    """Whether the value of some video that is asked is known of another, among several values."""
-    return all(len(set(values[fold.fit])) > 1 for fold in folds) and any(
-        set(values[fold.fit]) & set(values[fold.test]) for fold in folds
-    )
+def _obstacle(values: Shaped[np.ndarray, " n"], folds: Sequence[Sides]) -> str:
+    """Why no accuracy can be told, or ""."""
+    if not any(set(values[fold.fit]) & set(values[fold.test]) for fold in folds):
+        return "no value is both known and asked"
+    return next(filter(None, (protocol.obstacle(values, fold) for fold in folds)), "")
 
 
 def _accuracies(

@@ -44,7 +44,7 @@ def leave_groups_out(
             np.flatnonzero(known & (groups == group)),
             within_test=False,
         )
-        for group in np.unique(groups)
+        for group in np.unique(groups[known])
     ]
 
 
