@@ -8,23 +8,26 @@ component by component, averaged over rows. Both parts follow from the posterior
 and x^2, which `mixture.statistics` gives block by block.
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from fisher import rows as row_source
 from fisher.gmm import GMM, mixture_of
 from fisher.mixture import Density, Mixture, Statistics, centered, density, statistics
 from fisher.pca import Projection, project
 
-_BLOCK_ROWS = 1024
-_MAX_AHEAD = 16  # blocks that may wait for the device: memory stays bounded
+_BLOCKS, _BLOCK_ROWS = 16, 512
 
 
-class Encoder(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Encoder:
     """A mixture with what turns its statistics into Fisher vectors, in float32."""
 
     projection: Projection | None  # of the rows, before the mixture sees them
@@ -33,6 +36,7 @@ class Encoder(NamedTuple):
     variances: Float[Array, "k d"]
     first_scale: Float[Array, "k d"]
     second_scale: Float[Array, "k d"]
+    columns: row_source.Columns = field(metadata={"static": True})  # of the rows that it is given
 
 
 class Running(NamedTuple):
@@ -52,7 +56,13 @@ def encode(x: row_source.Rows, gmm: GMM, reading: str = "paper") -> Float[Array,
     p(k|x) (sigma_k^2 - (x - mu_k)^2) instead. Raises ValueError without rows: zeros would mean
     that all is as the mixture expects.
     """
-    return mean_gradient(prepare(mixture_of(gmm), reading), x)
+    encoder = prepare(mixture_of(gmm), reading)
+    num_dims = encoder.means.shape[1]
+    for ended, (vectors,) in mean_gradients((encoder,), [x], num_dims):
+        if ended:
+            check_finite(vectors[ended[0]])
+            return vectors[ended[0]]
+    raise ValueError("a Fisher vector needs at least one row")
 
 
 @jax.jit
@@ -67,31 +77,51 @@ def normalise(v: Float[Array, "... i"]) -> Float[Array, "... i"]:
     return jnp.sign(v) * jnp.sqrt(magnitude / jnp.where(total > 0, total, 1))
 
 
-def prepare(mixture: Mixture, reading: str, projection: Projection | None = None) -> Encoder:
-    """The encoder of `mixture` in one of the readings, for rows or their projections."""
+def prepare(
+    mixture: Mixture,
+    reading: str,
+    projection: Projection | None = None,
+    columns: row_source.Columns | None = None,
+) -> Encoder:
+    """The encoder of `mixture` in one of the readings, for rows or projections of their columns."""
     if reading not in _SCALES:
         raise ValueError(f"reading is {reading!r}; use one of {sorted(_SCALES)}")
     _, means = centered(mixture)
-    arrays = (means, mixture.variances, *_SCALES[reading](mixture))
-    return Encoder(projection, density(mixture), *(jnp.asarray(a, jnp.float32) for a in arrays))
+    first_scale, second_scale = _SCALES[reading](mixture)
+    return Encoder(
+        projection,
+        density(mixture),
+        means=jnp.asarray(means, jnp.float32),
+        variances=jnp.asarray(mixture.variances, jnp.float32),
+        first_scale=jnp.asarray(first_scale, jnp.float32),
+        second_scale=jnp.asarray(second_scale, jnp.float32),
+        columns=columns or row_source.Columns(),
+    )
 
 
-def mean_gradient(encoder: Encoder, x: row_source.Rows) -> Float[Array, " v"]:
-    """`encode` with an encoder that is prepared: blocks of one size, so that one program does."""
-    num_dims = (encoder.projection or encoder.parameters)[0].shape[0]
-    running = _start(encoder)
-    for i, (blocks, num_rows) in enumerate(row_source.chunks(x, 1, _BLOCK_ROWS)):
-        if blocks.shape[2] != num_dims:
-            raise ValueError(f"rows of {blocks.shape[2]} values, not {num_dims}")
-        running = _add(encoder, running, blocks[0], num_rows[0])
-        if i % _MAX_AHEAD == _MAX_AHEAD - 1:
-            running.num_rows.block_until_ready()
-    if int(running.num_rows) == 0:
-        raise ValueError("a Fisher vector needs at least one row")
-    vector = _finish(encoder, running)
+def mean_gradients(
+    encoders: tuple[Encoder, ...], collection: Iterable[row_source.Rows], num_dims: int
+) -> Iterator[tuple[dict[int, int], tuple[Float[Array, "b v"], ...]]]:
+    """`encode` of every item of a collection, of rows of `num_dims` values, by each encoder.
+
+    Yields, a chunk of rows at a time, which items end in it, {item: b}, and vectors of which row b
+    is that item's. Items without rows never come. Memory grows with neither rows nor items.
+    """
+    running = tuple(_start(encoder) for encoder in encoders)
+    waiting = None  # for the device, while the next chunk is read
+    for chunk in row_source.segments(collection, num_dims, _BLOCKS, _BLOCK_ROWS):
+        running, vectors = _advance(encoders, running, *chunk[:4])
+        if waiting is not None:
+            yield waiting
+        waiting = chunk.ended, vectors
+    if waiting is not None:
+        yield waiting
+
+
+def check_finite(vector: Float[Array, " v"] | Float[np.ndarray, " v"]) -> None:
+    """Raises ValueError for what comes of rows that are not finite."""
     if not np.isfinite(vector).all():
         raise ValueError("the rows have a value that is not finite; leave such rows out")
-    return vector
 
 
 def _start(encoder: Encoder) -> Running:
@@ -102,20 +132,53 @@ def _start(encoder: Encoder) -> Running:
 
 
 @jax.jit
+def _advance(
+    encoders: tuple[Encoder, ...],
+    running: tuple[Running, ...],
+    blocks: Float[Array, "b r d"],
+    num_rows: Int[Array, " b"],
+    is_first: Bool[Array, " b"],
+    is_last: Bool[Array, " b"],
+) -> tuple[tuple[Running, ...], tuple[Float[Array, "b v"], ...]]:
+    """Block after block, begun anew where an item begins; the items' vectors where they end."""
+
+    def step(running: tuple[Running, ...], block: tuple[Array, ...]) -> tuple:
+        num_rows, is_last = block[1], block[3]
+        running = jax.lax.cond(  # blocks without rows cost nothing
+            num_rows > 0,
+            lambda: tuple(_add(e, r, *block[:3]) for e, r in zip(encoders, running, strict=True)),
+            lambda: running,
+        )
+        vectors = jax.lax.cond(
+            is_last,
+            lambda: tuple(_finish(e, r) for e, r in zip(encoders, running, strict=True)),
+            lambda: tuple(jnp.zeros(2 * e.means.size) for e in encoders),
+        )
+        return running, vectors
+
+    return jax.lax.scan(step, running, (blocks, num_rows, is_first, is_last))
+
+
 def _add(
-    encoder: Encoder, running: Running, x: Float[Array, "r d"], num_rows: Int[Array, ""]
+    encoder: Encoder,
+    running: Running,
+    x: Float[Array, "r d"],
+    num_rows: Int[Array, ""],
+    is_first: Bool[Array, ""],
 ) -> Running:
-    """The sums with the first `num_rows` rows of a block."""
+    """The sums with the first `num_rows` rows of a block, or these alone."""
+    x = encoder.columns.of(x)
     if encoder.projection is not None:
         x = project(x, encoder.projection)
+    running = jax.tree.map(lambda a: jnp.where(is_first, 0, a), running)
+    part = statistics(x, num_rows, encoder.parameters)
     # compensated (Kahan): a video of millions of rows is thousands of blocks
-    part = jax.tree.map(jnp.subtract, statistics(x, num_rows, encoder.parameters), running.lost)
+    part = jax.tree.map(jnp.subtract, part, running.lost)
     sums = jax.tree.map(jnp.add, running.sums, part)
     lost = jax.tree.map(lambda new, old, p: (new - old) - p, sums, running.sums, part)
     return Running(sums, lost, running.num_rows + num_rows)
 
 
-@jax.jit
 def _finish(encoder: Encoder, running: Running) -> Float[Array, " v"]:
     """The mean over the rows of Eq. 5."""
     scale = 1 / running.num_rows.astype(jnp.float32)

@@ -79,7 +79,7 @@ class GMM:
                 f"{moments.num_rows}; give more rows or lower num_components"
             )
         floor = self.variance_floor * _typical_variance(moments.variance)
-        passes = _Passes(x, moments.num_rows, self.mesh)
+        passes = Passes(x, moments.num_rows, self.mesh)
         best = -np.inf
         for run in range(self.num_starts if initial is None else 1):
             mixture = initial or starts.draw(
@@ -96,7 +96,7 @@ class GMM:
         return self
 
     def _climb(
-        self, passes: "_Passes", mixture: Mixture, floor: Float[np.ndarray, " d"], num_rows: int
+        self, passes: "Passes", mixture: Mixture, floor: Float[np.ndarray, " d"], num_rows: int
     ) -> tuple[Mixture, float, int, bool]:
         """Iterates until the mean log-likelihood rises by less than the tolerance."""
         center, sums = passes.expectation(mixture)
@@ -121,7 +121,7 @@ class GMM:
     def score(self, x: row_source.Rows) -> float:
         """Mean log-likelihood of a row."""
         num_rows = row_source.moments(x).num_rows
-        _, sums = _Passes(x, num_rows, self.mesh).expectation(mixture_of(self))
+        _, sums = Passes(x, num_rows, self.mesh).expectation(mixture_of(self))
         return float(sums.log_likelihood) / num_rows
 
 
@@ -170,7 +170,7 @@ def _typical_variance(variance: Float[np.ndarray, " d"]) -> Float[np.ndarray, " 
     return np.maximum(variance, 1e-3 * mean) if mean > 0 else np.ones_like(variance)
 
 
-class _Passes:
+class Passes:
     """Passes over all rows, each giving a mixture's sums."""
 
     def __init__(self, x: row_source.Rows, num_rows: int, mesh: Mesh | None):

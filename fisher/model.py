@@ -1,39 +1,51 @@
 """PCA, mixture and sketch: all that turns a video's descriptors into its p(psi) (Sec. 3.3)."""
 
+import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from fisher import rows as row_source
 from fisher import sketch as sketches
-from fisher.encode import Encoder, mean_gradient, normalise, prepare
+from fisher.encode import check_finite, mean_gradients, normalise, prepare
 from fisher.gmm import GMM, mixture_of
 from fisher.pca import PCA
+from fisher.rows import Columns
 from fisher.sketch import Sketch
 
-_FORMAT = 1
+_FORMAT = 2
 _NUM_STARTS, _MAX_ITERATIONS = 2, 200  # of the mixture, as released
+
+
+class Part(NamedTuple):
+    """What encodes some columns of a row: all together, or one kind of descriptor."""
+
+    columns: Columns
+    pca: PCA
+    gmm: GMM
 
 
 @dataclass(frozen=True)
 class Model:
-    """Fitted PCA and mixture, the sketch if there is one, and what they were made from."""
+    """Fitted PCA and mixture of each part, the sketch if there is one, and their origin."""
 
-    pca: PCA
-    gmm: GMM
+    parts: Mapping[str, Part]
     sketch: Sketch | None
-    num_rows: int
+    num_dims: int  # of a row
+    num_rows: int  # that it was fitted to
     seed: int
+    source: Mapping[str, Any] = field(default_factory=dict)  # whatever of JSON says whence they are
 
     @classmethod
     def fit(
@@ -44,78 +56,115 @@ class Model:
         num_components: int,
         sketch_dim: int,
         seed: int,
+        columns: Mapping[str, Columns] | None = None,
+        source: Mapping[str, Any] | None = None,
         mesh: Mesh | None = None,
     ) -> "Model":
         """PCA of the rows, a mixture of the projected ones; `sketch_dim` 0 is no sketch.
 
-        `rows` is as for `GMM.fit`. Raises ValueError if there are fewer rows than components, if
-        all are equal, or values are not finite.
+        `rows` is as for `GMM.fit`. With several `columns`, each has a PCA and a mixture of its own,
+        and their vectors stand side by side. Raises ValueError if there are fewer rows than
+        components, if all are equal, or values are not finite.
         """
         if sketch_dim < 0:
             raise ValueError(f"sketch_dim is {sketch_dim}; use 0 for no sketch, or a size")
-        pca = PCA(energy).fit(rows)
-        projected = [np.asarray(pca.transform(piece)) for piece in row_source.pieces(rows)]
-        gmm = GMM(
-            num_components,
-            seed,
-            num_starts=_NUM_STARTS,
-            max_iterations=_MAX_ITERATIONS,
-            mesh=mesh,
-        ).fit(np.concatenate(projected))
-        num_rows = sum(len(piece) for piece in projected)
-        return cls(pca, gmm, _sketch(gmm, sketch_dim, seed), num_rows, seed)
+        moments = row_source.moments(rows)
+        num_dims = len(moments.mean)
+        columns = columns or {"all": Columns()}
+        for name, part in columns.items():
+            if not 0 <= part.begin < (num_dims if part.end is None else part.end) <= num_dims:
+                raise ValueError(
+                    f"columns {name}: {part.begin} to {part.end} are not in rows of {num_dims}"
+                )
+        parts = {
+            name: _fit_part(rows, part, energy, num_components, seed, mesh)
+            for name, part in columns.items()
+        }
+        sketch = _sketch(parts, sketch_dim, seed)
+        return cls(parts, sketch, num_dims, moments.num_rows, seed, dict(source or {}))
 
     @property
     def num_values(self) -> int:
-        """Length of a vector: the sketch's, or 2 k d."""
-        return self.sketch.dim_out if self.sketch else 2 * self.gmm.means_.size
+        """Length of a vector: the sketch's, or 2 k d summed over the parts."""
+        return self.sketch.dim_out if self.sketch else _num_values(self.parts)
+
+    @property
+    def places(self) -> dict[str, slice]:
+        """Where each part's values are in a vector before the sketch."""
+        ends = np.cumsum([2 * part.gmm.means_.size for part in self.parts.values()]).tolist()
+        return {
+            name: slice(begin, end)
+            for name, begin, end in zip(self.parts, [0, *ends], ends, strict=False)
+        }
+
+    def encode_each(
+        self, descriptors: Iterable[tuple[str, Float[np.ndarray, "_ d"]]], *, reading: str
+    ) -> Iterator[tuple[str, Float[np.ndarray, " o"] | None]]:
+        """Id and p(psi) of each video, None for one without rows, in the order of `descriptors`.
+
+        Each video's parts by themselves: projected, Eq. 5 or as `released`, normalised; then side
+        by side with unit norm, and sketched. Memory does not grow with the number of videos or
+        their rows. Raises ValueError naming a video with a value that is not finite.
+        """
+        encoders = tuple(
+            prepare(mixture_of(part.gmm), reading, part.pca.projection(), part.columns)
+            for part in self.parts.values()
+        )
+        tables = jax.device_put(self.sketch.tables()) if self.sketch else None
+        video_ids: list[str] = []  # of the items that have not come yet
+        num_given = 0
+
+        def rows() -> Iterator[Float[np.ndarray, "_ d"]]:
+            for video_id, x in descriptors:
+                if len(x) and x.shape[1] != self.num_dims:
+                    raise ValueError(
+                        f"{video_id}: rows of {x.shape[1]} values, not {self.num_dims}"
+                    )
+                video_ids.append(video_id)
+                yield x
+
+        for ended, gradients in mean_gradients(encoders, rows(), self.num_dims):
+            if not ended:
+                continue
+            vectors = np.asarray(_vectors(gradients, tables))
+            for item in range(num_given, max(ended) + 1):
+                yield _named(video_ids.pop(0), vectors[ended[item]] if item in ended else None)
+            num_given = max(ended) + 1
+        yield from ((video_id, None) for video_id in video_ids)
 
     def encode_collection(
         self, descriptors: Iterable[tuple[str, Float[np.ndarray, "_ d"]]], *, reading: str
     ) -> tuple[tuple[str, ...], Float[np.ndarray, "v o"], Bool[np.ndarray, " v"]]:
-        """Ids, p(psi) and which videos have one, in the order of `descriptors`.
-
-        Each video by itself: projected, Eq. 5 or as `released`, normalised, sketched. One without
-        rows has none: its vector is 0. Raises ValueError naming a video with a value that is not
-        finite.
-        """
-        encoder = prepare(mixture_of(self.gmm), reading, self.pca.projection())
-        tables = jax.device_put(self.sketch.tables()) if self.sketch else None
-        video_ids, vectors = [], []
-        for video_id, x in descriptors:
-            video_ids.append(video_id)
-            try:
-                vectors.append(_vector(encoder, tables, x) if len(x) else None)
-            except ValueError as error:
-                raise ValueError(f"{video_id}: {error}") from error
-        found = np.zeros((len(vectors), self.num_values), np.float32)
-        for row, vector in enumerate(vectors):
+        """Ids, p(psi) of `encode_each`, 0 where there is none, and which videos have one."""
+        encoded = list(self.encode_each(descriptors, reading=reading))
+        found = np.zeros((len(encoded), self.num_values), np.float32)
+        for row, (_, vector) in enumerate(encoded):
             if vector is not None:
                 found[row] = vector
-        return tuple(video_ids), found, np.array([v is not None for v in vectors], bool)
+        has_vector = np.array([vector is not None for _, vector in encoded], bool)
+        return tuple(video_id for video_id, _ in encoded), found, has_vector
 
     def save(self, path: str | Path) -> None:
         """Writes one npz without pickled objects, atomically."""
         path = Path(path)
         temporary = path.with_name(path.name + ".tmp.npz")
+        arrays = {
+            f"{name}.{key}": value
+            for name, part in self.parts.items()
+            for key, value in _arrays(part).items()
+        }
         np.savez(
             temporary,
             format=_FORMAT,
             version=_library_version(),
+            source=json.dumps(self.source),
+            parts=list(self.parts),
             seed=self.seed,
+            num_dims=self.num_dims,
             num_rows=self.num_rows,
-            energy=self.pca.energy,
-            energy_kept=self.pca.energy_kept_,
-            pca_mean=self.pca.mean_,
-            pca_components=self.pca.components_,
-            pca_variance=self.pca.explained_variance_,
-            weights=self.gmm.weights_,
-            means=self.gmm.means_,
-            variances=self.gmm.covariances_,
-            log_likelihood=self.gmm.log_likelihood_,
-            num_iterations=self.gmm.num_iterations_,
-            converged=self.gmm.converged_,
             sketch_dim=self.sketch.dim_out if self.sketch else 0,
+            allow_pickle=False,
+            **arrays,
         )
         os.replace(temporary, path)
 
@@ -134,40 +183,109 @@ class Model:
     def _of(cls, arrays: dict[str, Any]) -> "Model":
         if int(arrays["format"]) != _FORMAT:
             raise ValueError(f"its format is {arrays['format']}, this program reads {_FORMAT}")
-        seed = int(arrays["seed"])
-        pca = PCA(float(arrays["energy"]))
-        pca.mean_, pca.components_ = arrays["pca_mean"], arrays["pca_components"]
-        pca.explained_variance_ = arrays["pca_variance"]
-        pca.energy_kept_ = float(arrays["energy_kept"])
-        gmm = GMM(len(arrays["weights"]), seed)
-        gmm.weights_, gmm.means_ = arrays["weights"], arrays["means"]
-        gmm.covariances_ = arrays["variances"]
-        gmm.log_likelihood_ = float(arrays["log_likelihood"])
-        gmm.num_iterations_ = int(arrays["num_iterations"])
-        gmm.converged_ = bool(arrays["converged"])
-        _check(pca, gmm)
-        sketch = _sketch(gmm, int(arrays["sketch_dim"]), seed)
-        return cls(pca, gmm, sketch, int(arrays["num_rows"]), seed)
+        seed, num_dims = int(arrays["seed"]), int(arrays["num_dims"])
+        parts = {name: _part(arrays, name, seed) for name in arrays["parts"].tolist()}
+        for part in parts.values():
+            _check(part, num_dims)
+        sketch = _sketch(parts, int(arrays["sketch_dim"]), seed)
+        source = json.loads(str(arrays["source"]))
+        return cls(parts, sketch, num_dims, int(arrays["num_rows"]), seed, source)
 
 
-def _vector(
-    encoder: Encoder, tables: tuple[Array, Array] | None, x: Float[np.ndarray, "n d"]
-) -> Float[np.ndarray, " o"]:
-    vector = normalise(mean_gradient(encoder, x))
-    return np.asarray(vector if tables is None else sketches.apply(vector, *tables))
+def _fit_part(
+    rows: row_source.Rows,
+    columns: Columns,
+    energy: float,
+    num_components: int,
+    seed: int,
+    mesh: Mesh | None,
+) -> Part:
+    def seen() -> Iterator[Float[np.ndarray, "m d"]]:
+        return (np.asarray(columns.of(piece), np.float32) for piece in row_source.pieces(rows))
+
+    def projected() -> Iterator[Float[np.ndarray, "m p"]]:
+        return (np.asarray(pca.transform(piece)) for piece in seen())
+
+    pca = PCA(energy).fit(seen)
+    gmm = GMM(
+        num_components, seed, num_starts=_NUM_STARTS, max_iterations=_MAX_ITERATIONS, mesh=mesh
+    )
+    # rows that are in memory are projected once, others in every pass
+    gmm.fit(projected if callable(rows) else np.concatenate(list(projected())))
+    return Part(columns, pca, gmm)
 
 
-def _sketch(gmm: GMM, sketch_dim: int, seed: int) -> Sketch | None:
-    return Sketch(2 * gmm.means_.size, sketch_dim, seed) if sketch_dim else None
+@jax.jit
+def _vectors(
+    gradients: tuple[Float[Array, "b v"], ...], tables: tuple[Array, Array] | None
+) -> Float[Array, "b o"]:
+    """The parts' vectors, normalised, side by side with unit norm, and sketched."""
+    vectors = jnp.concatenate([normalise(v) for v in gradients], axis=1) / len(gradients) ** 0.5
+    return vectors if tables is None else sketches.apply(vectors, *tables)
 
 
-def _check(pca: PCA, gmm: GMM) -> None:
+def _named(
+    video_id: str, vector: Float[np.ndarray, " o"] | None
+) -> tuple[str, Float[np.ndarray, " o"] | None]:
+    if vector is not None:
+        try:
+            check_finite(vector)
+        except ValueError as error:
+            raise ValueError(f"{video_id}: {error}") from error
+    return video_id, vector
+
+
+def _sketch(parts: Mapping[str, Part], sketch_dim: int, seed: int) -> Sketch | None:
+    return Sketch(_num_values(parts), sketch_dim, seed) if sketch_dim else None
+
+
+def _num_values(parts: Mapping[str, Part]) -> int:
+    return sum(2 * part.gmm.means_.size for part in parts.values())
+
+
+def _arrays(part: Part) -> dict[str, Any]:
+    pca, gmm = part.pca, part.gmm
+    return {
+        "columns": [part.columns.begin, -1 if part.columns.end is None else part.columns.end],
+        "square_root": part.columns.square_root,
+        "energy": pca.energy,
+        "energy_kept": pca.energy_kept_,
+        "pca_mean": pca.mean_,
+        "pca_components": pca.components_,
+        "pca_variance": pca.explained_variance_,
+        "weights": gmm.weights_,
+        "means": gmm.means_,
+        "variances": gmm.covariances_,
+        "log_likelihood": gmm.log_likelihood_,
+        "num_iterations": gmm.num_iterations_,
+        "converged": gmm.converged_,
+    }
+
+
+def _part(arrays: Mapping[str, Any], name: str, seed: int) -> Part:
+    def of(key: str) -> Any:
+        return arrays[f"{name}.{key}"]
+
+    begin, end = of("columns").tolist()
+    pca = PCA(float(of("energy")))
+    pca.mean_, pca.components_ = of("pca_mean"), of("pca_components")
+    pca.explained_variance_, pca.energy_kept_ = of("pca_variance"), float(of("energy_kept"))
+    gmm = GMM(len(of("weights")), seed)
+    gmm.weights_, gmm.means_, gmm.covariances_ = of("weights"), of("means"), of("variances")
+    gmm.log_likelihood_ = float(of("log_likelihood"))
+    gmm.num_iterations_, gmm.converged_ = int(of("num_iterations")), bool(of("converged"))
+    return Part(Columns(begin, None if end < 0 else end, bool(of("square_root"))), pca, gmm)
+
+
+def _check(part: Part, num_dims: int) -> None:
     """Raises ValueError unless the parameters fit one another and are finite."""
+    columns, pca, gmm = part
+    num_seen = len(range(num_dims)[columns.begin : columns.end])
     num_kept = len(pca.components_)
     expected = {
-        "pca_mean": (pca.mean_, pca.components_.shape[1:]),
+        "pca_mean": (pca.mean_, (num_seen,)),
         "pca_variance": (pca.explained_variance_, (num_kept,)),
-        "pca_components": (pca.components_, (num_kept, pca.mean_.size)),
+        "pca_components": (pca.components_, (num_kept, num_seen)),
         "means": (gmm.means_, (gmm.num_components, num_kept)),
     }
     for name, (array, shape) in expected.items():

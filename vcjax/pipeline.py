@@ -1,6 +1,6 @@
 """The stages of a config: what each depends on, and what it does.
 
-manifest -> idt -> fisher -> ir -> la -> tune -> evaluate
+manifest -> idt -> fisher -> ir -> la -> tune -> evaluate, or fisher -> svm
 """
 
 import hashlib
@@ -112,8 +112,12 @@ def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         from vcjax import prior
 
         manifest = _manifest(workdir)
-        training = manifest.subset("train").video_ids
-        model = prior.fit(training, workdir / "idt", config.fisher, seed=config.seed)
+        if config.fisher.fitted_to not in ("train", "all"):
+            raise settings.SettingsError(
+                f"fisher.fitted_to is {config.fisher.fitted_to!r}; use train or all"
+            )
+        fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
+        model = prior.fit(fitted.video_ids, workdir / "idt", config.fisher, seed=config.seed)
         model.save(directory / "model.npz")
         vectors = prior.encode(
             model, manifest.video_ids, workdir / "idt", reading=config.fisher.reading
@@ -181,6 +185,43 @@ def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     return Stage(name, depends | {"seed": config.seed}, inputs, run)
 
 
+def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    if config.fisher.sketch_dim and len(config.fisher.descriptors) > 1:
+        raise settings.SettingsError(
+            "svm tells descriptors apart: set --config.fisher.sketch_dim=0"
+        )
+    depends = {"svm": config.svm.to_dict(), "clusters": config.clusters.to_dict()}
+
+    def run(directory: Path) -> None:
+        import fisher
+        from vcjax import evaluation, prior
+
+        manifest = _manifest(workdir)
+        group = group_column(config, manifest)
+        if config.svm.leave_groups_out and not group:
+            raise settings.SettingsError("svm.leave_groups_out needs --config.data.group=COLUMN")
+        model = fisher.Model.load(workdir / "fisher" / "model.npz")
+        found = _fisher_vectors(workdir, manifest)
+        vectors = prior.apart(model, found.vectors)
+        rows = slice(None) if config.svm.leave_groups_out else manifest.rows("train")
+        report = evaluation.evaluate_baseline(
+            manifest,
+            vectors,
+            found.has_vector,
+            {k: _cluster(v[rows], found.has_vector[rows], config) for k, v in vectors.items()},
+            group=group,
+            leave_groups_out=config.svm.leave_groups_out,
+            penalty=config.svm.penalty,
+            seed=config.seed,
+            dataset=_dataset(config),
+        )
+        evaluation.write(report, workdir / "report.json")
+        print(evaluation.table(report))
+        print(f"report: {workdir / 'report.json'}")
+
+    return Stage(name, depends | {"seed": config.seed}, ("manifest", "fisher"), run)
+
+
 def model_name(stage: str, config: ConfigDict) -> str:
     """What a training stage's result is called in the report: ir, la, la_idt, la_idt_tune."""
     aggregation = "la_idt" if config.la.source == "idt" else "la"
@@ -233,7 +274,7 @@ def _manifest(workdir: Path) -> Manifest:
 def _fisher_vectors(workdir: Path, manifest: Manifest) -> Any:
     from vcjax import prior
 
-    return prior.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
+    return prior.FisherVectors.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
 
 
 def _dataset(config: ConfigDict) -> str:
@@ -251,4 +292,5 @@ _BUILDERS: dict[str, Callable[[str, ConfigDict, Path], Stage]] = {
     "fisher": _fisher_stage,
     **dict.fromkeys(settings.TRAINING_STAGES, _training_stage),
     "evaluate": _evaluate_stage,
+    "svm": _svm_stage,
 }

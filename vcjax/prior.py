@@ -1,56 +1,45 @@
 """The IDT prior: descriptors of every video to one Fisher vector p(psi) each (Sec. 3.3)."""
 
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 import fisher
+from fisher.rows import Columns
+from fisher.vectors import FisherVectors
 from vcjax import progress
 from vcjax.idt import storage
+from vcjax.idt.trajectories import COLUMNS
 
 
-@dataclass(frozen=True)
-class FisherVectors:
-    """p(psi) of videos, known by their ids. A video without trajectories has none: its row is 0."""
-
-    video_ids: tuple[str, ...]
-    vectors: Float[np.ndarray, "n d"]
-    has_vector: Bool[np.ndarray, " n"]
-
-    def of(self, video_ids: Sequence[str]) -> "FisherVectors":
-        """Those of `video_ids`, in their order. Raises ValueError naming the missing ones."""
-        row = {video_id: i for i, video_id in enumerate(self.video_ids)}
-        if missing := sorted(set(video_ids) - row.keys()):
-            raise ValueError(
-                f"no Fisher vector for {len(missing)} of {len(video_ids)} videos, "
-                f"first {missing[:3]}; run the stage fisher again"
-            )
-        rows = np.array([row[video_id] for video_id in video_ids], int)
-        return FisherVectors(tuple(video_ids), self.vectors[rows], self.has_vector[rows])
-
-    def save(self, path: Path) -> None:
-        """Writes an npz, atomically."""
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(
-            temporary,
-            video_ids=np.array(self.video_ids),
-            vectors=self.vectors,
-            has_vector=self.has_vector,
-        )
-        os.replace(temporary, path)
+def _columns(first: str, last: str) -> Columns:
+    """From the first to the last of the trajectories' parts, among the features."""
+    names = [name for name in COLUMNS if name != "header"]
+    ends = np.cumsum([COLUMNS[name] for name in names]).tolist()
+    begin = ends[names.index(first)] - COLUMNS[first]
+    return Columns(begin, ends[names.index(last)])
 
 
-def load(path: Path) -> FisherVectors:
-    """Reads what `FisherVectors.save` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return FisherVectors(
-            tuple(arrays["video_ids"].tolist()), arrays["vectors"], arrays["has_vector"]
-        )
+# What may have a PCA and a mixture of its own; MBH is both components, as in Wang & Schmid 2013.
+DESCRIPTORS = {
+    "all": _columns("trajectory", "mbhy"),
+    "trajectory": _columns("trajectory", "trajectory"),
+    "hog": _columns("hog", "hog"),
+    "hof": _columns("hof", "hof"),
+    "mbh": _columns("mbhx", "mbhy"),
+}
+
+
+def columns(names: Sequence[str], *, square_root: bool) -> dict[str, Columns]:
+    """The columns of the descriptors `names`. Raises ValueError for an unknown one."""
+    if unknown := [name for name in names if name not in DESCRIPTORS]:
+        raise ValueError(f"no descriptor {unknown[0]!r}; use some of {sorted(DESCRIPTORS)}")
+    if not names:
+        raise ValueError(f"fisher.descriptors is empty; use some of {sorted(DESCRIPTORS)}")
+    return {name: DESCRIPTORS[name]._replace(square_root=square_root) for name in names}
 
 
 def fit(
@@ -61,17 +50,24 @@ def fit(
     Which rows are drawn depends on the seed and each video's id alone. `directory` holds the
     videos' trajectories.
     """
-    drawn = np.random.default_rng(seed).permutation(len(video_ids))[: settings.num_videos]
-    samples = []
-    for row in progress.bar(sorted(drawn), desc="fisher: sample", unit="video"):
-        features = storage.read(storage.path_of(directory, video_ids[row])).features
-        samples.append(fisher.sample_rows(features, settings.rows_per_video, video_ids[row], seed))
+    drawn = fisher.sample(
+        progress.bar(
+            fisher.sample_items(video_ids, settings.num_videos, seed),
+            desc="fisher: sample",
+            unit="video",
+        ),
+        lambda video_id: storage.read(storage.path_of(directory, video_id)).features,
+        rows_per_item=settings.rows_per_video,
+        seed=seed,
+    )
     return fisher.Model.fit(
-        np.concatenate(samples),
+        drawn,
         energy=settings.energy,
         num_components=settings.num_components,
         sketch_dim=settings.sketch_dim,
         seed=seed,
+        columns=columns(settings.descriptors, square_root=settings.square_root),
+        source={"settings": settings.to_dict(), "num_videos": len(video_ids)},
     )
 
 
@@ -85,3 +81,18 @@ def encode(
             yield video_id, storage.read(storage.path_of(directory, video_id)).features
 
     return FisherVectors(*model.encode_collection(descriptors(), reading=reading))
+
+
+def apart(
+    model: fisher.Model, vectors: Float[np.ndarray, "n d"]
+) -> dict[str, Float[np.ndarray, "n _"]]:
+    """Each descriptor's own vectors, of unit norm, and all that are not `all` side by side."""
+    if len(model.parts) == 1:
+        return dict.fromkeys(model.parts, vectors)
+    unit = vectors * len(model.parts) ** 0.5
+    found = {name: unit[:, place] for name, place in model.places.items()}
+    kinds = [name for name in found if name != "all"]
+    if len(kinds) > 1:
+        together = np.concatenate([found[name] for name in kinds], axis=1)
+        found["side by side"] = together / len(kinds) ** 0.5
+    return found

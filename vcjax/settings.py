@@ -44,6 +44,7 @@ def paper() -> ConfigDict:
     config.la_own = _aggregation(epochs=200, drops=(160, 190), start="ir", source="bank")
     config.tune = _aggregation(epochs=25, drops=(10, 20), start="la", source="joint")  # released
     config.evaluation = _evaluation()
+    config.svm = _svm()
     return config
 
 
@@ -94,10 +95,14 @@ def _fisher() -> ConfigDict:
     fisher = ConfigDict()
     fisher.energy = 0.9  # kept by the PCA, Sec. 4.2
     fisher.num_components = 256  # of the mixture, Sec. 4.2
+    fisher.fitted_to = "train"  # or "all" videos: no label is used
     fisher.num_videos = 3500  # drawn to fit PCA and mixture, Sec. 4.2
     fisher.rows_per_video = 500  # Sec. 4.2
     fisher.sketch_dim = 2000  # Sec. 3.3
     fisher.reading = "paper"  # Eq. 5-6; or "released"
+    fisher.descriptors = ("all",)  # jointly; ("trajectory", "hog", "hof", "mbh"): each with a PCA
+    # and a mixture of its own, vectors side by side (Wang & Schmid 2013)
+    fisher.square_root = False  # of the descriptors, before the PCA (Wang & Schmid 2013)
     return fisher
 
 
@@ -141,6 +146,13 @@ def _evaluation() -> ConfigDict:
     evaluation.clips_per_video = 5  # Sec. 4.2
     evaluation.batch_size = 32
     return evaluation
+
+
+def _svm() -> ConfigDict:
+    svm = ConfigDict()
+    svm.penalty = 100.0  # C of the linear SVM on Fisher vectors (Wang & Schmid 2013)
+    svm.leave_groups_out = False  # each value of `data.group` held out in turn, not the split
+    return svm
 
 
 GROUP_COLUMNS = ("group", "scene", "sequence")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from vcjax.evaluation import probes
 
@@ -76,3 +77,16 @@ def test_no_fisher_vector_at_all_is_no_error():
         known_has_vector=none, asked_has_vector=none, seed=0,
     )  # fmt: skip
     assert answers.tolist() == ["b"] * 4
+
+
+def test_the_svm_is_fitted_in_fewer_dimensions_as_if_in_all():
+    generator = np.random.default_rng(4)
+    rows, values = generator.normal(size=(60, 300)), generator.integers(0, 3, 60).astype(str)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    present = np.ones(60, bool)
+    answers = probes.linear_svm(
+        rows[:40], values[:40], rows[40:],
+        known_has_vector=present[:40], asked_has_vector=present[40:], penalty=100.0,
+    )  # fmt: skip
+    full = LinearSVC(C=100.0, dual=True, tol=1e-6, max_iter=100_000, random_state=0)
+    np.testing.assert_array_equal(answers, full.fit(rows[:40], values[:40]).predict(rows[40:]))

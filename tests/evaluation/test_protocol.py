@@ -51,3 +51,14 @@ def test_obstacles_are_named():
 
 def test_chance_is_the_share_of_the_most_frequent_value():
     assert protocol.chance(np.array(["a", "b", "b", "c"])) == 0.5
+
+
+def test_each_group_is_asked_once_and_known_from_the_others():
+    groups = np.array(["x", "y", "x", "z", "y", "w"])
+    values = np.array(["a", "b", "a", "b", "", ""])  # y has a video, w all without a value
+    folds = protocol.leave_groups_out(values, groups)
+    assert [(f.fit.tolist(), f.test.tolist()) for f in folds] == [
+        ([1, 3], [0, 2]),
+        ([0, 2, 3], [1]),
+        ([0, 1, 2], [3]),
+    ]

@@ -2,6 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.feature
+from sklearn.mixture import GaussianMixture
 
 import fisher
 
@@ -45,6 +47,19 @@ def test_formulas_hold_on_real_trajectories(shared):
     x = np.asarray(fisher.PCA().fit(x.astype(np.float32)).transform(x))
     gmm = fisher.GMM(8).fit(x)  # of all of x the gradient is next to 0: only of a part it is not
     assert error(fisher.encode(x[:900], gmm), transcribed(x[:900], gmm, "paper")) < 1e-5
+
+
+def test_scikit_image_agrees_up_to_order_sign_and_the_weights_part(mixture, descriptors):
+    theirs = GaussianMixture(mixture.num_components, covariance_type="diag")
+    theirs.weights_, theirs.means_ = mixture.weights_, mixture.means_
+    theirs.covariances_ = mixture.covariances_
+    theirs.precisions_cholesky_ = 1 / np.sqrt(theirs.covariances_)
+    x = descriptors[:500].astype(np.float64)
+    expected = skimage.feature.fisher_vector(x, theirs, improved=False)
+    # theirs: k derivatives in the weights, then all first orders, then all second, negated
+    first, second = np.split(expected[mixture.num_components :].reshape(-1, x.shape[1]), 2)
+    expected = np.stack([first, -second], axis=1).reshape(-1)
+    assert error(fisher.encode(descriptors[:500], mixture), expected) < 1e-5
 
 
 def test_a_far_offset_of_rows_and_means_changes_little(mixture, descriptors):

@@ -45,3 +45,37 @@ def test_chunks_hold_all_rows_in_order(rows):
 def test_rows_of_two_widths_are_refused(rows):
     with pytest.raises(ValueError, match="rows of 30 and of 29 values"):
         row_source.moments(lambda: iter([rows, rows[:, :29]]))
+
+
+def test_segments_hold_each_item_from_a_block_of_its_own(rows):
+    stream = lambda: iter([rows[:30], rows[30:30], rows[30:250]])  # noqa: E731
+    items = [rows[:7], rows[:0], stream, rows[:100]]
+    chunks = list(row_source.segments(items, 30, 2, 100))
+    found, current = {}, []
+    for chunk in chunks:
+        item_of = {block: item for item, block in chunk.ended.items()}
+        for block, count in enumerate(chunk.num_rows):
+            assert chunk.is_first[block] == (count > 0 and not current)
+            current += [chunk.blocks[block, :count]] if count else []
+            assert not chunk.blocks[block, count:].any()
+            if chunk.is_last[block]:
+                found[item_of[block]], current = np.concatenate(current), []
+    assert list(found) == [0, 2, 3] and not current
+    for item, expected in zip(found, (rows[:7], rows[:250], rows[:100]), strict=True):
+        np.testing.assert_array_equal(found[item], expected)
+    assert [chunk.num_rows.tolist() for chunk in chunks] == [[7, 100], [100, 50], [100, 0]]
+
+
+def test_a_sample_holds_rows_of_each_item_that_has_any(rows):
+    items = {"a": rows[:50], "b": rows[:0], "c": rows[50:53]}
+    drawn = fisher.sample(items, items.__getitem__, rows_per_item=10, seed=0)
+    expected = np.concatenate([fisher.sample_rows(rows[:50], 10, "a", 0), rows[50:53]])
+    np.testing.assert_array_equal(drawn, expected)
+    with pytest.raises(ValueError, match="there are no rows"):
+        fisher.sample(["b"], items.__getitem__, rows_per_item=10, seed=0)
+
+
+def test_columns_are_a_part_of_the_rows_or_its_signed_roots():
+    x = np.array([[1.0, -4.0, 9.0, 5.0]])
+    np.testing.assert_array_equal(row_source.Columns(1, 3).of(x), [[-4, 9]])
+    np.testing.assert_array_equal(row_source.Columns(1, 3, True).of(x), [[-2, 3]])

@@ -1,7 +1,12 @@
+import importlib
+import tracemalloc
+
 import numpy as np
 import pytest
 
 import fisher
+
+sketches = importlib.import_module("fisher.sketch")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +51,18 @@ def test_seeds_repeat_and_differ(pair):
 def test_a_seed_is_the_same_sketch_for_ever():
     ramp = np.arange(1, 9, dtype=np.float32)
     np.testing.assert_array_equal(fisher.Sketch(8, 3, 0).transform(ramp), [7, -5, -10])
+
+
+def test_a_million_values_need_less_than_a_hundred_megabytes():
+    v = np.ones(1_000_000, np.float32)
+    tracemalloc.start()
+    sketch = fisher.Sketch(len(v), 2000, 0)
+    host = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    program = sketches.apply.lower(v, *sketch.tables()).compile().memory_analysis()
+    device = program.argument_size_in_bytes + program.temp_size_in_bytes
+    assert host + device < 100e6
+    assert np.linalg.norm(sketch.transform(v)) == pytest.approx(1000, rel=0.1)
 
 
 def test_wrong_sizes_are_refused(pair):

@@ -1,7 +1,15 @@
 """What was learned: probes on held-out videos, and the clusters, in figures and to look at."""
 
+from vcjax.evaluation.baseline import evaluate as evaluate_baseline
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
-from vcjax.evaluation.report import evaluate
+from vcjax.evaluation.report import evaluate, write
 from vcjax.evaluation.tables import table
 
-__all__ = ["IdtOutputs", "ModelOutputs", "evaluate", "table"]
+__all__ = [
+    "IdtOutputs",
+    "ModelOutputs",
+    "evaluate",
+    "evaluate_baseline",
+    "table",
+    "write",
+]

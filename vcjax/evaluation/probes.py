@@ -4,13 +4,14 @@ Each is told the values of some videos and answers for others; none trains the n
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import LinearSVC
 
 from vcjax.clustering import neighbors
 
@@ -61,18 +62,57 @@ def linear_fisher(
     A video without one takes no part in the fit, and is answered with the most frequent value of
     all known ones.
     """
+
+    def answer(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        return _regress(known, values, asked, FISHER_STRENGTHS, seed)
+
+    return _where_present(answer, known, values, asked, known_has_vector, asked_has_vector)
+
+
+def linear_svm(
+    known: Float[np.ndarray, "k d"],
+    values: Shaped[np.ndarray, " k"],
+    asked: Float[np.ndarray, "q d"],
+    *,
+    known_has_vector: Bool[np.ndarray, " k"],
+    asked_has_vector: Bool[np.ndarray, " q"],
+    penalty: float,
+) -> Shaped[np.ndarray, " q"]:
+    """Linear SVM, one against the rest, on Fisher vectors as they are; as `linear_fisher` else."""
+
+    def answer(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        known, asked = _in_span(known, asked)
+        return LinearSVC(C=penalty, dual=False).fit(known, values).predict(asked)
+
+    return _where_present(answer, known, values, asked, known_has_vector, asked_has_vector)
+
+
+def _where_present(
+    answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    known: np.ndarray,
+    values: np.ndarray,
+    asked: np.ndarray,
+    known_has_vector: np.ndarray,
+    asked_has_vector: np.ndarray,
+) -> np.ndarray:
     present, counts = np.unique(values, return_counts=True)
     answers = np.full(len(asked), present[counts.argmax()], values.dtype)
     taken = values[known_has_vector]
     if len(set(taken)) > 1 and asked_has_vector.any():
-        answers[asked_has_vector] = _regress(
+        answers[asked_has_vector] = answer(
             known[known_has_vector].astype(np.float64),
             taken,
             asked[asked_has_vector].astype(np.float64),
-            FISHER_STRENGTHS,
-            seed,
         )
     return answers
+
+
+def _in_span(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both in the span of the known rows, where weights under an L2 penalty stay, if smaller."""
+    if known.shape[0] >= known.shape[1]:
+        return known, asked
+    basis = np.linalg.qr(known.T)[0]
+    return known @ basis, asked @ basis
 
 
 def _regress(
@@ -82,10 +122,7 @@ def _regress(
     strengths: Sequence[float],
     seed: int,
 ) -> np.ndarray:
-    if known.shape[0] < known.shape[1]:
-        # Weights under an L2 penalty stay in the span of the known rows: fit there, it is smaller.
-        basis = np.linalg.qr(known.T)[0]
-        known, asked = known @ basis, asked @ basis
+    known, asked = _in_span(known, asked)
     strength = _choose_strength(known, values, strengths, seed)
     return _fit(known, values, strength).predict(asked)
 

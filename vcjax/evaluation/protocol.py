@@ -33,6 +33,21 @@ def sides(
     return Sides(train, test, within_test=False)
 
 
+def leave_groups_out(
+    values: Shaped[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
+) -> list[Sides]:
+    """For each group in turn, the videos of all others and its own, those with a value."""
+    known = values != ""
+    return [
+        Sides(
+            np.flatnonzero(known & (groups != group)),
+            np.flatnonzero(known & (groups == group)),
+            within_test=False,
+        )
+        for group in np.unique(groups[known])
+    ]
+
+
 def _halves(values: np.ndarray, rows: np.ndarray, seed: int) -> Sides:
     """Half of each value's rows on either side, one more to fit; values of one row left out."""
     shuffled = np.random.default_rng(seed).permutation(rows)

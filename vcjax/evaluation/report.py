@@ -57,7 +57,7 @@ def evaluate(
         },
     }
     page.write(directory, report, manifest.subset("train"), _described(outputs, idt, manifest))
-    _write(report, directory.parent / "report.json")
+    write(report, directory.parent / "report.json")
     return report
 
 
@@ -93,7 +93,7 @@ def _model(
     return {
         "neighbor": neighbor,
         "linear": linear,
-        "clusters": _clusters(output.labels, present, columns, training),
+        "clusters": agreement_of(output.labels, present, columns, training),
     }
 
 
@@ -117,10 +117,10 @@ def _idt(
         )
         linear[name] = float(np.mean(probed == values[test]))
     present = idt.has_vector[training]
-    return {"linear": linear, "clusters": _clusters(idt.labels, present, columns, training)}
+    return {"linear": linear, "clusters": agreement_of(idt.labels, present, columns, training)}
 
 
-def _clusters(
+def agreement_of(
     labels: np.ndarray,
     present: np.ndarray,
     columns: Mapping[str, np.ndarray],
@@ -198,7 +198,8 @@ def _in_order_of_ids(
     return manifest.take(rows.tolist()), networks, idt
 
 
-def _write(report: dict[str, Any], path: Path) -> None:
+def write(report: dict[str, Any], path: Path) -> None:
+    """Writes the report as JSON, atomically."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     os.replace(temporary, path)

@@ -87,14 +87,16 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     """What the figures mean, for a stranger; the first says of how many videos they are."""
     count, asked = report.get("num_videos", {}), report.get("asked", {})
     found = ["In % of held-out videos"]
+    if group := report.get("held_out_in_turn"):
+        found = [f"In % of all videos, each value of {printable(group)} held out in turn"]
     if count:
         found = [f"{count['test']} videos held out, {count['train']} trained on"]
     found += [
         "neighbor  % of held-out videos whose most similar known video has the same label",
         "linear    % of held-out videos that a linear classifier, fitted on known ones, gets right",
-        "AMI       agreement of the training videos' clusters with the label: 0 chance, 1 equal",
+        "AMI       agreement of the clusters with the label: 0 chance, 1 equal",
     ]
-    if asked:
+    if report.get("chance"):
         found.append("Chance    % right for always answering the most frequent label")
     for label, sides in asked.items():
         known = "other held-out videos" if sides["within_test"] else "training videos"
