@@ -256,7 +256,8 @@ def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:
 def _cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDict) -> np.ndarray:
     from vcjax.clustering import kmeans
 
-    count = settings.num_clusters(config.clusters.num_clusters, len(points))
+    num_points = len(points) if has_point is None else int(has_point.sum())
+    count = settings.num_clusters(config.clusters.num_clusters, num_points)
     seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
     return kmeans.fit_runs(
         points,
