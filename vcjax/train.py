@@ -273,7 +273,9 @@ def _clustering(
         raise settings.SettingsError(
             f"source of the clusters is {stage.source!r}; use one of {sorted(points)}"
         )
-    count = settings.num_clusters(config.clusters.num_clusters, num_videos)
+    known = fisher.has_vector if fisher and stage.source == "idt" else None
+    num_points = num_videos if known is None else int(known.sum())
+    count = settings.num_clusters(config.clusters.num_clusters, num_points)
     seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
 
     def cluster(bank: Array) -> tuple[Array, Scalars]:
@@ -282,7 +284,7 @@ def _clustering(
             seeds=seeds,
             num_clusters=count,
             num_iterations=config.clusters.num_iterations,
-            known=fisher.has_vector if fisher and stage.source == "idt" else None,
+            known=known,
             mesh=devices,
         )
         sizes = np.bincount(labels[0])
