@@ -65,7 +65,7 @@ def frames(path: str | Path) -> Iterator[Frame]:
         stream = _stream(path, container)
         try:
             for frame in container.decode(stream):
-                yield frame.to_ndarray(format="rgb24")
+                yield _rgb(frame)
         except av.FFmpegError as error:
             raise DecodeError(f"{path}: {_reason(error)}") from error
 
@@ -85,7 +85,7 @@ def clip(
             raise DecodeError(f"{path}: no frame can be decoded")
         while len(found) < span:
             found += whole
-    return np.stack([frame.to_ndarray(format="rgb24") for frame in found[:span:stride]])
+    return np.stack([_rgb(frame) for frame in found[:span:stride]])
 
 
 def _decode_from(path: Path, start: int, num_frames: int) -> list[av.VideoFrame]:
@@ -104,6 +104,11 @@ def _decode_from(path: Path, start: int, num_frames: int) -> list[av.VideoFrame]
         except av.FFmpegError as error:
             raise DecodeError(f"{path}: {_reason(error)}") from error
     return found
+
+
+def _rgb(frame: av.VideoFrame) -> Frame:
+    # threads of its own cost more than a small picture's conversion
+    return frame.to_ndarray(format="rgb24", threads=1)
 
 
 def _seek(
