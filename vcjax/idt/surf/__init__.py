@@ -23,9 +23,12 @@ class Features(NamedTuple):
 def features(
     image: UInt8[np.ndarray, "h w"], free: UInt8[np.ndarray, "h w"] | None = None
 ) -> Features:
-    """Blobs of all sizes, strongest first; given `free`, those mostly on its ones, not zeros."""
+    """Blobs of all sizes, strongest first; given `free`, those whose pixel is not 0 there."""
     sums = cv2.integral(image)
-    found = keypoints.detect(sums, None if free is None else cv2.integral(free))
+    found = keypoints.detect(sums)
+    if free is not None:
+        x, y = (found[:, :2] + np.float32(0.5)).astype(int).T
+        found = found[free[y, x] != 0]
     angles = description.orientations(sums, found)
     found, angles = found[angles >= 0], angles[angles >= 0]
     return Features(found[:, :2], description.describe(image, found, angles))

@@ -1,7 +1,7 @@
 """Maxima over place and size of the determinant of the Hessian, which box filters approximate."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numba import njit
 
 THRESHOLD = np.float32(200)  # of the determinant
@@ -21,13 +21,10 @@ Determinants = Float[np.ndarray, "rows columns"]
 Row = Float[np.ndarray, " columns"]
 
 
-def detect(sums: Sums, free: Sums | None = None) -> Keypoints:
-    """Keypoints of the image with these sums, strongest first.
-
-    Given `free`, the sums of an image of ones and zeros, at least half of the filter is on ones.
-    """
+def detect(sums: Sums) -> Keypoints:
+    """Keypoints of the image with these sums, strongest first."""
     height, width = sums.shape[0] - 1, sums.shape[1] - 1
-    found = [np.zeros((0, 7), np.float32)]
+    found = [np.zeros((0, 4), np.float32)]
     for octave in range(NUM_OCTAVES):
         step = 2**octave
         phases = _phases(sums, step)
@@ -38,9 +35,7 @@ def detect(sums: Sums, free: Sums | None = None) -> Keypoints:
             near = np.stack(layers[i - 1 : i + 2])
             found.append(_maxima(near, sides[i], sides[i + 1], step, THRESHOLD))
     merged = np.concatenate(found)
-    if free is not None:
-        merged = merged[_is_free(merged, free)]
-    x, y, side, strength = merged.T[:4]
+    x, y, side, strength = merged.T
     return merged[np.lexsort((x, -y, -side, -strength)), :3]
 
 
@@ -160,8 +155,8 @@ def _side_by_side(
 @njit(cache=True, error_model="numpy")
 def _maxima(
     near: Float[np.ndarray, "3 rows columns"], side: int, side_above: int, step: int, threshold: float
-) -> Float[np.ndarray, "n 7"]:
-    """x, y, side, strength of the maxima in the middle layer; left, top, side of their filters.
+) -> Float[np.ndarray, "n 4"]:
+    """x, y, side and strength of the maxima in the middle layer.
 
     Place and side are those of the parabola through the neighbors; where that has its maximum over
     a sample away, there is none.
@@ -169,7 +164,7 @@ def _maxima(
     _, rows, columns = near.shape
     margin = side_above // 2 // step + 1
     to_edge = step * (side // 2 // step)
-    out = np.empty((max(rows * columns // 8, 1), 7), np.float32)
+    out = np.empty((max(rows * columns // 8, 1), 4), np.float32)
     count = 0
     for i in range(margin, rows - margin):
         for j in range(margin, columns - margin):
@@ -184,8 +179,7 @@ def _maxima(
                 out[count, 1] = np.float32(top) + half + dy * np.float32(step)
                 side_step = side_above - side
                 out[count, 2] = np.rint(np.float32(side) + ds * np.float32(side_step))
-                out[count, 3], out[count, 4], out[count, 5] = strength, left, top
-                out[count, 6] = side
+                out[count, 3] = strength
                 count += 1
     return out[:count]
 
@@ -229,11 +223,3 @@ def _peak(cube: Float[np.ndarray, "3 3 3"]) -> tuple[bool, float, float, float]:
     ds = d * (xx * (yy * bs - by * ys) - xy * (xy * bs - by * xs) + bx * (xy * ys - yy * xs))
     moved = dx != 0 or dy != 0 or ds != 0
     return moved and max(abs(dx), abs(dy), abs(ds)) <= 1, dx, dy, ds
-
-
-def _is_free(maxima: Float[np.ndarray, "n 7"], free: Sums) -> Bool[np.ndarray, " n"]:
-    """Whose filter, as it was before the refinement, lies at least half on what is free."""
-    left, top, side = maxima[:, 4:].astype(int).T
-    right, bottom = left + side, top + side
-    area = free[top, left] + free[bottom, right] - free[top, right] - free[bottom, left]
-    return area >= 0.5 * side**2
