@@ -256,7 +256,7 @@ def _accumulate(
     weights: Float[np.ndarray, "20 20"],
     out: Float[np.ndarray, " 128"],
 ) -> None:
-    """Adds the patch's weighted gradients to the cells that they are in, and scales to unit norm."""
+    """Adds the patch's weighted gradients to their cells, and scales to unit norm."""
     for y in range(_PATCH):
         for x in range(_PATCH):
             rising, falling = patch[y + 1, x + 1] - patch[y, x], patch[y + 1, x] - patch[y, x + 1]

@@ -55,8 +55,7 @@ def _determinants(phases: Phases, side: int, height: int, width: int) -> Determi
     out = np.zeros((height // step, width // step), np.float32)
     ratio = np.float32(side) / np.float32(_SIDE)
     edges = [
-        np.rint(ratio * np.array(e, np.float32)).astype(np.int64)
-        for e in (_ALONG, _ACROSS, _MIXED)
+        np.rint(ratio * np.array(e, np.float32)).astype(np.int64) for e in (_ALONG, _ACROSS, _MIXED)
     ]
     margin = side // 2 // step
     inner = out[margin:, margin : margin + 1 + (width - side) // step]
@@ -154,7 +153,11 @@ def _side_by_side(
 
 @njit(cache=True, error_model="numpy")
 def _maxima(
-    near: Float[np.ndarray, "3 rows columns"], side: int, side_above: int, step: int, threshold: float
+    near: Float[np.ndarray, "3 rows columns"],
+    side: int,
+    side_above: int,
+    step: int,
+    threshold: float,
 ) -> Float[np.ndarray, "n 4"]:
     """x, y, side and strength of the maxima in the middle layer.
 
@@ -212,9 +215,7 @@ def _peak(cube: Float[np.ndarray, "3 3 3"]) -> tuple[bool, float, float, float]:
     xy = (mid[2, 2] - mid[2, 0] - mid[0, 2] + mid[0, 0]) / four
     xs = (high[1, 2] - high[1, 0] - low[1, 2] + low[1, 0]) / four
     ys = (high[2, 1] - high[0, 1] - low[2, 1] + low[0, 1]) / four
-    determinant = (
-        xx * (yy * ss - ys * ys) - xy * (xy * ss - xs * ys) + xs * (xy * ys - xs * yy)
-    )
+    determinant = xx * (yy * ss - ys * ys) - xy * (xy * ss - xs * ys) + xs * (xy * ys - xs * yy)
     if determinant == 0:
         return False, np.float32(0), np.float32(0), np.float32(0)
     d = _ONE / determinant

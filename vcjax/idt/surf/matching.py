@@ -14,7 +14,7 @@ def nearest(
     other_points: Float[np.ndarray, "m 2"],
     other_descriptors: Float[np.ndarray, "m d"],
 ) -> Int[np.ndarray, " n"]:
-    """Row of the other points with the descriptor nearest to each point's; -1 if all are too far."""
+    """Row of the other point with the nearest descriptor; -1 if none is in the window."""
     out = np.full(len(points), -1)
     for i in range(len(points)):
         best = np.float32(np.inf)
