@@ -68,7 +68,7 @@ def _orientations(
 
 
 @njit(inline="always")
-def _scale(side: float) -> float:
+def _scale(side: np.float32) -> np.float32:
     """The Gaussian's sigma that a filter of this side stands for."""
     return side * np.float32(1.2) / np.float32(9)
 
@@ -110,7 +110,9 @@ def _sample_disk(
 
 
 @njit(cache=True, error_model="numpy")
-def _dominant(gradients: Float[np.ndarray, "2 n"], degrees: Int[np.ndarray, " samples"]) -> float:
+def _dominant(
+    gradients: Float[np.ndarray, "2 n"], degrees: Int[np.ndarray, " samples"]
+) -> np.float32:
     """Direction, in degrees, of the longest sum of gradients within a window of directions."""
     best, best_x, best_y = np.float32(0), np.float32(0), np.float32(0)
     num = gradients.shape[1]

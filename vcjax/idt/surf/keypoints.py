@@ -54,12 +54,13 @@ def _determinants(phases: Phases, side: int, height: int, width: int) -> Determi
     step = len(phases)
     out = np.zeros((height // step, width // step), np.float32)
     ratio = np.float32(side) / np.float32(_SIDE)
-    edges = [
-        np.rint(ratio * np.array(e, np.float32)).astype(np.int64) for e in (_ALONG, _ACROSS, _MIXED)
-    ]
+    along, across, mixed = (
+        np.rint(ratio * np.array(edges, np.float32)).astype(np.int64)
+        for edges in (_ALONG, _ACROSS, _MIXED)
+    )
     margin = side // 2 // step
     inner = out[margin:, margin : margin + 1 + (width - side) // step]
-    _fill_determinants(inner, phases, *edges, 1 + (height - side) // step)
+    _fill_determinants(inner, phases, along, across, mixed, 1 + (height - side) // step)
     return out
 
 
@@ -157,7 +158,7 @@ def _maxima(
     side: int,
     side_above: int,
     step: int,
-    threshold: float,
+    threshold: np.float32,
 ) -> Float[np.ndarray, "n 4"]:
     """x, y, side and strength of the maxima in the middle layer.
 
@@ -199,7 +200,7 @@ def _is_maximum(near: Float[np.ndarray, "3 rows columns"], i: int, j: int) -> bo
 
 
 @njit(cache=True, error_model="numpy")
-def _peak(cube: Float[np.ndarray, "3 3 3"]) -> tuple[bool, float, float, float]:
+def _peak(cube: Float[np.ndarray, "3 3 3"]) -> tuple[bool, np.float32, np.float32, np.float32]:
     """Where the parabola through the samples (side, y, x) has its maximum, in samples x, y, side.
 
     By Cramer's rule in float32; the first says whether it is near and not exactly on the sample.
