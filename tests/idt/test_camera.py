@@ -37,8 +37,9 @@ def test_corners_move_with_the_flow_and_those_on_people_are_left_out(texture):
     image = texture(0, (80, 100))
     flow = np.stack([np.full(image.shape, 2, np.float32), np.full(image.shape, -1, np.float32)])
     box = np.array([[50, 0, 99, 79]], np.float32)
-    everywhere = camera.flow_matches(camera.Pair(image, image, flow, people.NO_BOXES), SETTINGS)
-    beside = camera.flow_matches(camera.Pair(image, image, flow, box), SETTINGS)
+    none = people.NO_BOXES
+    everywhere = camera.flow_matches(camera.Pair(image, image, flow, none, none), SETTINGS)
+    beside = camera.flow_matches(camera.Pair(image, image, flow, none, box), SETTINGS)
     np.testing.assert_array_equal(
         everywhere[1] - everywhere[0], np.tile([2, -1], (len(everywhere[0]), 1))
     )
@@ -58,7 +59,7 @@ def test_stabilizing_undoes_the_motion_and_keeps_the_margin(texture):
 
 def test_unknown_matcher_names_those_there_are():
     with pytest.raises(ValueError, match=r"no matcher 'sift'; use one of .*'flow'"):
-        camera.matcher("sift")
+        camera.matcher("sift", SETTINGS)
 
 
 def test_warped_frame_is_as_published(shared):

@@ -9,6 +9,7 @@ import pytest
 
 from vcjax import idt
 from vcjax.data import video
+from vcjax.idt import surf
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +75,34 @@ def test_rows_agree_with_our_own_homographies(bowling):
     assert all(found.cosine[name] >= 0.995 for name in DESCRIPTORS), found.cosine
 
 
+def test_rows_are_the_published_ones_with_surf(bowling):
+    grey, reference, _ = bowling
+    actual = idt.extract(grey, matcher="surf")
+    found = agreement(actual, reference, last_frame=75, tolerance=0.01)
+    assert found.recall >= 0.999 and found.precision >= 0.998
+    assert found.cosine["trajectory"] >= 0.9999
+    assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+
+
+def test_surf_finds_as_many_matches_as_the_published_program(bowling, shared):
+    grey, _, _ = bowling
+    with np.load(shared / "idt" / "bowling.homographies.npz") as reference:
+        expected = reference["surf_matches"][:10]
+    features = [surf.features(frame) for frame in grey[:11]]
+    counts = [len(surf.match(*pair)[0]) for pair in zip(features, features[1:], strict=False)]
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_rows_with_boxes_around_people_are_nearly_those_published_with_surf(bowling, shared):
+    grey, _, _ = bowling
+    reference = dict(np.load(shared / "idt" / "bowling.people.features.npz"))
+    actual = idt.extract(grey[:61], people=shared / "idt" / "bowling.bb", matcher="surf")
+    found = agreement(actual, reference, last_frame=60, tolerance=0.01)
+    # the steps of one pair of frames in six differ, why is not known
+    assert found.recall >= 0.99 and found.precision >= 0.98
+    assert all(found.cosine[name] >= 0.999 for name in DESCRIPTORS), found.cosine
+
+
 def test_boxes_around_people_bring_rows_closer_to_those_published_with_them(bowling, shared):
     grey, _, _ = bowling
     reference = dict(np.load(shared / "idt" / "bowling.people.features.npz"))
@@ -90,6 +119,14 @@ def test_rows_of_the_sample_video_are_those_of_2013(shared):
     found = agreement(actual, reference, last_frame=359, tolerance=1)
     assert found.recall >= 0.995 and found.precision >= 0.995
     assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+
+
+def test_rows_of_the_sample_video_are_exactly_those_of_2013_with_surf(shared):
+    reference = dict(np.load(shared / "idt" / "boxing.golden2013.npz"))
+    actual = idt.extract(shared / "idt" / "boxing.avi", matcher="surf")
+    found = agreement(actual, reference, last_frame=359, tolerance=0.01)
+    assert found.recall >= 0.999 and found.precision >= 0.998
+    assert all(found.cosine[name] >= 0.999 for name in DESCRIPTORS), found.cosine
 
 
 def test_decoded_frames_are_the_published_ones(bowling, shared):

@@ -161,8 +161,9 @@ def _write_video(directory: Path, seed: int, row: int, motion: str, scene: int) 
         stream = container.add_stream("libx264", rate=Fraction(FPS))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         # a key frame every 8, so that a clip's frames are near one; one thread: the same bytes
-        options = {"crf": "20", "preset": "veryfast", "tune": "fastdecode"}
-        stream.options = options | {"g": "8", "threads": "1"}
+        stream.options = {
+            "crf": "20", "preset": "veryfast", "tune": "fastdecode", "g": "8", "threads": "1",
+        }  # fmt: skip
         for picture in pictures(motion, scene, seed=seed, row=row):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(stream.encode(frame))

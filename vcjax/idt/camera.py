@@ -4,6 +4,8 @@ Wang & Schmid 2013, Sec. 2.
 """
 
 from collections.abc import Callable
+from functools import partial
+from math import ceil, floor
 from typing import NamedTuple
 
 import cv2
@@ -11,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numba import njit
 
-from vcjax.idt import people
+from vcjax.idt import people, surf
 from vcjax.idt.trajectories import IdtSettings
 
 Grey = UInt8[np.ndarray, "h w"]
@@ -19,39 +21,77 @@ Homography = Float[np.ndarray, "3 3"]  # maps points (x, y, 1) of the previous f
 
 
 class Pair(NamedTuple):
-    """Two successive frames, the motion between them, and where people are on the second."""
+    """Two successive frames, the motion between them, and where people are on each."""
 
     previous: Grey
     current: Grey
     flow: Float[np.ndarray, "2 h w"]
+    previous_boxes: people.Boxes
     boxes: people.Boxes
 
 
 Matches = tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]
+# What finds matches: called with the successive pairs of one video, in order.
+Matcher = Callable[[Pair], Matches]
 
 
 def flow_matches(pair: Pair, settings: IdtSettings) -> Matches:
     """Corners of the previous frame, and where the flow takes them. None of them on people."""
     corners = cv2.goodFeaturesToTrack(
-        pair.previous, settings.num_corners, settings.corner_quality, settings.corner_distance
+        pair.previous,
+        settings.num_corners,
+        settings.corner_quality,
+        settings.corner_distance,
+        mask=_background(pair.boxes, pair.previous.shape),
     )
     if corners is None:
         return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
     points = corners.reshape(-1, 2)
-    points = points[~people.covers(pair.boxes, points)]
     x, y = np.rint(points).astype(int).T
     return points, points + pair.flow[:, y, x].T
 
 
-# What finds point matches, by the name that the settings use.
-MATCHERS: dict[str, Callable[[Pair, IdtSettings], Matches]] = {"flow": flow_matches}
+class SurfMatcher:
+    """Corners and the flow, then SURF points of both frames, each frame's found once."""
+
+    def __init__(self, settings: IdtSettings) -> None:
+        self._settings = settings
+        self._previous: surf.Features | None = None
+
+    def __call__(self, pair: Pair) -> Matches:
+        """Matches of the next pair."""
+        previous = self._previous
+        if previous is None:
+            free = _background(pair.previous_boxes, pair.previous.shape)
+            previous = surf.features(pair.previous, free)
+        current = surf.features(pair.current, _background(pair.boxes, pair.current.shape))
+        self._previous = current
+        both = flow_matches(pair, self._settings), surf.match(previous, current)
+        return np.concatenate([m[0] for m in both]), np.concatenate([m[1] for m in both])
 
 
-def matcher(name: str) -> Callable[[Pair, IdtSettings], Matches]:
-    """The matcher of that name. Raises ValueError naming those there are."""
+def _background(boxes: people.Boxes, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w"] | None:
+    """1 where no box is, else 0; None if there are no boxes."""
+    if not len(boxes):
+        return None
+    free = np.ones(shape, np.uint8)
+    for left, top, right, bottom in boxes.tolist():
+        free[ceil(top) : floor(bottom) + 1, ceil(left) : floor(right) + 1] = 0
+    return free
+
+
+# What makes the matcher of a video, by the name that the settings use.
+MATCHERS: dict[str, Callable[[IdtSettings], Matcher]] = {
+    "flow": lambda settings: partial(flow_matches, settings=settings),
+    "surf": SurfMatcher,
+}
+
+
+def matcher(name: str, settings: IdtSettings) -> Matcher:
+    """A new matcher of that kind. Raises ValueError naming those there are."""
     if name not in MATCHERS:
         raise ValueError(f"no matcher {name!r}; use one of {sorted(MATCHERS)}")
-    return MATCHERS[name]
+    return MATCHERS[name](settings)
 
 
 def homography(matches: Matches, settings: IdtSettings) -> Homography:

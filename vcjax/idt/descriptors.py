@@ -104,23 +104,28 @@ def _gradient(
         down[x] = below[x] - above[x]
 
 
-@njit(cache=True, error_model="numpy")
-def _measure(x: Row, y: Row, length: Row, position: Row) -> None:
-    """Length, and direction in eighths of a turn.
+@njit(cache=True, inline="always")
+def degrees(x: np.float32, y: np.float32) -> np.float32:
+    """Direction of (x, y) in [0, 360].
 
     By the polynomial for the arc tangent that the published descriptors are made with.
     """
+    ax, ay = abs(x), abs(y)
+    c = min(ax, ay) / (max(ax, ay) + _TINY)
+    c2 = c * c
+    angle = (((_P7 * c2 + _P5) * c2 + _P3) * c2 + _P1) * c
+    angle = np.float32(90) - angle if ay > ax else angle
+    angle = np.float32(180) - angle if x < 0 else angle
+    return np.float32(360) - angle if y < 0 else angle
+
+
+@njit(cache=True, error_model="numpy")
+def _measure(x: Row, y: Row, length: Row, position: Row) -> None:
+    """Length, and direction in eighths of a turn."""
     for i in range(len(x)):
         length[i] = np.sqrt(x[i] * x[i] + y[i] * y[i])
     for i in range(len(x)):
-        ax, ay = abs(x[i]), abs(y[i])
-        c = min(ax, ay) / (max(ax, ay) + _TINY)
-        c2 = c * c
-        angle = (((_P7 * c2 + _P5) * c2 + _P3) * c2 + _P1) * c
-        angle = np.float32(90) - angle if ay > ax else angle
-        angle = np.float32(180) - angle if x[i] < 0 else angle
-        angle = np.float32(360) - angle if y[i] < 0 else angle
-        position[i] = angle * _PER_DEGREE
+        position[i] = degrees(x[i], y[i]) * _PER_DEGREE
 
 
 @njit(cache=True, inline="always")

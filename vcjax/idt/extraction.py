@@ -99,18 +99,21 @@ def _with_grey(video: Video) -> Iterator[tuple[np.ndarray, UInt8[np.ndarray, "h 
 
 def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Motion:
     """The camera's motion from matches that are not on people."""
-    find_matches = camera.matcher(matcher)
+    find_matches = camera.matcher(matcher, settings)
     name = str(boxes) if isinstance(boxes, str | Path) else "people"
     given = people.read(boxes) if isinstance(boxes, str | Path) else boxes
+
+    def of_frame(index: int, shape: tuple[int, ...]) -> people.Boxes:
+        if given is None:
+            return people.NO_BOXES
+        return people.clip(people.of_frame(given, index, name), shape[0], shape[1])
 
     def motion(
         index: int, previous: camera.Grey, current: camera.Grey, flow: Float[np.ndarray, "2 h w"]
     ) -> camera.Homography:
-        found = people.NO_BOXES
-        if given is not None:
-            found = people.clip(people.of_frame(given, index, name), *current.shape)
-        pair = camera.Pair(previous, current, flow, found)
-        return camera.homography(find_matches(pair, settings), settings)
+        boxes_of_both = (of_frame(i, current.shape) for i in (index - 1, index))
+        pair = camera.Pair(previous, current, flow, *boxes_of_both)
+        return camera.homography(find_matches(pair), settings)
 
     return motion
 
