@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from vcjax.idt import collection, storage
+from vcjax.idt import collection, storage, workers
 
 
 @pytest.fixture
@@ -112,12 +112,13 @@ class Bomb:
 
 def test_a_video_that_kills_its_process_is_named_and_the_others_are_done(videos, tmp_path):
     jobs = [
-        collection._Job(video_id, path, None, "flow", storage.path_of(tmp_path, video_id))
+        collection.Job(video_id, path, None, "flow", storage.path_of(tmp_path, video_id))
         for video_id, path in [("bomb", Bomb()), *((k, tmp_path / v) for k, v in videos.items())]
     ]
-    results = {result.job.video_id: result for result in collection._run_all(jobs, 2)}
+    run = workers.run_all(jobs, collection.extract_one, 2)
+    results = {result.job.video_id: result for result in run}
     assert "died" in results["bomb"].problem
-    assert results["two"].num_rows and results["a/one"].num_rows
+    assert results["two"].count and results["a/one"].count
 
 
 def test_on_error_is_one_of_two(videos, tmp_path):
