@@ -1,30 +1,11 @@
 import logging
 import os
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from vcjax.idt import collection, storage, workers
-
-
-@pytest.fixture
-def videos(tmp_path, moving_patch):
-    """Ids and files of two small videos."""
-    found = {}
-    for video_id, frames in (("a/one", moving_patch[:18]), ("two", moving_patch[6:24, ::-1])):
-        path = tmp_path / f"{video_id.replace('/', '_')}.avi"
-        with av.open(path, "w") as container:
-            stream = container.add_stream("ffv1", rate=Fraction(25))
-            stream.width, stream.height, stream.pix_fmt = 160, 128, "gray"
-            for frame in frames:
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray")
-                container.mux(stream.encode(picture))
-            container.mux(stream.encode())
-        found[video_id] = str(path)
-    return found
 
 
 def run(videos, directory, **options):
