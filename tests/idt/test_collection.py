@@ -99,7 +99,7 @@ def test_a_video_that_kills_its_process_is_named_and_the_others_are_done(videos,
     run = workers.run_all(jobs, collection.extract_one, 2)
     results = {result.job.video_id: result for result in run}
     assert "died" in results["bomb"].problem
-    assert results["two"].count and results["a/one"].count
+    assert results["two"].num_found and results["a/one"].num_found
 
 
 def test_on_error_is_one_of_two(videos, tmp_path):

@@ -30,9 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "beam", help="extract, by Apache Beam; takes its options too", allow_abbrev=False
         )
     )
-    options, options.for_beam = parser.parse_known_args(arguments)
-    if options.for_beam and options.command != "beam":
-        parser.error(f"not understood: {' '.join(options.for_beam)}")
+    options, others = parser.parse_known_args(arguments)
+    if others and options.command != "beam":
+        parser.error(f"not understood: {' '.join(others)}")
+    options.for_beam = others
     try:
         options.run(options)
     except (ValueError, OSError) as error:

@@ -39,13 +39,13 @@ class Extract(beam.DoFn):
             time.sleep(self._wait * 2**retry)
             result = workers.attempt(collection.extract_one, job)
         self._counters["failed" if result.problem else "videos"].inc()
-        self._counters["trajectories"].inc(result.count)
+        self._counters["trajectories"].inc(result.num_found)
         if result.problem:
             collection.leave_empty(result)
             reason = " ".join(result.problem.split())
             yield beam.pvalue.TaggedOutput(_FAILED, f"{job.video_id}\t{job.video}\t{reason}")
         else:
-            yield job.video_id, result.count
+            yield job.video_id, result.num_found
 
 
 def run(

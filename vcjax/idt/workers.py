@@ -33,7 +33,7 @@ class Result(NamedTuple, Generic[J]):
     """How much was found (trajectories, frames with people), or why there is nothing."""
 
     job: J
-    count: int
+    num_found: int
     problem: str
 
 
@@ -51,7 +51,7 @@ def run(
     failed: list[Result[J]] = []
     bar = progress.bar(desc=desc, unit="video", total=len(jobs))
     for result in run_all(jobs, work, num_workers):
-        counts[result.job.video_id] = result.count
+        counts[result.job.video_id] = result.num_found
         if result.problem:
             failed.append(result)
         bar.update()

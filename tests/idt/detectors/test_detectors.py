@@ -10,6 +10,14 @@ def test_the_largest_stay():
     assert len(detectors.largest(found, 5)) == 3
 
 
+def test_of_boxes_that_overlap_the_surest_stays():
+    sides = np.float32([[0, 0, 10, 10], [1, 0, 10, 10], [30, 0, 10, 10], [0, 5, 10, 10]])
+    scores = np.float32([-0.5, 0.2, -1.0, -0.7])  # the last overlaps the second by 0.29
+    assert detectors.distinct(sides, scores, 0.5).tolist() == [1, 3, 2]
+    assert detectors.distinct(sides, scores, 0.2).tolist() == [1, 2]
+    assert detectors.distinct(sides[:0], scores[:0], 0.5).tolist() == []
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -11,11 +11,10 @@ def test_nobody_is_found_on_an_even_wall():
     assert found.shape == (0, 5)
 
 
-def test_a_boxer_before_a_plain_background_is_one_person(shared):
-    frames = list(islice(video.frames(shared / "idt" / "boxing.avi"), 0, 100, 20))
+def test_the_boxer_is_found_on_most_frames_and_where_he_stands(shared):
+    frames = islice(video.frames(shared / "idt" / "boxing.avi"), 0, 60, 10)
     detector = detectors.create("hog")
     found = [detector(frame) for frame in frames]
-    assert sum(len(people) == 1 for people in found) >= 4
-    height, width = frames[0].shape[:2]
-    for left, top, right, bottom, _ in np.concatenate(found):
-        assert 0.3 * height < bottom - top < height and 0.1 * width < right - left < 0.6 * width
+    assert sum(len(people) > 0 for people in found) >= 4  # of 6
+    left, top, right, bottom, _ = np.concatenate(found).T
+    assert ((left > 50) & (right < 105) & (top > 5) & (bottom < 115)).mean() >= 0.7

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from vcjax.idt import detectors
 from vcjax.idt.detectors import Detections, Frame
 
 MIN_SCORE = 0.3  # distance to the hyperplane of the linear SVM
@@ -17,21 +18,27 @@ class HogDetector:
     def __init__(self, min_score: float) -> None:
         self._min_score = min_score
         self._hog = cv2.HOGDescriptor()
-        self._hog.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
+        self._hog.setSVMDetector(np.asarray(cv2.HOGDescriptor.getDefaultPeopleDetector()))
 
     def __call__(self, frame: Frame) -> Detections:
         """People on the frame."""
         scale = max(1.0, _MIN_SHORT_SIDE / min(frame.shape[:2]))
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-        windows, scores = self._hog.detectMultiScale(
-            grey, hitThreshold=self._min_score, winStride=(8, 8), scale=1.1, groupThreshold=0
+        windows, distances = self._hog.detectMultiScale(
+            grey,
+            hitThreshold=self._min_score,
+            winStride=(8, 8),
+            padding=(32, 32),  # people reach over the frame's border
+            scale=1.1,
+            groupThreshold=0,
         )
         if not len(windows):
             return np.zeros((0, 5), np.float32)
-        kept = cv2.dnn.NMSBoxes(windows, scores, self._min_score, _MAX_OVERLAP)
+        scores = np.asarray(distances, np.float32).ravel()
+        kept = detectors.distinct(windows, scores, _MAX_OVERLAP)
         left, top, width, height = np.asarray(windows, np.float32)[kept].T
         across, down = width * _PADDING[0] / 64, height * _PADDING[1] / 128 / 2
         corners = (left + across, top + down, left + width - across, top + height - down)
         people = np.stack(corners, axis=1) / np.float32(scale)
-        return np.column_stack([people, np.asarray(scores, np.float32).ravel()[kept]])
+        return np.column_stack([people, scores[kept]])

@@ -19,12 +19,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from vcjax.idt import detectors
 from vcjax.idt.detectors import Detections, Frame
 
 MIN_SCORE = 0.4  # probability
 _MAX_OVERLAP = 0.6  # intersection over union of two people
-_IMAGENET_MEAN = np.float32([123.675, 116.28, 103.53])
-_IMAGENET_STD = np.float32([58.395, 57.12, 57.375])
+_IMAGENET_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+_IMAGENET_STD = np.array([58.395, 57.12, 57.375], np.float32)
 _GREY = 114  # around a frame that keeps its shape
 _STRIDES = (4, 8, 16, 32, 64, 128)
 
@@ -55,8 +56,7 @@ class OnnxDetector:
         near = scores >= self._min_score
         boxes, scores = boxes[near] / np.tile(scale, 2), scores[near]
         sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        kept = cv2.dnn.NMSBoxes(sides, scores, self._min_score, _MAX_OVERLAP)
-        return np.column_stack([boxes, scores])[np.asarray(kept, int)]
+        return np.column_stack([boxes, scores])[detectors.distinct(sides, scores, _MAX_OVERLAP)]
 
 
 class Size(NamedTuple):
@@ -73,7 +73,7 @@ Scale = Float[np.ndarray, "2"]  # pixels of the input a pixel of the frame, in x
 def resized(frame: Frame, size: Size) -> tuple[Float[np.ndarray, "3 h w"], Scale]:
     """The frame over all of the input, with ImageNet's mean and deviation."""
     picture = cv2.resize(frame, (size.width, size.height), interpolation=cv2.INTER_LINEAR)
-    scale = np.float32([size.width / frame.shape[1], size.height / frame.shape[0]])
+    scale = np.array([size.width / frame.shape[1], size.height / frame.shape[0]], np.float32)
     return ((picture - _IMAGENET_MEAN) / _IMAGENET_STD).transpose(2, 0, 1), scale
 
 
@@ -83,7 +83,8 @@ def fitted(frame: Frame, size: Size) -> tuple[Float[np.ndarray, "3 h w"], Scale]
     height, width = (round(side * scale) for side in frame.shape[:2])
     picture = np.full((*size, 3), _GREY, np.uint8)
     cv2.resize(frame, (width, height), dst=picture[:height, :width])
-    return picture.transpose(2, 0, 1) / np.float32(255), np.float32([scale, scale])
+    scaled = picture.transpose(2, 0, 1).astype(np.float32) / 255
+    return scaled, np.array([scale, scale], np.float32)
 
 
 def has_levels(shapes: Sequence[Sequence[int | str]], path: str) -> bool:
