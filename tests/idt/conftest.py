@@ -1,5 +1,8 @@
 """Scenes made here: texture that moves as the test says."""
 
+from fractions import Fraction
+
+import av
 import cv2
 import numpy as np
 import pytest
@@ -28,3 +31,31 @@ def moving_patch(texture):
         frame[top : top + 40, 60:100] = square
         frames.append(frame)
     return np.stack(frames)
+
+
+@pytest.fixture
+def write_gray(tmp_path):
+    """A function of a name and frames: the file of them, without loss."""
+
+    def write(name, frames):
+        path = tmp_path / f"{name}.avi"
+        with av.open(path, "w") as container:
+            stream = container.add_stream("ffv1", rate=Fraction(25))
+            stream.height, stream.width = frames.shape[1:]
+            stream.pix_fmt = "gray"
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray")
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def videos(write_gray, moving_patch):
+    """Ids and files of two small videos in which something moves."""
+    return {
+        "a/one": str(write_gray("a_one", moving_patch[:18])),
+        "two": str(write_gray("two", moving_patch[6:24, ::-1])),
+    }

@@ -1,30 +1,11 @@
 import logging
 import os
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
-from vcjax.idt import collection, storage
-
-
-@pytest.fixture
-def videos(tmp_path, moving_patch):
-    """Ids and files of two small videos."""
-    found = {}
-    for video_id, frames in (("a/one", moving_patch[:18]), ("two", moving_patch[6:24, ::-1])):
-        path = tmp_path / f"{video_id.replace('/', '_')}.avi"
-        with av.open(path, "w") as container:
-            stream = container.add_stream("ffv1", rate=Fraction(25))
-            stream.width, stream.height, stream.pix_fmt = 160, 128, "gray"
-            for frame in frames:
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray")
-                container.mux(stream.encode(picture))
-            container.mux(stream.encode())
-        found[video_id] = str(path)
-    return found
+from vcjax.idt import collection, storage, workers
 
 
 def run(videos, directory, **options):
@@ -112,12 +93,13 @@ class Bomb:
 
 def test_a_video_that_kills_its_process_is_named_and_the_others_are_done(videos, tmp_path):
     jobs = [
-        collection._Job(video_id, path, None, "flow", storage.path_of(tmp_path, video_id))
+        collection.Job(video_id, path, None, "flow", storage.path_of(tmp_path, video_id))
         for video_id, path in [("bomb", Bomb()), *((k, tmp_path / v) for k, v in videos.items())]
     ]
-    results = {result.job.video_id: result for result in collection._run_all(jobs, 2)}
+    run = workers.run_all(jobs, collection.extract_one, 2)
+    results = {result.job.video_id: result for result in run}
     assert "died" in results["bomb"].problem
-    assert results["two"].num_rows and results["a/one"].num_rows
+    assert results["two"].num_found and results["a/one"].num_found
 
 
 def test_on_error_is_one_of_two(videos, tmp_path):

@@ -1,3 +1,5 @@
+import argparse
+
 import av
 import numpy as np
 import pytest
@@ -25,6 +27,39 @@ def test_extract_writes_a_file_for_each_video(folder, tmp_path, capsys):
     command.main(["extract", "--manifest", str(folder), "--out", str(out), "--num_workers", "1"])
     (path,) = out.iterdir()
     assert f"{storage.read(path).num_rows} trajectories of 1 videos" in capsys.readouterr().out
+
+
+def test_parts_cover_every_video_once(folder):
+    for name in ("two", "three", "four"):
+        (folder / f"{name}.mkv").write_bytes((folder / "bounce" / "one.mkv").read_bytes())
+    parts = [
+        command._videos(argparse.Namespace(manifest=folder, shard=command.shard(f"{i}/3")))
+        for i in (1, 2, 3)
+    ]
+    assert [list(part) for part in parts] == [["bounce/one", "two"], ["four"], ["three"]]
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "-1/3"])
+def test_parts_that_are_none_are_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["extract", "--manifest", "v", "--out", "o", f"--shard={text}"])
+    assert "is not I/N with I from 1 to N" in capsys.readouterr().err
+
+
+def test_detect_and_extract_with_the_boxes(folder, tmp_path, capsys):
+    boxes, out = str(tmp_path / "boxes"), str(tmp_path / "out")
+    common = ["--manifest", str(folder), "--num_workers", "1"]
+    command.main(["detect", *common, "--out", boxes])
+    assert "frames of 1 videos" in capsys.readouterr().out
+    assert len((tmp_path / "boxes" / "bounce" / "one.bb").read_text().splitlines()) == 18
+    command.main(["extract", *common, "--out", out, "--people", boxes])
+    assert "trajectories of 1 videos" in capsys.readouterr().out
+
+
+def test_what_is_no_option_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["draw", "v.mp4", "o.mp4", "--runner=DirectRunner"])
+    assert "not understood: --runner=DirectRunner" in capsys.readouterr().err
 
 
 def test_draw_colors_the_tracks(folder, tmp_path):

@@ -13,7 +13,7 @@ def test_boxes_by_line(tmp_path):
     np.testing.assert_array_equal(third, [[5, 6, 7, 8], [9, 10, 11, 12]])
 
 
-@pytest.mark.parametrize("line", ["1 2 3", "1 2 3 x 5 6", "", "1 2 3 4 nan 6"])
+@pytest.mark.parametrize("line", ["1 2 3", "1 2 3 x 5 6", "", "1 2 3 4 nan 6", "1 30 2 3 40 0.9"])
 def test_a_malformed_line_is_named(tmp_path, line):
     path = tmp_path / "v.bb"
     path.write_text(f"0\n{line}\n")
@@ -24,8 +24,8 @@ def test_a_malformed_line_is_named(tmp_path, line):
 def test_boxes_are_clipped_to_the_frame():
     boxes = np.array([[-5, -5, 1000, 50], [400, 300, 500, 400]], np.float32)
     clipped = people.clip(boxes, 240, 320)
-    np.testing.assert_array_equal(clipped[0], [0, 0, 319, 50])
-    inside = np.array([[0, 0], [100, 51], [200, 120]], np.float32)
+    np.testing.assert_array_equal(clipped, [[0, 0, 319, 50]])
+    inside = np.array([[0, 0], [100, 51], [319, 239]], np.float32)
     np.testing.assert_array_equal(people.covers(clipped, inside), [True, False, False])
 
 
@@ -36,3 +36,25 @@ def test_no_boxes_cover_nothing():
 def test_too_few_lines_are_an_error():
     with pytest.raises(ValueError, match="v.bb: boxes for 2 frames"):
         people.of_frame([people.NO_BOXES] * 2, 2, "v.bb")
+
+
+def test_what_is_no_text_is_named(tmp_path):
+    (tmp_path / "v.bb").write_bytes(b"\xff\x00")
+    with pytest.raises(ValueError, match=r"v\.bb: not a box file"):
+        people.read(tmp_path / "v.bb")
+
+
+def test_lines_count_and_not_frame_numbers(tmp_path, caplog):
+    (tmp_path / "v.bb").write_text("7 1 2 30 40 0.9\n9\n")
+    assert [len(boxes) for boxes in people.read(tmp_path / "v.bb")] == [1, 0]
+    assert "do not count up" in caplog.text
+
+
+def test_ids_may_hold_subfolders(tmp_path):
+    assert people.path_of(tmp_path, "a/b.c") == tmp_path / "a" / "b.c.bb"
+
+
+@pytest.mark.parametrize("video_id", ["../a", "a/../../b", "/etc/a", "..", ".", ""])
+def test_ids_that_leave_the_folder_are_refused(tmp_path, video_id):
+    with pytest.raises(ValueError, match="outside"):
+        people.path_of(tmp_path, video_id)
