@@ -13,7 +13,7 @@ from vcjax.idt.trajectories import IdtSettings, Trajectories
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # of the trajectories; another one extracts anew
+_VERSION = 2  # of the trajectories; another one extracts anew
 
 
 class Job(NamedTuple):

@@ -95,12 +95,12 @@ def product_by_clip(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
     The patches of one clip stay in the processor's cache, and the gradient gathers them again.
     Stride 1 in time.
     """
-    num_taps, features = kernel.shape[0], kernel.shape[-1]
+    num_taps, height, width, _, features = kernel.shape
     matrix = jnp.moveaxis(kernel, 0, 3).reshape(-1, num_taps * features)
     reach = num_taps // 2
 
     def one(clip: Float[Array, "t h w c"]) -> Float[Array, "t h w d"]:
-        products = _patches(clip, kernel.shape[1:3], stride[1:]) @ matrix
+        products = _patches(clip, (height, width), stride[1:]) @ matrix
         padded = jnp.pad(products, ((reach, reach), (0, 0), (0, 0), (0, 0)))
         length = len(clip)
         taps = [
