@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +99,7 @@ class Model:
         }
 
     def encode_each(
-        self, descriptors: Iterable[tuple[str, Float[np.ndarray, "_ d"]]], *, reading: str
+        self, descriptors: Iterable[tuple[str, row_source.Rows]], *, reading: str
     ) -> Iterator[tuple[str, Float[np.ndarray, " o"] | None]]:
         """Id and p(psi) of each video, None for one without rows, in the order of `descriptors`.
 
@@ -114,14 +115,10 @@ class Model:
         video_ids: list[str] = []  # of the items that have not come yet
         num_given = 0
 
-        def rows() -> Iterator[Float[np.ndarray, "_ d"]]:
+        def rows() -> Iterator[row_source.Rows]:
             for video_id, x in descriptors:
-                if len(x) and x.shape[1] != self.num_dims:
-                    raise ValueError(
-                        f"{video_id}: rows of {x.shape[1]} values, not {self.num_dims}"
-                    )
                 video_ids.append(video_id)
-                yield x
+                yield partial(self._pieces, video_id, x)
 
         for ended, gradients in mean_gradients(encoders, rows(), self.num_dims):
             if not ended:
@@ -132,8 +129,16 @@ class Model:
             num_given = max(ended) + 1
         yield from ((video_id, None) for video_id in video_ids)
 
+    def _pieces(self, video_id: str, x: row_source.Rows) -> Iterator[Float[np.ndarray, "_ d"]]:
+        for piece in row_source.pieces(x):
+            if len(piece) and piece.shape[1] != self.num_dims:
+                raise ValueError(
+                    f"{video_id}: rows of {piece.shape[1]} values, not {self.num_dims}"
+                )
+            yield piece
+
     def encode_collection(
-        self, descriptors: Iterable[tuple[str, Float[np.ndarray, "_ d"]]], *, reading: str
+        self, descriptors: Iterable[tuple[str, row_source.Rows]], *, reading: str
     ) -> tuple[tuple[str, ...], Float[np.ndarray, "v o"], Bool[np.ndarray, " v"]]:
         """Ids, p(psi) of `encode_each`, 0 where there is none, and which videos have one."""
         encoded = list(self.encode_each(descriptors, reading=reading))

@@ -1,6 +1,7 @@
 """The IDT prior: descriptors of every video to one Fisher vector p(psi) each (Sec. 3.3)."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 import fisher
-from fisher.rows import Columns
+from fisher.rows import Columns, Rows
 from fisher.vectors import FisherVectors
 from vcjax import progress
 from vcjax.idt import storage
@@ -76,11 +77,15 @@ def encode(
 ) -> FisherVectors:
     """p(psi) of every video of `video_ids`."""
 
-    def descriptors() -> Iterator[tuple[str, Float[np.ndarray, "n d"]]]:
+    def descriptors() -> Iterator[tuple[str, Rows]]:
         for video_id in progress.bar(video_ids, desc="fisher: encode", unit="video"):
-            yield video_id, storage.read(storage.path_of(directory, video_id)).features
+            yield video_id, partial(_features, storage.path_of(directory, video_id))
 
     return FisherVectors(*model.encode_collection(descriptors(), reading=reading))
+
+
+def _features(path: Path) -> Iterator[Float[np.ndarray, "_ d"]]:
+    return (rows.features for rows in storage.read_blocks(path))
 
 
 def apart(

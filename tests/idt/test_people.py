@@ -25,12 +25,6 @@ def test_boxes_are_clipped_to_the_frame():
     boxes = np.array([[-5, -5, 1000, 50], [400, 300, 500, 400]], np.float32)
     clipped = people.clip(boxes, 240, 320)
     np.testing.assert_array_equal(clipped, [[0, 0, 319, 50]])
-    inside = np.array([[0, 0], [100, 51], [319, 239]], np.float32)
-    np.testing.assert_array_equal(people.covers(clipped, inside), [True, False, False])
-
-
-def test_no_boxes_cover_nothing():
-    assert not people.covers(people.NO_BOXES, np.zeros((3, 2), np.float32)).any()
 
 
 def test_too_few_lines_are_an_error():

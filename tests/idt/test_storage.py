@@ -84,3 +84,47 @@ def test_every_id_has_a_file_of_its_own_within_the_folder(tmp_path):
     for path in paths:
         assert path.resolve().parent == tmp_path.resolve() and len(os.fsencode(path.name)) < 200
         storage.write(path, Trajectories.empty())
+
+
+def test_frames_are_read_as_written_at_once_however_they_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_SPOOL_SIZE", 1000)  # the rest goes to the disk
+    monkeypatch.setattr(storage, "_BLOCK_ROWS", 7)
+    generator = np.random.default_rng(0)
+    rows = Trajectories(*(generator.random((50, w), np.float32) for w in COLUMNS.values()))
+    rows.header[:, 9] = np.sort(generator.integers(0, 40, 50)) - 7.5
+    cuts = [0, 20, 20, 21, 50]
+    frames = [
+        Trajectories(*(array[a:b] for array in rows)) for a, b in zip(cuts, cuts[1:], strict=False)
+    ]
+    assert storage.write_frames(tmp_path / "a.npz", iter(frames), source={"size": 3}) == 50
+    expected = rows.header.copy()
+    expected[:, 9] = np.clip(rows.header[:, 9] / 4, 0, 0.999)  # of four frames
+    storage.write(tmp_path / "b.npz", rows._replace(header=expected), source={"size": 3})
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert storage.inspect(tmp_path / "a.npz") == (50, {"size": 3})
+    blocks = list(storage.read_blocks(tmp_path / "a.npz"))
+    assert [block.num_rows for block in blocks] == [7] * 7 + [1]
+    np.testing.assert_array_equal(
+        np.concatenate([block.features for block in blocks]),
+        storage.read(tmp_path / "a.npz").features,
+    )
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, trajectories):
+    def frames():
+        yield trajectories
+        raise OSError("the video ends here")
+
+    storage.write(tmp_path / "v.npz", Trajectories.empty())
+    with pytest.raises(OSError, match="ends here"):
+        storage.write_frames(tmp_path / "v.npz", frames())
+    assert os.listdir(tmp_path) == ["v.npz"] and storage.read(tmp_path / "v.npz").num_rows == 0
+
+
+def test_files_of_numpy_are_read(tmp_path, trajectories):
+    storage.write(tmp_path / "v.npz", trajectories)
+    with np.load(tmp_path / "v.npz") as stored:
+        np.savez(tmp_path / "w.npz", **stored)
+    np.testing.assert_array_equal(
+        storage.read(tmp_path / "w.npz").features, storage.read(tmp_path / "v.npz").features
+    )

@@ -84,7 +84,7 @@ def test_a_row_is_in_pixels_of_the_video(scale):
     row = tracks.finish(finished, frame=20, scale=scale, height=100, width=200, settings=SETTINGS)
     std = 2 * np.sqrt((16**2 - 1) / 12)
     expected = [20, 25 * scale, 10 * scale, std * scale, 0, 30 * scale, scale]
-    expected += [0.125 * scale, 0.1 * scale, 0]
+    expected += [0.125 * scale, 0.1 * scale, 12.5]
     np.testing.assert_allclose(row.header[0], expected, rtol=1e-5)
     np.testing.assert_allclose(row.trajectory[0].reshape(15, 2), np.tile([1 / 15, 0], (15, 1)))
     np.testing.assert_allclose(row.hog, 0.2)  # the mean of 5 frames

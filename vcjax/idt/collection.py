@@ -79,9 +79,8 @@ def extract_one(job: Job) -> int:
         return found
     from vcjax.idt import extraction  # OpenCV and numba, not needed where all is done
 
-    trajectories = extraction.extract(job.video, people=job.boxes, matcher=job.matcher)
-    storage.write(job.target, trajectories, source=source)
-    return trajectories.num_rows
+    frames = extraction.extract_frames(job.video, people=job.boxes, matcher=job.matcher)
+    return storage.write_frames(job.target, frames, source=source)
 
 
 def leave_empty(result: workers.Result[Job]) -> None:
@@ -110,8 +109,8 @@ def _stored_count(target: Path, source: Mapping[str, Any]) -> int | None:
     if not target.exists():
         return None
     try:
-        trajectories, stored = storage.read_with_source(target)
+        num_rows, stored = storage.inspect(target)
     except storage.StorageError as error:
         log.warning("%s; extracted again", error)
         return None
-    return trajectories.num_rows if stored == source else None
+    return num_rows if stored == source else None

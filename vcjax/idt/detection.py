@@ -1,7 +1,6 @@
 """Box files of every video of a collection, in parallel; what is done already stays."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vcjax.data import video as videos
-from vcjax.idt import detectors, people, workers
+from vcjax.idt import atomic, detectors, people, workers
 
 _SETTINGS = "detector.json"
 
@@ -93,9 +92,5 @@ def _detector(settings: Settings) -> detectors.Detector:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic.replacing(path) as file:
+        file.write(text.encode())

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 
 from vcjax.data import video as videos
 from vcjax.idt import camera, descriptors, flow, people, pyramid, tracks
-from vcjax.idt.trajectories import IdtSettings, Trajectories
+from vcjax.idt.trajectories import IdtSettings, Trajectories, with_time
 
 Video = str | Path | Iterable[np.ndarray]
 People = str | Path | Sequence[people.Boxes]
@@ -49,14 +49,34 @@ def extract(
     estimated. Memory holds two frames besides the rows. Raises ValueError for frames that change
     their size or are smaller than a patch, and for boxes or homographies that end before the video.
     """
+    frames = [
+        Trajectories.empty(),
+        *extract_frames(
+            video, people=people, homographies=homographies, matcher=matcher, settings=settings
+        ),
+    ]
+    merged = Trajectories(*(np.concatenate(part) for part in zip(*frames, strict=True)))
+    return merged._replace(header=with_time(merged.header, len(frames) - 1))
+
+
+def extract_frames(
+    video: Video,
+    *,
+    people: People | None = None,
+    homographies: Float[np.ndarray, "pairs 3 3"] | None = None,
+    matcher: str = "flow",
+    settings: IdtSettings | None = None,
+) -> Iterator[Trajectories]:
+    """Those that end on each frame, as the video goes by; memory does not grow with its length.
+
+    As `extract`, but the last column of a header is the middle frame, for the length of the video
+    is not known yet: `vcjax.idt.trajectories.with_time` makes it a fraction.
+    """
     settings = settings or IdtSettings()
     motion = estimated(people, matcher, settings) if homographies is None else _given(homographies)
-    rows = [Trajectories.empty()]
-    num_frames = 0
     for step in follow(video, motion, settings):
-        rows += _rows(step, settings)
-        num_frames = step.frame + 1
-    return _with_time(rows, num_frames)
+        rows = [Trajectories.empty(), *_rows(step, settings)]
+        yield Trajectories(*(np.concatenate(part) for part in zip(*rows, strict=True)))
 
 
 def follow(video: Video, motion: Motion, settings: IdtSettings) -> Iterator[Step]:
@@ -160,11 +180,3 @@ def _rows(step: Step, settings: IdtSettings) -> Iterator[Trajectories]:
             yield tracks.finish(
                 level, frame=step.frame, scale=scale, height=height, width=width, settings=settings
             )
-
-
-def _with_time(rows: Sequence[Trajectories], num_frames: int) -> Trajectories:
-    """All rows, with the middle of each as a fraction of the video, whose length is now known."""
-    merged = Trajectories(*(np.concatenate(part) for part in zip(*rows, strict=True)))
-    middle = merged.header[:, 0] - tracks.LENGTH / 2
-    merged.header[:, 9] = np.clip(middle / max(num_frames, 1), 0, 0.999)
-    return merged

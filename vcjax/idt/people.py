@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +66,6 @@ def clip(boxes: Boxes, height: int, width: int) -> Boxes:
     left, top, right, bottom = boxes.T
     inside = (left < width) & (top < height) & (right >= 0) & (bottom >= 0)
     return np.clip(boxes[inside], 0, np.array([width, height, width, height], np.float32) - 1)
-
-
-def covers(boxes: Boxes, points: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
-    """Which of the points (x, y) are in one of the boxes."""
-    x, y = points[:, :1], points[:, 1:]
-    left, top, right, bottom = boxes.T
-    return ((left <= x) & (x <= right) & (top <= y) & (y <= bottom)).any(axis=1)
 
 
 def of_frame(boxes: Sequence[Boxes], frame: int, name: str) -> Boxes:

@@ -1,20 +1,31 @@
-"""Trajectories of one video in one file, which tells what it was made from."""
+"""Trajectories of one video in one file, which tells what it was made from.
+
+The file is an npz. Rows come and go in blocks, so that a video may be longer than memory.
+"""
 
 import hashlib
+import io
 import json
-import os
+import tempfile
 import urllib.parse
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.lib import format as npy
 
-from vcjax.idt.trajectories import COLUMNS, Trajectories
+from vcjax.idt import atomic
+from vcjax.idt.trajectories import COLUMNS, Trajectories, with_time
 
-_LONG = ("header", "trajectory")  # float32; descriptors, in [0, 1], are kept as float16
+# Descriptors are in [0, 1].
+_TYPES = {
+    name: np.dtype(np.float32 if name in ("header", "trajectory") else np.float16)
+    for name in COLUMNS
+}
 # What numpy and zipfile raise on damaged bytes; RuntimeError: flags that ask for a password.
 _UNREADABLE = (
     OSError,
@@ -26,10 +37,31 @@ _UNREADABLE = (
     zlib.error,
 )
 _NAME_LENGTH = 80  # characters of a video's id that its file's name shows
+_BLOCK_ROWS = 4096  # read at a time
+_SPOOL_SIZE = 8 << 20  # bytes of each array of a video being written that are kept in memory
 
 
 class StorageError(ValueError):
     """A file of trajectories is damaged or is none; the message names it."""
+
+
+class _Damaged(Exception):
+    """Content is not what was written."""
+
+
+class _Array(NamedTuple):
+    """An array in a file, its values from where the file stands."""
+
+    file: IO[bytes]
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All values, some rows at a time."""
+        row = self.shape[1:]
+        size = _BLOCK_ROWS * self.dtype.itemsize * int(np.prod(row))
+        while size and (content := self.file.read(size)):
+            yield np.frombuffer(content, self.dtype).reshape(-1, *row)
 
 
 def path_of(directory: Path, video_id: str) -> Path:
@@ -41,19 +73,76 @@ def path_of(directory: Path, video_id: str) -> Path:
 
 def write(path: Path, trajectories: Trajectories, *, source: Mapping[str, Any] = {}) -> None:
     """Writes trajectories, atomically, and what they were made from (anything JSON can hold)."""
-    arrays = {
-        name: array.astype(np.float32 if name in _LONG else np.float16)
-        for name, array in trajectories._asdict().items()
-    }
-    arrays["source"] = np.frombuffer(json.dumps(source, sort_keys=True).encode(), np.uint8)
-    arrays["digest"] = np.frombuffer(_digest(arrays), np.uint8)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _spools(path.parent) as spools:
+        _append(spools, trajectories)
+        _save(path, spools, source)
+
+
+def write_frames(
+    path: Path, frames: Iterable[Trajectories], *, source: Mapping[str, Any] = {}
+) -> int:
+    """Writes the rows of each frame of a video as they come; how many there are.
+
+    Their last column is the middle frame, of which the file holds the fraction of the video.
+    """
+    num_frames = 0
+    with _spools(path.parent) as spools:
+        for rows in frames:
+            num_frames += 1
+            _append(spools, rows)
+        _set_time(spools["header"], num_frames)
+        return _save(path, spools, source)
+
+
+@contextmanager
+def _spools(directory: Path) -> Iterator[dict[str, IO[bytes]]]:
+    """A file for each array; large ones have no name, and are gone with the process."""
+    with ExitStack() as stack:
+        spools = [tempfile.SpooledTemporaryFile(_SPOOL_SIZE, dir=str(directory)) for _ in COLUMNS]
+        yield {name: stack.enter_context(f) for name, f in zip(COLUMNS, spools, strict=True)}
+
+
+def _append(spools: Mapping[str, IO[bytes]], rows: Trajectories) -> None:
+    for name, array in rows._asdict().items():
+        spools[name].write(array.astype(_TYPES[name]).tobytes())
+
+
+def _set_time(spool: IO[bytes], num_frames: int) -> None:
+    spool.seek(0)
+    for block in _Array(spool, _TYPES["header"], (-1, COLUMNS["header"])).blocks():
+        spool.seek(-block.nbytes, io.SEEK_CUR)
+        spool.write(with_time(block, num_frames).tobytes())
+
+
+def _save(path: Path, spools: Mapping[str, IO[bytes]], source: Mapping[str, Any]) -> int:
+    """Puts the arrays into the file; the number of rows."""
+    arrays = {name: _spooled(name, spool) for name, spool in spools.items()}
+    arrays["source"] = _of_bytes(json.dumps(source, sort_keys=True).encode())
+    digest = _new_digest()
+    with atomic.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, array in sorted(arrays.items()):
+            _put(archive, name, array, digest)
+        _put(archive, "digest", _of_bytes(digest.digest()), _new_digest())
+    return arrays["header"].shape[0]
+
+
+def _spooled(name: str, spool: IO[bytes]) -> _Array:
+    width = COLUMNS[name]
+    num_rows = spool.tell() // (width * _TYPES[name].itemsize)
+    spool.seek(0)
+    return _Array(spool, _TYPES[name], (num_rows, width))
+
+
+def _of_bytes(content: bytes) -> _Array:
+    return _Array(io.BytesIO(content), np.dtype(np.uint8), (len(content),))
+
+
+def _put(archive: zipfile.ZipFile, name: str, array: _Array, digest: Any) -> None:
+    layout = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+        npy.write_array_header_1_0(member, layout)
+        for block in _hashed(name, array, digest):
+            member.write(block.tobytes())
 
 
 def read(path: Path) -> Trajectories:
@@ -63,25 +152,78 @@ def read(path: Path) -> Trajectories:
 
 def read_with_source(path: Path) -> tuple[Trajectories, dict[str, Any]]:
     """Trajectories, and what they were made from. Raises StorageError for a damaged file."""
+    with _opened(path) as archive:
+        _, source = _check(archive)
+        parts = [Trajectories.empty(), *_blocks(archive)]
+    return Trajectories(*(np.concatenate(part) for part in zip(*parts, strict=True))), source
+
+
+def read_blocks(path: Path) -> Iterator[Trajectories]:
+    """Reads it some rows at a time, once all are found sound. Raises StorageError."""
+    with _opened(path) as archive:
+        _check(archive)
+        yield from _blocks(archive)
+
+
+def inspect(path: Path) -> tuple[int, dict[str, Any]]:
+    """Number of rows, and what they were made from; all are read. Raises StorageError."""
+    with _opened(path) as archive:
+        return _check(archive)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        # opened here: np.load leaves the file open when it cannot read it
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in (*COLUMNS, "source", "digest")}
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            yield archive
     except FileNotFoundError as error:
         raise StorageError(f"{path}: no such file; run the stage idt for this video") from error
+    except _Damaged as error:
+        raise StorageError(f"{path}: damaged; its content is not what was written") from error
     except _UNREADABLE as error:
         raise StorageError(f"{path}: not a readable file of trajectories: {error}") from error
-    digest = arrays.pop("digest").tobytes()
-    widths = {name: arrays[name].shape[1:] for name in COLUMNS}
-    if digest != _digest(arrays) or widths != {n: (w,) for n, w in COLUMNS.items()}:
-        raise StorageError(f"{path}: damaged; its content is not what was written")
-    source = json.loads(arrays.pop("source").tobytes())
-    return Trajectories(**{n: a.astype(np.float32, copy=False) for n, a in arrays.items()}), source
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape};".encode())
-        digest.update(np.ascontiguousarray(array).data if array.size else b"")
-    return digest.digest()
+def _check(archive: zipfile.ZipFile) -> tuple[int, dict[str, Any]]:
+    """Number of rows and source. Raises _Damaged if the content is not what the digest is of."""
+    digest, shapes, text = _new_digest(), {}, b""
+    for name in sorted((*COLUMNS, "source")):
+        with _member(archive, name) as array:
+            shapes[name] = array.shape
+            for block in _hashed(name, array, digest):
+                text += block.tobytes() if name == "source" else b""
+    with _member(archive, "digest") as array:
+        found = b"".join(block.tobytes() for block in array.blocks())
+    num_rows, *_ = shapes["header"]
+    expected = {name: (num_rows, width) for name, width in COLUMNS.items()}
+    if found != digest.digest() or shapes != expected | {"source": shapes["source"]}:
+        raise _Damaged
+    return num_rows, json.loads(text)
+
+
+def _blocks(archive: zipfile.ZipFile) -> Iterator[Trajectories]:
+    with ExitStack() as stack:
+        arrays = [stack.enter_context(_member(archive, name)) for name in COLUMNS]
+        for blocks in zip(*(array.blocks() for array in arrays), strict=True):
+            yield Trajectories(*(block.astype(np.float32, copy=False) for block in blocks))
+
+
+@contextmanager
+def _member(archive: zipfile.ZipFile, name: str) -> Iterator[_Array]:
+    with archive.open(f"{name}.npy") as file:
+        if npy.read_magic(file) != (1, 0):
+            raise _Damaged
+        shape, _, dtype = npy.read_array_header_1_0(file)
+        yield _Array(file, dtype, shape)
+
+
+def _hashed(name: str, array: _Array, digest: Any) -> Iterator[np.ndarray]:
+    """The array's blocks, which the digest takes up."""
+    digest.update(f"{name} {array.dtype} {array.shape};".encode())
+    for block in array.blocks():
+        digest.update(block)
+        yield block
+
+
+def _new_digest() -> Any:
+    return hashlib.blake2b(digest_size=16)

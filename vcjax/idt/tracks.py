@@ -131,7 +131,7 @@ def _free_points(
 def finish(
     tracks: Tracks, *, frame: int, scale: float, height: int, width: int, settings: IdtSettings
 ) -> Trajectories:
-    """Rows of the finished tracks that are valid; the video's length is not yet in column 9.
+    """Rows of the finished tracks that are valid; the last column of a header is the middle frame.
 
     `frame` is the one they end on, `height` and `width` are the video's.
     """
@@ -147,6 +147,7 @@ def finish(
     header[:, 1:3], header[:, 3:5] = mean, std
     header[:, 5], header[:, 6] = length, scale
     header[:, 7:9] = fraction
+    header[:, 9] = frame - LENGTH / 2
     relative = steps / _lengths(steps).sum(axis=1)[:, None, None]
     means = sums / np.float32(LENGTH // NUM_PERIODS)
     edges = [4 * start for start in descriptors.STARTS[1:-1]]

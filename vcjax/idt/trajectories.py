@@ -42,6 +42,12 @@ class Trajectories(NamedTuple):
         return cls(*(np.zeros((0, width), np.float32) for width in COLUMNS.values()))
 
 
+def with_time(header: Float[np.ndarray, "n 10"], num_frames: int) -> Float[np.ndarray, "n 10"]:
+    """The header with its last column, the middle frame, as a fraction of the video."""
+    fraction = np.clip(header[:, 9:] / max(num_frames, 1), 0, 0.999)
+    return np.concatenate([header[:, :9], fraction], axis=1)
+
+
 @dataclass(frozen=True)
 class IdtSettings:
     """Constants of improved dense trajectories; Wang & Schmid 2013, Sec. 2 and 3.1."""

@@ -4,10 +4,9 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 import fisher
-from vcjax.idt import collection, workers
+from vcjax.idt import atomic, collection, workers
 from vcjax.prior import FisherVectors
 
 log = logging.getLogger(__name__)
@@ -84,11 +83,20 @@ def _encode_one(job: _Job) -> int:
         jax.config.update("jax_platforms", "cpu")  # or every process takes memory of the GPU
     from vcjax.idt import extraction
 
-    rows = extraction.extract(job.video, people=job.idt.boxes, matcher=job.idt.matcher)
-    pairs = [(job.video_id, rows.features)]
+    num_rows = 0
+
+    def features() -> Iterator[Float[np.ndarray, "_ d"]]:
+        nonlocal num_rows
+        for rows in extraction.extract_frames(
+            job.video, people=job.idt.boxes, matcher=job.idt.matcher
+        ):
+            num_rows += rows.num_rows
+            yield rows.features
+
+    pairs = [(job.video_id, features)]
     _, vectors, _ = _model(job.model).encode_collection(pairs, reading=job.reading)
-    _write(job.idt.target, vectors[0], rows.num_rows, source)
-    return rows.num_rows
+    _write(job.idt.target, vectors[0], num_rows, source)
+    return num_rows
 
 
 @lru_cache(maxsize=1)  # one for all videos of a process
@@ -99,14 +107,9 @@ def _model(path: Path) -> fisher.Model:
 def _write(
     path: Path, vector: Float[np.ndarray, " d"], num_rows: int, source: Mapping[str, Any]
 ) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     text = np.frombuffer(json.dumps(source, sort_keys=True).encode(), np.uint8)
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, vector=vector, num_rows=num_rows, source=text, allow_pickle=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic.replacing(path) as file:
+        np.savez(file, vector=vector, num_rows=num_rows, source=text, allow_pickle=False)
 
 
 def _read(path: Path) -> tuple[Float[np.ndarray, " d"], int, dict[str, Any]]:
