@@ -1,12 +1,17 @@
-"""Improved dense trajectories, a frame of 320 x 240, beside OpenCV's flow of the same pair.
+"""Improved dense trajectories, a frame of one process with one thread.
 
-The peer is one call of calcOpticalFlowFarneback with the same window and neighborhood: half of the
-optical flow that a frame takes, and nothing of the tracks, the camera or the descriptors.
+Beside OpenCV's optical flow of the same pair: one call of calcOpticalFlowFarneback with the same
+window and neighborhood is half of the flow that a frame takes, and nothing of the tracks, the
+camera or the descriptors. Then what each step takes, and how much faster two processes are.
 """
 
+import cProfile
+import functools
+import multiprocessing
 import time
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice, pairwise
 from typing import Any
 
 import cv2
@@ -14,41 +19,90 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vcjax import idt
+from vcjax.bench import _timing
 from vcjax.data import rendered
+from vcjax.idt import camera, descriptors, flow, pyramid, surf, tracks
 
 _NUM_FRAMES = 36
+_SIZES = ((320, 240), (340, 256))
+_NUM_PROCESSES = 2
+_STEPS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "pyramid": (pyramid.grey,),
+    "expansions": (pyramid.smoothed, flow.expand),
+    "two flows": (flow.pyramid_flow,),
+    "corner matches": (camera.flow_matches,),
+    "SURF": (surf.features, surf.match),
+    "homography": (camera.homography,),
+    "warp": (camera.stabilize,),
+    "histograms": (descriptors.integral,),
+    "tracking": (tracks.advance,),
+    "sampling": (tracks.sample,),
+    "rows": (tracks.finish,),
+}
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """Seconds a frame of one process with one thread, on a rendered video with a moving camera."""
-    frames = _frames()
-    idt.extract(frames[:3])  # compiled, or loaded from the cache
-    start = time.perf_counter()
-    found = idt.extract(frames)
-    ours = (time.perf_counter() - start) / len(frames)
-    peer = float(np.median([_farneback(a, b) for a, b in zip(frames, frames[1:], strict=False)]))
-    yield {
-        "name": "idt",
-        "case": f"320x240, {found.num_rows} rows, {1 / ours:.1f} frames/s",
-        "device": "cpu",
-        "ours_s": ours,
-        "peer": "cv2 Farneback, one call",
-        "peer_s": peer,
-        "ratio": ours / peer,
-    }
+    """Seconds a frame, on a rendered video with a moving camera."""
+    for size in _SIZES:
+        seconds = [_farneback(*pair) for pair in pairwise(_frames(size))]
+        peer = "cv2 Farneback, one call", float(np.median(seconds))
+        for matcher in camera.MATCHERS:
+            run = functools.partial(_extract, size, matcher)
+            ours = _timing.median_seconds(run, repetitions=3) / _NUM_FRAMES
+            text = f"{size[0]}x{size[1]} {matcher}"
+            yield _case(f"{text}, {1 / ours:.1f} frames/s", ours, peer)
+            for step, share in _shares(run).items():
+                yield _case(f"{text}: {step}, {share:.1%}", share * ours)
+    one, many = _seconds_in_pool(1), _seconds_in_pool(_NUM_PROCESSES)
+    text = f"{_NUM_PROCESSES} processes, {one / many:.2f} times as fast"
+    yield _case(text, many, ("1 process", one))
 
 
-def _frames() -> list[UInt8[np.ndarray, "240 320"]]:
+def _case(text: str, ours: float, peer: tuple[str, float] | None = None) -> dict[str, Any]:
+    return _timing.case("idt", text, ours, peer=peer) | {"device": "cpu"}
+
+
+@functools.cache
+def _frames(size: tuple[int, int]) -> list[UInt8[np.ndarray, "h w"]]:
     pictures = rendered.pictures("walking", 1, seed=0, row=0)
-    large = (cv2.resize(picture, (320, 240)) for picture in islice(pictures, _NUM_FRAMES))
+    large = (cv2.resize(picture, size) for picture in islice(pictures, _NUM_FRAMES))
     return [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in large]
+
+
+def _extract(size: tuple[int, int], matcher: str) -> None:
+    idt.extract(_frames(size), matcher=matcher)
+
+
+def _shares(run: Callable[[], None]) -> dict[str, float]:
+    """What part of the time each step takes, and what none of them does."""
+    profile = cProfile.Profile(time.process_time)  # whatever else the machine does
+    profile.runcall(run)
+    entries = profile.getstats()
+    total = sum(entry.inlinetime for entry in entries)
+    seconds = {entry.code: entry.totaltime for entry in entries}
+    shares = {
+        step: sum(seconds.get(function.__code__, 0) for function in functions) / total
+        for step, functions in _STEPS.items()
+    }
+    return {k: v for k, v in shares.items() if v} | {"all else": 1 - sum(shares.values())}
+
+
+def _seconds_in_pool(num_processes: int) -> float:
+    """Wall seconds a frame, of so many processes that do as much each."""
+    context = multiprocessing.get_context("forkserver")
+    work = [_SIZES[0]] * num_processes, ["flow"] * num_processes
+    with ProcessPoolExecutor(num_processes, context) as pool:
+        seconds = _timing.median_seconds(
+            lambda: list(pool.map(_extract, *work)), repetitions=3, warm_ups=2
+        )
+    return seconds / (num_processes * _NUM_FRAMES)
 
 
 def _farneback(first: np.ndarray, second: np.ndarray) -> float:
     cv2.setNumThreads(1)
-    flow = np.empty((*first.shape, 2), np.float32)
+    found = np.empty((*first.shape, 2), np.float32)
     start = time.perf_counter()
     cv2.calcOpticalFlowFarneback(
-        first, second, flow, 2**-0.5, 6, 10, 2, 7, 1.5, cv2.OPTFLOW_FARNEBACK_GAUSSIAN
+        first, second, found, 2**-0.5, 6, 10, 2, 7, 1.5, cv2.OPTFLOW_FARNEBACK_GAUSSIAN
     )
     return time.perf_counter() - start

@@ -2,6 +2,8 @@
 
 import logging
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -87,7 +89,7 @@ def _run_in_pool(
     """Takes jobs off `waiting` until none is left or a process dies; returns those then running."""
     running: dict[Future[Result[J]], J] = {}
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(num_workers, context, _end_with_parent) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < num_workers:
@@ -101,6 +103,18 @@ def _run_in_pool(
         except BrokenProcessPool:
             return list(running.values())
     return []
+
+
+def _end_with_parent() -> None:
+    """Lets this process die with the one that started it, or a pool outlives a killed program."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _size(job: Job) -> int:
