@@ -160,10 +160,10 @@ def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     depends = {k: config[k].to_dict() for k in ("evaluation", "clusters", "clip", "model")}
 
     def run(directory: Path) -> None:
-        from vcjax import evaluation, train
+        from vcjax import evaluation, step, train
 
         manifest = _manifest(workdir)
-        models = {"scratch": train.new_model(config)}
+        models = {"scratch": step.new_model(config)}
         models |= {
             model_name(s, config): train.load_model(config, workdir / s)
             for s in config.stages

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vcjax import mesh
-from vcjax.objectives import local_aggregation
+from vcjax.objectives import local_aggregation, threshold
 
 TEMPERATURE = 0.07
 
@@ -32,7 +32,7 @@ def _reference(embedding, bank, labels, index, num_background):
     return np.array(losses), np.array(gradients)
 
 
-def _ours(embedding, bank, labels, index, num_background):
+def _ours(embedding, bank, labels, index, num_background, mesh=None):
     def total(embedding):
         losses, has_close = local_aggregation.loss(
             embedding,
@@ -41,6 +41,7 @@ def _ours(embedding, bank, labels, index, num_background):
             index,
             num_background=num_background,
             temperature=TEMPERATURE,
+            mesh=mesh,
         )
         return losses.sum(), (losses, has_close)
 
@@ -54,32 +55,50 @@ def test_loss_and_gradient_are_those_of_a_sorted_float64_reference(num_backgroun
     index = np.array([0, 5, 5, 299, 100, 7])
     gradient, (losses, _) = _ours(embedding, bank, labels, index, num_background)
     expected, expected_gradient = _reference(embedding, bank, labels, index, num_background)
-    np.testing.assert_allclose(losses, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_devices", [2, 8])
-def test_bank_split_over_devices_gives_the_same(num_devices):
-    embedding, bank = _unit(0, 4, 8), _unit(1, 61, 8)
-    labels = np.random.default_rng(1).integers(4, size=(2, 61)).astype(np.int32)
-    index = np.array([3, 60, 9, 9])
-    padded = np.pad(bank, ((0, -61 % num_devices), (0, 0)))
-    split = jax.device_put(padded, mesh.rows(mesh.make(num_devices)))
-    whole, parts = (_ours(embedding, b, labels, index, 9) for b in (bank, split))
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("num_devices", [None, 1, 2, 8])
+def test_fifty_thousand_rows_on_any_number_of_devices(num_devices):
+    """More rows than the sample that bounds the threshold, and a last row that pads."""
+    embedding, bank = _unit(0, 11, 8), _unit(1, 49_999, 8)
+    labels = np.random.default_rng(1).integers(40, size=(3, 49_999)).astype(np.int32)
+    labels[:, 7] = 40  # a cluster of one
+    index = np.array([3, 49_998, 9, 9, 7, 5, 6, 1, 2, 10, 11])
+    rows = np.pad(bank, ((0, 1), (0, 0)))
+    devices = num_devices and mesh.make(num_devices)
+    if devices:
+        rows = jax.device_put(rows, mesh.rows(devices))
+    gradient, (losses, has_close) = _ours(embedding, rows, labels, index, 4096, devices)
+    expected, expected_gradient = _reference(embedding, bank, labels, index, 4096)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-5)
+    assert has_close.tolist() == [i != 4 for i in range(11)]
 
 
-def test_kth_largest_is_that_of_sort_with_ties_and_signs():
-    values = np.random.default_rng(0).normal(size=(5, 200)).astype(np.float32)
+def test_bound_is_that_of_sort_with_ties_and_signs():
+    values = np.random.default_rng(0).normal(size=(5, 40_000)).astype(np.float32)
     values[0] = 0.25
-    values[1, :50] = values[1, 50]
+    values[1, :30_000] = values[1, 30_000]
     values[2] = -np.abs(values[2])
-    keys = local_aggregation.sortable(jnp.asarray(values))
-    for k in (1, 2, 50, 199, 200, 500):
-        expected = np.sort(values, axis=1)[:, ::-1][:, min(k, 200) - 1]
-        found = local_aggregation.kth_largest(keys, k)
-        np.testing.assert_array_equal(found, local_aggregation.sortable(expected[:, None])[:, 0])
+    values[3, ::3] = 0  # the sample that bounds the threshold holds nothing else
+    for columns in (values[:, :200], values):
+        for k in (1, 2, 50, 199, 200, 30_000, 40_000):
+            last = np.sort(columns, axis=1)[:, ::-1][:, min(k, columns.shape[1]) - 1]
+            bound = jax.jit(threshold.selecting, static_argnums=1)(columns, k)
+            np.testing.assert_array_equal(columns >= bound[:, None], columns >= last[:, None])
+
+
+@pytest.mark.parametrize("num_devices", [None, 8])
+def test_padding_is_never_background(num_devices):
+    """Five rows, all dissimilar, and three of zeros that pad them: all five are background."""
+    embedding = np.array([[1.0, 0.0]], np.float32)
+    bank = np.array([[-1.0, 0.0]] * 5 + [[0.0, 0.0]] * 3, np.float32)
+    devices = num_devices and mesh.make(num_devices)
+    labels = np.array([[0, 0, 1, 1, 1]], np.int32)
+    _, (losses, _) = _ours(embedding, bank, labels, np.array([0]), 4096, devices)
+    np.testing.assert_allclose(losses, -np.log(2 / 5), rtol=1e-5)
 
 
 def test_loss_is_zero_when_all_background_is_close():

@@ -16,7 +16,7 @@ _VALUES = 1 << 26  # of the array copied to find it
 class Peaks(NamedTuple):
     """What the device was measured to do."""
 
-    flops: float  # a second, of a float32 matrix product in full precision
+    flops: float  # a second, of a matrix product, in float32 at full precision
     bandwidth: float  # bytes a second, read and written
 
 
@@ -33,9 +33,9 @@ def median_seconds(run: Callable[[], Any], *, repetitions: int = 5, warm_ups: in
 
 
 @functools.cache
-def peaks() -> Peaks:
-    """The peaks of the first device."""
-    matrix = jnp.ones((_SIDE, _SIDE), jnp.float32)
+def peaks(dtype: str = "float32") -> Peaks:
+    """The peaks of the first device, for matrix products of `dtype`."""
+    matrix = jnp.ones((_SIDE, _SIDE), dtype)
     product = jax.jit(lambda a: jnp.dot(a, a, precision=jax.lax.Precision.HIGHEST))
     vector = jnp.ones(_VALUES, jnp.float32)
     copy = jax.jit(lambda a: a + 1)
@@ -53,16 +53,17 @@ def case(
     peer: tuple[str, float] | None = None,
     flops: float = 0.0,
     num_bytes: float = 0.0,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """A line of the table: our seconds beside the peer's, and beside the device's peaks.
 
-    `flops` of matrix products and `num_bytes` that have to be read or written are what the work
-    cannot do without: the slower of them is its floor.
+    `flops` of matrix products in `dtype`, and `num_bytes` that have to be read or written, are what
+    the work cannot do without: the slower of them is its floor.
     """
     line = {"name": name, "case": text, "device": jax.devices()[0].device_kind, "ours_s": ours}
     if peer:
         line |= {"peer": peer[0], "peer_s": peer[1], "ratio": ours / peer[1]}
     if flops or num_bytes:
-        floor = max(flops / peaks().flops, num_bytes / peaks().bandwidth)
+        floor = max(flops / peaks(dtype).flops, num_bytes / peaks(dtype).bandwidth)
         line |= {"floor_s": floor, "fraction": floor / ours}
     return line

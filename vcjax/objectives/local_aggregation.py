@@ -1,15 +1,27 @@
 """Local aggregation: pulled to the cluster, pushed from the nearest others (Sec. 3.2, Eq. 3-4).
 
 The background neighbors B_i are the `num_background` rows of the bank most similar to the
-embedding. Only their threshold is needed, never which rows they are: it is selected exactly by the
-bits of the similarities, from counts. On a bank split over devices only counts travel.
+embedding. Only their threshold is needed, never which rows they are. A bank split over devices
+stays where it is: counts and sums travel. Besides the bank of r rows of d float32 values, a device
+holds 8 r min(b, d/2) bytes: similarities and their gradient for a part of the b clips at a time, as
+much as the bank itself.
 """
+
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
+
+from vcjax import mesh as meshes
+from vcjax.objectives import threshold
 
 _EPSILON = 1e-7  # released; the loss of a clip without close neighbor is -log of it, 16.118
+_UNLABELLED = -1
+_BLOCK = 512  # rows
 
 
 def loss(
@@ -20,44 +32,130 @@ def loss(
     *,
     num_background: int,
     temperature: float,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
     """-log P(C_i and B_i | d) / P(B_i | d) per clip, and which clips have a close neighbor in B_i.
 
     C_i are the rows that share the clip's cluster in any of the runs. `bank` may have more rows
     than the n that are labelled; these do not count. Rows as similar as the last of B_i belong to
     it too. A clip whose C_i misses B_i has no gradient. The partition function of Eq. 2 cancels.
+    `mesh` is that over which the rows of the bank are split.
     """
-    bank = jax.lax.stop_gradient(bank)
-    logits = jnp.matmul(embedding, bank.T, precision="highest") / temperature
-    labels = jnp.pad(labels, ((0, 0), (0, bank.shape[0] - labels.shape[1])), constant_values=-1)
-    counts = labels[0] >= 0
-    keys = jnp.where(counts[None, :], sortable(jax.lax.stop_gradient(logits)), 0)
-    background = (keys >= kth_largest(keys, num_background)[:, None]) & counts[None, :]
-    close = (labels[:, index, None] == labels[:, None, :]).any(axis=0)
-    largest = jnp.max(logits, axis=1, where=background, initial=-jnp.inf, keepdims=True)
-    weights = jnp.where(background, jnp.exp(logits - jax.lax.stop_gradient(largest)), 0.0)
-    share = jnp.sum(weights, axis=1, where=close) / weights.sum(axis=1)
-    return -jnp.log(share + _EPSILON), (close & background).any(axis=1)
+    padding = bank.shape[0] - labels.shape[1]
+    labels = jnp.pad(labels, ((0, 0), (0, padding)), constant_values=_UNLABELLED)
+    return _loss(embedding, bank, labels, labels[:, index], num_background, temperature, mesh)
 
 
-def sortable(values: Float[Array, "b n"]) -> UInt32[Array, "b n"]:
-    """Bits of float32 values, changed so that they sort as the values do; none is 0 but a NaN's."""
-    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.uint32)
-    sign = jnp.uint32(1 << 31)
-    return jnp.where(bits >= sign, ~bits, bits | sign)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _loss(*arguments: Any) -> tuple[Array, Array]:
+    return _over_mesh(*arguments, with_gradient=False)[0]
 
 
-def kth_largest(keys: UInt32[Array, "b n"], k: int) -> UInt32[Array, " b"]:
-    """The k-th largest of each row (the smallest where there are fewer), two bits a pass."""
-    k = min(k, keys.shape[1])
+def _forward(*arguments: Any) -> tuple[tuple[Array, Array], Array]:
+    return _over_mesh(*arguments, with_gradient=True)
 
-    def settle(step: Array, found: Array) -> Array:
-        shift = (30 - 2 * step).astype(jnp.uint32)
-        # how many of the three next digits leave at least k keys: these digits are nested
-        digits = jnp.zeros_like(found)
-        for digit in (1, 2, 3):
-            candidate = found | (jnp.uint32(digit) << shift)
-            digits += (keys >= candidate[:, None]).sum(axis=1) >= k
-        return found | (digits << shift)
 
-    return jax.lax.fori_loop(0, 16, settle, jnp.zeros(keys.shape[0], jnp.uint32))
+def _backward(
+    num_background: int, temperature: float, mesh: Any, gradient: Array, wanted: tuple[Array, Any]
+) -> tuple[Array, None, None, None]:
+    return wanted[0][:, None] * gradient, None, None, None
+
+
+_loss.defvjp(_forward, _backward)
+
+
+def _over_mesh(
+    embedding: Float[Array, "b d"],
+    bank: Float[Array, "rows d"],
+    labels: Int[Array, "runs rows"],
+    own: Int[Array, "runs b"],
+    num_background: int,
+    temperature: float,
+    mesh: jax.sharding.Mesh | None,
+    *,
+    with_gradient: bool,
+) -> tuple[tuple[Array, Array], Array]:
+    """(Losses, whether there is a close neighbor), and the losses' gradients."""
+    on_device = functools.partial(
+        _on_device,
+        num_background=num_background,
+        temperature=temperature,
+        axis=meshes.AXIS if mesh else None,
+        with_gradient=with_gradient,
+    )
+    if mesh:
+        on_device = jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(P(), P(meshes.AXIS), P(None, meshes.AXIS), P()),
+            out_specs=P(),
+        )
+    losses, has_close, gradient = on_device(embedding, bank, labels, own)
+    return (losses, has_close), gradient
+
+
+def _on_device(
+    embedding: Float[Array, "b d"],
+    bank: Float[Array, "r d"],
+    labels: Int[Array, "runs r"],
+    own: Int[Array, "runs b"],
+    *,
+    axis: str | None,
+    **options: Any,
+) -> tuple[Array, Array, Array]:
+    """The above from the rows of this device, some clips at a time."""
+    num_clips, dim = embedding.shape
+    num_parts = -(-num_clips // max(1, dim // 2))
+    padding = -num_clips % num_parts
+    clips = jnp.pad(embedding, ((0, padding), (0, 0))).reshape(num_parts, -1, dim)
+    owns = jnp.pad(own.T, ((0, padding), (0, 0))).reshape(num_parts, -1, len(own))
+    parts = jax.lax.map(
+        lambda part: _few_clips(part[0], bank, labels, part[1], axis=axis, **options),
+        (clips, owns),
+    )
+    losses, has_close, gradient = (x.reshape(-1, *x.shape[2:])[:num_clips] for x in parts)
+    return losses, has_close, gradient
+
+
+def _few_clips(
+    embedding: Float[Array, "c d"],
+    bank: Float[Array, "r d"],
+    labels: Int[Array, "runs r"],
+    own: Int[Array, "c runs"],
+    *,
+    num_background: int,
+    temperature: float,
+    axis: str | None,
+    with_gradient: bool,
+) -> tuple[Float[Array, " c"], Bool[Array, " c"], Float[Array, "c d"]]:
+    similarity = jnp.matmul(embedding, bank.T, precision="highest")
+    similarity = jnp.where((labels[0] != _UNLABELLED)[None, :], similarity, -jnp.inf)
+    bound = threshold.selecting(similarity, num_background, axis=axis)
+    background = similarity >= bound[:, None]
+    close = (own.T[:, :, None] == labels[:, None, :]).any(axis=0)
+    # rows and embedding have unit norm: 1 is the largest similarity that there can be
+    weights = jnp.where(background, jnp.exp((similarity - 1) / temperature), 0.0)
+    of_close = jnp.where(close, weights, 0.0)
+    has_close = (close & background).astype(jnp.float32)
+    sums = _sums_by_blocks([weights, of_close, has_close])
+    total, of_close, has_close = jax.lax.psum(sums, axis) if axis else sums
+    share = of_close / total
+    gradient = jnp.zeros_like(embedding)
+    if with_gradient:
+        # d share / d similarity_j = weight_j (close_j - share) / (total * temperature)
+        slope = weights * (close - share[:, None])
+        gradient = jnp.matmul(slope, bank, precision="highest")
+        gradient = jax.lax.psum(gradient, axis) if axis else gradient
+        gradient /= -(temperature * total * (share + _EPSILON))[:, None]
+    return -jnp.log(share + _EPSILON), has_close > 0, gradient
+
+
+def _sums_by_blocks(operands: Sequence[Float[Array, "c r"]]) -> list[Float[Array, " c"]]:
+    """Sums over the rows, of blocks first: a running sum in float32 would gather errors."""
+    whole = operands[0].shape[1] // _BLOCK * _BLOCK
+    blocks = [x[:, :whole].reshape(len(x), -1, _BLOCK) for x in operands]
+    of_blocks = threshold.sums(threshold.sums(blocks, axis=2))
+    return [
+        a + b
+        for a, b in zip(of_blocks, threshold.sums([x[:, whole:] for x in operands]), strict=True)
+    ]

@@ -1,0 +1,65 @@
+"""The local aggregation loss against a bank of Kinetics' size, beside the same by `lax.top_k`."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vcjax.bench import _timing
+from vcjax.objectives import local_aggregation
+
+NUM_ROWS, DIM, BATCH = 235_000, 128, 256
+NUM_BACKGROUND, NUM_CLUSTERS, NUM_RUNS = 4096, 6000, 3
+TEMPERATURE = 0.07
+
+
+def cases() -> Iterator[dict[str, Any]]:
+    """The loss alone, then with its gradient, as training takes it."""
+    generator = np.random.default_rng(0)
+    bank, embedding = (
+        jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+        for x in (generator.standard_normal((n, DIM), np.float32) for n in (NUM_ROWS, BATCH))
+    )
+    labels = jnp.asarray(
+        generator.integers(NUM_CLUSTERS, size=(NUM_RUNS, NUM_ROWS), dtype=np.int32)
+    )
+    index = jnp.asarray(generator.permutation(NUM_ROWS)[:BATCH])
+    product = 2 * BATCH * NUM_ROWS * DIM
+
+    def by_threshold(embedding: Array) -> Float[Array, ""]:
+        options = {"num_background": NUM_BACKGROUND, "temperature": TEMPERATURE}
+        return local_aggregation.loss(embedding, bank, labels, index, **options)[0].mean()
+
+    def by_top_k(embedding: Array) -> Float[Array, ""]:
+        return _top_k_loss(embedding, bank, labels, index).mean()
+
+    for text, products, of in (("loss", 1, _alone), ("loss and gradient", 2, jax.value_and_grad)):
+        ours, peer = (jax.jit(of(f)) for f in (by_threshold, by_top_k))
+        yield _timing.case(
+            "la_loss",
+            f"{text}, {BATCH} x {NUM_ROWS:,} x {DIM}",
+            _timing.median_seconds(lambda run=ours: run(embedding)),
+            peer=("lax.top_k", _timing.median_seconds(lambda run=peer: run(embedding))),
+            flops=products * product,
+            num_bytes=products * bank.nbytes,
+        )
+
+
+def _alone(function: Callable[..., Array]) -> Callable[..., Array]:
+    return function
+
+
+def _top_k_loss(
+    embedding: Float[Array, "b d"],
+    bank: Float[Array, "n d"],
+    labels: Int[Array, "runs n"],
+    index: Int[Array, " b"],
+) -> Float[Array, " b"]:
+    similarity = jnp.matmul(embedding, bank.T, precision="highest")
+    top, rows = jax.lax.top_k(similarity, NUM_BACKGROUND)
+    close = (labels[:, rows] == labels[:, index][:, :, None]).any(axis=0)
+    weights = jnp.exp((top - top[:, :1]) / TEMPERATURE)
+    return -jnp.log(jnp.sum(weights, axis=1, where=close) / weights.sum(axis=1) + 1e-7)

@@ -1,0 +1,91 @@
+"""A training step of local aggregation, beside PyTorch's step of the same network.
+
+PyTorch trains the network alone: its loss is linear in the embedding, without augmentation or bank.
+On CPUs both compute in float32, on GPUs in bfloat16; there PyTorch compiles, channels last.
+"""
+
+import importlib.util
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vcjax import mesh, settings
+from vcjax import step as steps
+from vcjax.bench import _timing
+
+NUM_VIDEOS = 10_000
+# clips, frames, side in pixels, width
+ON_CPU = ((8, 8, 32, 16), (8, 8, 56, 16), (4, 16, 112, 64))
+ON_GPU = ((256, 16, 112, 64),)
+
+
+def cases() -> Iterator[dict[str, Any]]:
+    """Small networks and, last, the paper's."""
+    for shape in ON_CPU if jax.default_backend() == "cpu" else ON_GPU:
+        batch_size, num_frames, side, width = shape
+        seconds, flops = _ours(*shape)
+        peer = None
+        if importlib.util.find_spec("torch"):
+            from vcjax.bench import _torch
+
+            peer = "PyTorch", _torch.seconds(*shape)
+        yield _timing.case(
+            "step",
+            f"{batch_size} x {num_frames}x{side}x{side}, width {width}, "
+            f"{batch_size / seconds:.3g} clips/s",
+            seconds,
+            peer=peer,
+            flops=flops,
+            dtype=_dtype(),
+        )
+
+
+def _dtype() -> str:
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def _config(batch_size: int, num_frames: int, side: int, width: int) -> ConfigDict:
+    config = settings.paper()
+    config.clip.num_frames, config.clip.side = num_frames, side
+    config.model.width, config.la.batch_size = width, batch_size
+    config.model.dtype = _dtype()
+    config.la.num_background = 0
+    return config
+
+
+def _ours(*shape: int) -> tuple[float, float]:
+    """Median seconds, and the compiled program's floating-point operations."""
+    config, devices = _config(*shape), mesh.make(1)
+    optimizer, _ = steps.optimizer(config.la, 1.0, 100)
+    graphdef, state = steps.initial_state(config, optimizer, NUM_VIDEOS, devices)
+    state = state._replace(labels=_labels(config.clusters.num_runs))
+    batch = _batch(*shape[:3])
+    step = steps.make(graphdef, optimizer, config, config.la, NUM_VIDEOS, devices)
+    compiled = step.lower(state, batch, 0).compile()
+    counts, held = itertools.count(), [state]
+
+    def run() -> Any:
+        held[0], scalars = compiled(held[0], batch, next(counts))
+        return scalars
+
+    return _timing.median_seconds(run), compiled.cost_analysis()["flops"]
+
+
+def _labels(num_runs: int) -> jax.Array:
+    generator = np.random.default_rng(0)
+    return jnp.asarray(generator.integers(256, size=(num_runs, NUM_VIDEOS), dtype=np.int32))
+
+
+def _batch(batch_size: int, num_frames: int, side: int) -> dict[str, jax.Array]:
+    generator = np.random.default_rng(1)
+    shape = (batch_size, num_frames, side, side, 3)
+    return {
+        "clip": jnp.asarray(generator.integers(256, size=shape, dtype=np.uint8)),
+        "key": jnp.asarray(generator.integers(1 << 32, size=batch_size, dtype=np.uint32)),
+        "index": jnp.asarray(generator.permutation(NUM_VIDEOS)[:batch_size].astype(np.int32)),
+    }

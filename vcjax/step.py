@@ -1,0 +1,160 @@
+"""One step of pretraining: augment, embed, loss against the old bank, update, write the bank.
+
+Pure functions of arrays: nothing here opens a file, reads a video or looks at a clock.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from vcjax import memory_bank, mesh, settings
+from vcjax.data import augment
+from vcjax.models import resnet3d
+from vcjax.models.resnet3d import ResNet3D
+from vcjax.objectives import instance_recognition, local_aggregation
+
+Batch = dict[str, Array]
+Scalars = dict[str, Any]
+
+
+class TrainState(NamedTuple):
+    """What a step changes, and the checkpoint holds."""
+
+    params: nnx.State
+    statistics: nnx.State  # of batch normalisation
+    optimizer: Any
+    bank: Float[Array, "rows d"]
+    labels: Int[Array, "runs n"]  # of the clusters; zeros while there are none
+
+
+def new_model(config: ConfigDict) -> ResNet3D:
+    """The network of `config.model`, random by `config.seed`."""
+    return ResNet3D(
+        depth=config.model.depth,
+        width=config.model.width,
+        embedding_dim=config.model.embedding_dim,
+        dtype=jnp.dtype(config.model.dtype),
+        rngs=nnx.Rngs(config.seed),
+    )
+
+
+def optimizer(
+    stage: ConfigDict, epochs_scale: float, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, Callable[[int], float]]:
+    """SGD with momentum, its decay added to the gradient; and its learning rate by step."""
+    drops = {round(d * epochs_scale * steps_per_epoch): 0.1 for d in stage.drops}
+    schedule = optax.piecewise_constant_schedule(stage.learning_rate, drops)
+    if warmup := round(stage.warmup_epochs * epochs_scale * steps_per_epoch):
+        rise = optax.linear_schedule(0.0, 1.0, warmup)
+        constant = schedule
+        schedule = lambda count: rise(count) * constant(count)  # noqa: E731 - optax wants a callable
+    return optax.chain(
+        optax.add_decayed_weights(stage.weight_decay, mask=resnet3d.decayed),
+        optax.sgd(schedule, momentum=stage.momentum),
+    ), lambda step: float(schedule(step))
+
+
+def initial_state(
+    config: ConfigDict,
+    optimizer: optax.GradientTransformation,
+    num_videos: int,
+    devices: jax.sharding.Mesh,
+) -> tuple[nnx.GraphDef, TrainState]:
+    """The network's structure, and the state before the first step, by `config.seed`."""
+    model = new_model(config)
+    model.train()
+    graphdef, params, statistics = resnet3d.split(model)
+    params, statistics = jax.device_put((params, statistics), mesh.replicated(devices))
+    return graphdef, TrainState(
+        params,
+        statistics,
+        jax.device_put(optimizer.init(params), mesh.replicated(devices)),
+        memory_bank.init(
+            jax.random.key(config.seed), num_videos, config.model.embedding_dim, mesh=devices
+        ),
+        jax.device_put(
+            jnp.zeros((config.clusters.num_runs, num_videos), jnp.int32), mesh.replicated(devices)
+        ),
+    )
+
+
+def make(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    stage: ConfigDict,
+    num_videos: int,
+    devices: jax.sharding.Mesh,
+) -> Callable[[TrainState, Batch, int], tuple[TrainState, Scalars]]:
+    """The jitted step of `stage`: (state, batch, its number) -> state, scalars to log."""
+    objective = _objective(stage, num_videos, devices)
+    augmentation = {k: config.clip[k] for k in ("flip", "greyscale", "jitter")}
+    momentum, seed = stage.bank_momentum, config.seed
+
+    def step(state: TrainState, batch: Batch, count: Array) -> tuple[TrainState, Scalars]:
+        key = jax.random.fold_in(jax.random.key(seed), count)
+        inputs = augment.augment(batch["clip"], batch["key"], **augmentation)
+
+        def loss(params: nnx.State) -> tuple[Array, Any]:
+            model = nnx.merge(graphdef, params, state.statistics, copy=True)
+            embedding = model(inputs)
+            losses, scalars = objective(embedding, state, batch["index"], key)
+            return losses.mean(), (nnx.state(model, nnx.BatchStat), embedding, scalars)
+
+        (value, (statistics, embedding, scalars)), gradient = jax.value_and_grad(
+            loss, has_aux=True
+        )(state.params)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        bank = memory_bank.update(state.bank, batch["index"], embedding, momentum=momentum)
+        params = optax.apply_updates(state.params, updates)
+        state = TrainState(params, statistics, optimizer_state, bank, state.labels)
+        return state, {"loss": value} | scalars
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _objective(
+    stage: ConfigDict, num_videos: int, devices: jax.sharding.Mesh
+) -> Callable[..., tuple[Array, Scalars]]:
+    """(embedding, state, index, key) -> loss per clip, scalars to log."""
+    if stage.objective == "local_aggregation":
+        num_background = settings.num_background(stage.num_background, num_videos)
+
+        def aggregation(
+            embedding: Array, state: TrainState, index: Array, key: Array
+        ) -> tuple[Array, Scalars]:
+            losses, has_close = local_aggregation.loss(
+                embedding,
+                state.bank,
+                state.labels,
+                index,
+                num_background=num_background,
+                temperature=stage.temperature,
+                mesh=devices,
+            )
+            return losses, {"rows_without_close": jnp.sum(~has_close)}
+
+        return aggregation
+
+    if stage.estimator not in instance_recognition.ESTIMATORS:
+        known = sorted(instance_recognition.ESTIMATORS)
+        raise settings.SettingsError(f"no estimator {stage.estimator!r}; use one of {known}")
+    options: dict[str, Any] = {"num_rows": num_videos, "temperature": stage.temperature}
+    if stage.estimator != "full_softmax":
+        options["num_negatives"] = stage.num_negatives
+    if stage.estimator == "nce":
+        options["scale_constant"] = stage.scale_nce_constant
+    estimator: Callable[..., Array] = instance_recognition.ESTIMATORS[stage.estimator]
+
+    def recognition(
+        embedding: Array, state: TrainState, index: Array, key: Array
+    ) -> tuple[Array, Scalars]:
+        return estimator(embedding, state.bank, index, key, **options), {}
+
+    return recognition
