@@ -65,7 +65,7 @@ def _ours(*shape: int) -> tuple[float, float]:
     graphdef, state = steps.initial_state(config, optimizer, NUM_VIDEOS, devices)
     state = state._replace(labels=_labels(config.clusters.num_runs))
     batch = _batch(*shape[:3])
-    step = steps.make(graphdef, optimizer, config, config.la, NUM_VIDEOS, devices)
+    step: Any = steps.make(graphdef, optimizer, config, config.la, NUM_VIDEOS, devices)
     compiled = step.lower(state, batch, 0).compile()
     counts, held = itertools.count(), [state]
 
