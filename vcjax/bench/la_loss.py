@@ -72,5 +72,6 @@ def _top_k_loss(
     similarity = jnp.matmul(embedding, bank.T, precision="highest")
     top, rows = jax.lax.top_k(similarity, NUM_BACKGROUND)
     close = (labels[:, rows] == labels[:, index][:, :, None]).any(axis=0)
-    weights = jnp.exp((top - top[:, :1]) / TEMPERATURE)
+    # no slice of `top`: XLA on CPUs would then sort all rows instead of selecting the largest
+    weights = jnp.exp((top - 1) / TEMPERATURE)
     return -jnp.log(jnp.sum(weights, axis=1, where=close) / weights.sum(axis=1) + 1e-7)
