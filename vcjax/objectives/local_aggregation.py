@@ -2,9 +2,9 @@
 
 The background neighbors B_i are the `num_background` rows of the bank most similar to the
 embedding. Only their threshold is needed, never which rows they are. A bank split over devices
-stays where it is: counts and sums travel. Besides the bank of r rows of d float32 values, a device
-holds 8 r min(b, d/2) bytes: similarities and their gradient for a part of the b clips at a time, as
-much as the bank itself.
+stays where it is: counts and sums travel. Besides its r rows of the bank, of d float32 values, a
+device holds similarities, and a few arrays of their size, for at most d/2 of the b clips at a time:
+memory follows that of the bank and not the number of clips.
 """
 
 import functools

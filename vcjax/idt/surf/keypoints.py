@@ -98,14 +98,7 @@ def _along_x(phases: Phases, y: int, along: Edges, across: Edges, out: Row) -> N
     t1, b1 = _from(phases, top, along[1]), _from(phases, bottom, along[1])
     t2, b2 = _from(phases, top, along[2]), _from(phases, bottom, along[2])
     t3, b3 = _from(phases, top, along[3]), _from(phases, bottom, along[3])
-    area = np.float32((along[1] - along[0]) * (across[1] - across[0]))
-    outer, middle = _ONE / area, np.float32(-2) / area
-    for x in range(len(out)):
-        c1, c2 = b1[x] - t1[x], b2[x] - t2[x]
-        left = np.float32(c1 - (b0[x] - t0[x])) * outer
-        center = np.float32(c2 - c1) * middle
-        right = np.float32((b3[x] - t3[x]) - c2) * outer
-        out[x] = np.float32(np.float64(left) + np.float64(center) + np.float64(right))
+    _three_boxes(t0, b0, t1, b1, t2, b2, t3, b3, along, across, out)
 
 
 @njit(cache=True, error_model="numpy")
@@ -116,14 +109,23 @@ def _along_y(phases: Phases, y: int, along: Edges, across: Edges, out: Row) -> N
     l1, r1 = _from(phases, y + along[1], left), _from(phases, y + along[1], right)
     l2, r2 = _from(phases, y + along[2], left), _from(phases, y + along[2], right)
     l3, r3 = _from(phases, y + along[3], left), _from(phases, y + along[3], right)
+    _three_boxes(l0, r0, l1, r1, l2, r2, l3, r3, along, across, out)
+
+
+@njit(cache=True, error_model="numpy")
+def _three_boxes(
+    p0: Row, q0: Row, p1: Row, q1: Row, p2: Row, q2: Row, p3: Row, q3: Row,
+    along: Edges, across: Edges, out: Row,
+) -> None:  # fmt: skip
+    """From the integrals at both ends of the boxes' four edges."""
     area = np.float32((along[1] - along[0]) * (across[1] - across[0]))
     outer, middle = _ONE / area, np.float32(-2) / area
     for x in range(len(out)):
-        c1, c2 = r1[x] - l1[x], r2[x] - l2[x]
-        upper = np.float32(c1 - (r0[x] - l0[x])) * outer
+        c1, c2 = q1[x] - p1[x], q2[x] - p2[x]
+        first = np.float32(c1 - (q0[x] - p0[x])) * outer
         center = np.float32(c2 - c1) * middle
-        lower = np.float32((r3[x] - l3[x]) - c2) * outer
-        out[x] = np.float32(np.float64(upper) + np.float64(center) + np.float64(lower))
+        last = np.float32((q3[x] - p3[x]) - c2) * outer
+        out[x] = np.float32(np.float64(first) + np.float64(center) + np.float64(last))
 
 
 @njit(cache=True, error_model="numpy")
