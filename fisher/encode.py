@@ -112,6 +112,7 @@ def mean_gradients(
     for chunk in row_source.segments(collection, num_dims, _BLOCKS, _BLOCK_ROWS):
         running, vectors = _advance(encoders, running, *chunk[:4])
         if waiting is not None:
+            jax.block_until_ready(waiting[1])  # or chunks queue up where rows are read faster
             yield waiting
         waiting = chunk.ended, vectors
     if waiting is not None:
