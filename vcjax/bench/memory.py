@@ -47,10 +47,16 @@ def compiled(num_rows: int, mesh: jax.sharding.Mesh, *, batch: int = BATCH) -> B
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
     def loss(embedding: Any, bank: Any, labels: Any, index: Any) -> Any:
-        options = {"num_background": NUM_BACKGROUND, "temperature": TEMPERATURE}
-        return local_aggregation.loss(embedding, bank, labels, index, mesh=mesh, **options)[
-            0
-        ].mean()
+        losses, _ = local_aggregation.loss(
+            embedding,
+            bank,
+            labels,
+            index,
+            num_background=NUM_BACKGROUND,
+            temperature=TEMPERATURE,
+            mesh=mesh,
+        )
+        return losses.mean()
 
     rows = -(-num_rows // mesh.size) * mesh.size
     arguments = (
