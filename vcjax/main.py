@@ -25,7 +25,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vcjax import pipeline, stages
+from vcjax import experiments, pipeline, stages
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
@@ -67,4 +67,4 @@ def _log_to_standard_error() -> None:
 flags.DEFINE_bool("debug", False, "Show tracebacks of errors, and more messages.")
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, argv=experiments.find_in_arguments(sys.argv))
