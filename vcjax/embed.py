@@ -153,7 +153,11 @@ def _embed(options: argparse.Namespace) -> None:
     parts.mkdir(exist_ok=True)
     found = [
         _part(network, config, manifest.take(rows), parts, clips_per_video=options.clips_per_video)
-        for rows in np.split(np.arange(len(manifest)), range(_PART, len(manifest), _PART))
+        for rows in progress.bar(
+            np.split(np.arange(len(manifest)), range(_PART, len(manifest), _PART)),
+            desc="embed",
+            unit=f"{_PART} videos",
+        )
     ]
     embedded = Embedded(*map(np.concatenate, zip(*found, strict=True)))
     _write(options.out, manifest, embedded)
@@ -182,9 +186,8 @@ def _part(
     if path.exists():
         with np.load(path, allow_pickle=False) as stored:
             return Embedded(stored["embedding"], stored["pooled"])
-    first = manifest.video_ids[0]
     views = videos(
-        {"": network.model}, manifest, config, clips_per_video=clips_per_video, desc=first
+        {"": network.model}, manifest, config, clips_per_video=clips_per_video, desc="clips"
     )[""]
     with atomic.replacing(path) as file:
         np.savez(file, **views._asdict())
