@@ -135,3 +135,26 @@ def test_batch_larger_than_the_collection_names_the_setting(videos, tmp_path):
     config.ir.batch_size = 256
     with pytest.raises(settings.SettingsError, match="set --config.ir.batch_size"):
         _pretrain("ir", videos, tmp_path, config)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_processes_read_the_parts_of_the_batches_of_one(videos, monkeypatch, first):
+    config, training = _config(), videos.subset("train").take(range(10))  # two are left over
+    config.ir.batch_size = 4
+    devices = mesh.make(1)
+
+    def batches():
+        found = train._batches(config, config.ir, training, 3, first, devices)
+        return [{k: np.asarray(v) for k, v in batch.items()} for batch in found]
+
+    whole, parts = batches(), []
+    assert len(whole) == 6 - first
+    monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda rows, v: v)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for process in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        parts.append(batches())
+    for batch, *of_it in zip(whole, *parts, strict=True):
+        assert [len(part["index"]) for part in of_it] == [2, 2]
+        for name, value in batch.items():
+            np.testing.assert_array_equal(value, np.concatenate([p[name] for p in of_it]))

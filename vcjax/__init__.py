@@ -1,1 +1,22 @@
-"""Video representations without labels, by dense trajectory clustering."""
+"""Video representations without labels, by dense trajectory clustering.
+
+`vcjax.load` gives a trained network. The modules, in the order of the pipeline: `data`, `idt` (and
+the package `fisher` beside this one), `prior`, `models`, `memory_bank`, `objectives`, `clustering`,
+`step`, `train`, `evaluation`; then `pretrained`, `embed` and `interop` for what was learned.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vcjax.pretrained import Pretrained
+
+
+def load(source: str) -> "Pretrained":
+    """The network of an exported folder, a training stage's folder, or a hub id `owner/name`.
+
+    The hub needs the extra `hub`. Raises FileNotFoundError where there is none, ValueError for
+    files of another kind.
+    """
+    from vcjax import pretrained
+
+    return pretrained.load(source)

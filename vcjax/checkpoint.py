@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
 
 class Checkpoints:
@@ -39,13 +40,24 @@ class Checkpoints:
         self._manager.close()
 
 
-def restore_part(directory: Path, template: dict[str, Any]) -> dict[str, Any]:
+def restore_part(
+    directory: Path, template: dict[str, Any], *, alone: bool = False
+) -> dict[str, Any]:
     """Those entries of the newest state under `directory` that `template` has, shaped as there.
 
-    Raises FileNotFoundError where there is no checkpoint.
+    With `alone` this process reads by itself, whatever others of the run do. Raises
+    FileNotFoundError where there is no checkpoint.
     """
     # Another manager than the one that saves: which handler an item has is fixed at first use.
-    manager = ocp.CheckpointManager(directory.absolute(), item_names=("state",))
+    me = jax.process_index()
+    processes = MultiprocessingOptions(
+        primary_host=me if alone else 0, active_processes={me} if alone else None
+    )
+    manager = ocp.CheckpointManager(
+        directory.absolute(),
+        item_names=("state",),
+        options=ocp.CheckpointManagerOptions(create=False, multiprocessing_options=processes),
+    )
     try:
         if manager.latest_step() is None:
             raise FileNotFoundError(f"no checkpoint in {directory}")

@@ -1,8 +1,17 @@
-"""Videos to embeddings: the mean over a few centre crops, several networks in one reading."""
+"""Videos to embeddings: the mean over a few centre crops, several networks in one reading.
 
+python -m vcjax.embed --checkpoint FOLDER --manifest VIDEOS --out features.npz
+"""
+
+import argparse
 import functools
-from collections.abc import Mapping
-from typing import NamedTuple
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,9 +21,16 @@ from ml_collections import ConfigDict
 
 from vcjax import progress
 from vcjax.data import augment, clips
+from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
+from vcjax.idt import atomic
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
+
+if TYPE_CHECKING:
+    from vcjax.pretrained import Pretrained
+
+_PART = 64  # videos, after which what is done is kept
 
 
 class Embedded(NamedTuple):
@@ -64,6 +80,12 @@ def videos(
     return {name: _mean(*sums[name], clips_per_video=clips_per_video) for name in sums}
 
 
+def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Embedded:
+    """The view of clips themselves, RGB in [0, 255]."""
+    model.eval()
+    return Embedded(*map(np.asarray, _forward(*resnet3d.split(model), batch)))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(
     graphdef: nnx.GraphDef,
@@ -79,3 +101,112 @@ def _forward(
 def _mean(embedding: np.ndarray, pooled: np.ndarray, *, clips_per_video: int) -> Embedded:
     norm = np.linalg.norm(embedding, axis=1, keepdims=True)
     return Embedded(embedding / np.maximum(norm, 1e-12), pooled / clips_per_video)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Does what the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vcjax.embed",
+        description="Embeddings (unit norm) and pooled features of videos, with their video_id.",
+        epilog="Run again to go on after an interruption.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="a training stage such as runs/mine/la, an exported folder, or a hub id owner/name",
+    )
+    parser.add_argument("--manifest", required=True, help="folder, or table with a path column")
+    parser.add_argument("--out", type=Path, required=True, help="features.npz or .parquet")
+    parser.add_argument("--clips_per_video", type=int, default=5, help="whose mean is taken")
+    parser.add_argument("--batch_size", type=int, default=32, help="clips at a time")
+    parser.add_argument("--num_threads", type=int, default=2, help="that read clips")
+    parser.add_argument(
+        "--skip", action="store_true", help="leave out bad videos, decoding all first"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        _embed(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"vcjax.embed: {error}")
+
+
+def _embed(options: argparse.Namespace) -> None:
+    from vcjax import pretrained
+
+    if options.out.suffix not in (".npz", ".parquet"):
+        raise ValueError(f"{options.out}: write .npz or .parquet")
+    if min(options.clips_per_video, options.batch_size, options.num_threads) < 1:
+        raise ValueError("--clips_per_video, --batch_size and --num_threads are at least 1")
+    network = pretrained.load(options.checkpoint)
+    manifest, problems = manifests.verify(
+        manifests.read(options.manifest),
+        on_missing="skip" if options.skip else "error",
+        decode=options.skip,
+        num_workers=options.num_threads,
+    )
+    for problem in problems:
+        print(f"left out {problem.video_id}: {problem.reason}", file=sys.stderr)
+    parts = options.out.with_name(options.out.name + ".parts")
+    config = network.config()
+    config.evaluation.batch_size, config.data.num_threads = options.batch_size, options.num_threads
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    parts.mkdir(exist_ok=True)
+    found = [
+        _part(network, config, manifest.take(rows), parts, clips_per_video=options.clips_per_video)
+        for rows in progress.bar(
+            np.split(np.arange(len(manifest)), range(_PART, len(manifest), _PART)),
+            desc="embed",
+            unit=f"{_PART} videos",
+        )
+    ]
+    embedded = Embedded(*map(np.concatenate, zip(*found, strict=True)))
+    _write(options.out, manifest, embedded)
+    shutil.rmtree(parts)
+    print(
+        f"{options.out}: video_id [{len(manifest)}], embedding {list(embedded.embedding.shape)}, "
+        f"pooled {list(embedded.pooled.shape)}"
+    )
+
+
+def _part(
+    network: "Pretrained",
+    config: ConfigDict,
+    manifest: Manifest,
+    parts: Path,
+    *,
+    clips_per_video: int,
+) -> Embedded:
+    """Some videos' view: from `parts` where it is of the same network, files and clips."""
+    stats = [(path, Path(path).stat().st_mtime_ns) for path in manifest.paths]
+    how: Any = [manifest.video_ids, stats, clips_per_video, config.clip.to_dict()]
+    digest = hashlib.sha256(json.dumps(how, default=str).encode())
+    for value in jax.tree.leaves(nnx.state(network.model)):
+        digest.update(np.asarray(value).tobytes())
+    path = parts / f"{digest.hexdigest()[:16]}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as stored:
+            return Embedded(stored["embedding"], stored["pooled"])
+    views = videos(
+        {"": network.model}, manifest, config, clips_per_video=clips_per_video, desc="clips"
+    )[""]
+    with atomic.replacing(path) as file:
+        np.savez(file, **views._asdict())
+    return views
+
+
+def _write(path: Path, manifest: Manifest, embedded: Embedded) -> None:
+    if path.suffix == ".npz":
+        with atomic.replacing(path) as file:
+            np.savez(file, video_id=np.array(manifest.video_ids), **embedded._asdict())
+        return
+    import pyarrow
+    from pyarrow import parquet
+
+    table = {"video_id": list(manifest.video_ids)}
+    table |= {name: list(values) for name, values in embedded._asdict().items()}
+    with atomic.replacing(path) as file:
+        parquet.write_table(pyarrow.table(table), file)
+
+
+if __name__ == "__main__":
+    main()

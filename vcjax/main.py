@@ -25,13 +25,22 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vcjax import pipeline, stages
+from vcjax import experiments, pipeline, stages
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Experiment, FILE.py[:VARIANT].", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "This process is one of several of the run, on as many machines; they share --workdir. On "
+    "Slurm, TPU pods and GKE they find one another, else the three flags below say where.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _STAGES = flags.DEFINE_list("stages", [], "Only these stages, such as ir,la (default: all).")
 
 log = logging.getLogger("vcjax")
@@ -44,6 +53,9 @@ def main(arguments: list[str]) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--config is required, for instance configs/la_idt.py:rendered")
     _log_to_standard_error()
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        log.info("process %d of %d", jax.process_index(), jax.process_count())
     workdir = Path(_WORKDIR.value).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
@@ -67,4 +79,4 @@ def _log_to_standard_error() -> None:
 flags.DEFINE_bool("debug", False, "Show tracebacks of errors, and more messages.")
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, argv=experiments.find_in_arguments(sys.argv))

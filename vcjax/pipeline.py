@@ -152,7 +152,7 @@ def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             workdir=workdir,
         )
 
-    return Stage(name, depends, tuple(inputs), run)
+    return Stage(name, depends, tuple(inputs), run, together=True)
 
 
 def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:

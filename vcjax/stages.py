@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vcjax import processes
+
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +34,7 @@ class Stage(NamedTuple):
     settings: dict[str, Any]
     inputs: tuple[str, ...]
     run: Callable[[Path], str | None]
+    together: bool = False  # every process of the run takes part; else the first alone
     keeps: bool = False  # its folder survives a change of settings: the stage checks each file
 
 
@@ -52,13 +55,24 @@ def seconds(workdir: Path, names: Sequence[str]) -> dict[str, float]:
 
 
 def _run(stage: Stage, workdir: Path) -> None:
+    if not stage.together:
+        processes.on_first(lambda: _finish(stage, workdir) if _begin(stage, workdir) else None)
+    elif processes.on_first(lambda: _begin(stage, workdir)):
+        if processes.is_first():
+            _finish(stage, workdir)
+        else:
+            stage.run(workdir / stage.name)
+
+
+def _begin(stage: Stage, workdir: Path) -> bool:
+    """Whether the stage has to run, its folder then made ready for it."""
     directory = workdir / stage.name
     inputs = {name: _digest(stage.name, workdir, name) for name in stage.inputs}
     fingerprint = _hash({"settings": stage.settings, "inputs": inputs})
     record = _read(directory)
     if record.get("fingerprint") == fingerprint and record.get("complete"):
         log.info("%s: complete, skipped", stage.name)
-        return
+        return False
     if record and record.get("fingerprint") != fingerprint:
         changed = _changed(record, stage.settings, inputs)
         log.info("%s: redone, because %s changed", stage.name, ", ".join(changed))
@@ -75,10 +89,17 @@ def _run(stage: Stage, workdir: Path) -> None:
         "seconds": record.get("seconds", 0.0),
     }
     _write(directory, record)
+    return True
+
+
+def _finish(stage: Stage, workdir: Path) -> None:
+    """Runs a stage that has begun, and records how that went."""
+    directory = workdir / stage.name
+    record = _read(directory)
     begin = time.monotonic()
     try:
         digest = stage.run(directory)
-        record |= {"complete": True, "digest": digest or fingerprint}
+        record |= {"complete": True, "digest": digest or record["fingerprint"]}
     finally:
         record["seconds"] = round(record["seconds"] + time.monotonic() - begin, 2)
         _write(directory, record)

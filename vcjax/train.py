@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, embed, mesh, metrics, progress, settings
+from vcjax import checkpoint, embed, mesh, metrics, processes, progress, settings
 from vcjax import step as steps
 from vcjax.clustering import kmeans, neighbors
 from vcjax.data import clips
@@ -33,7 +33,7 @@ def load_model(config: ConfigDict, directory: Path) -> ResNet3D:
     """The network as the stage in `directory` left it. Raises FileNotFoundError before that."""
     graphdef, params, statistics = resnet3d.split(steps.new_model(config))
     restored = checkpoint.restore_part(
-        directory / "checkpoints", {"params": params, "statistics": statistics}
+        directory / "checkpoints", {"params": params, "statistics": statistics}, alone=True
     )
     return nnx.merge(graphdef, restored["params"], restored["statistics"])
 
@@ -124,6 +124,8 @@ def _clustering(
     """bank -> labels [runs, n] and what to log of them; None for an objective without clusters."""
     if stage.objective != "local_aggregation":
         return None
+    # K-means of the whole in every process, where there are several
+    cluster_devices = devices if jax.process_count() == 1 else mesh.local()
     vectors = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
     points: dict[str, Callable[[Array], Array | np.ndarray]] = {
         "idt": lambda bank: vectors,
@@ -143,12 +145,12 @@ def _clustering(
 
     def cluster(bank: Array) -> tuple[Array, Scalars]:
         labels = kmeans.fit_runs(
-            points[stage.source](bank),
+            points[stage.source](mesh.gather(bank)),
             seeds=seeds,
             num_clusters=count,
             num_iterations=config.clusters.num_iterations,
             known=known,
-            mesh=devices,
+            mesh=cluster_devices,
         )
         sizes = np.bincount(labels[0])
         scalars = {
@@ -169,17 +171,21 @@ def _batches(
     first: int,
     devices: jax.sharding.Mesh,
 ) -> Iterator[Batch]:
-    """Batches from step `first` on, each array split over the devices."""
-    dataset = clips.training_clips(
+    """Batches from step `first` on, each array split over the devices, each process its part."""
+    num_parts = jax.process_count()
+    parts = clips.training_clips(
         train,
         num_frames=config.clip.num_frames,
         stride=config.clip.stride,
         side=config.clip.side,
         scales=config.clip.scales,
-        batch_size=stage.batch_size,
-        num_epochs=num_epochs,
+        batch_size=stage.batch_size // num_parts,
+        num_epochs=1,
         seed=config.seed,
-    )[first:]
+    )
+    # a batch is that of one process, cut: row for row the same for any number of them
+    num_whole = len(train) // stage.batch_size * num_parts
+    dataset = parts[:num_whole][jax.process_index() :: num_parts].repeat(num_epochs)[first:]
     rows = mesh.rows(devices)
     for batch in clips.iterate(
         dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
@@ -193,9 +199,13 @@ def _validate(
     """Top-1 of the nearest bank row's label, for each label column that both sides know."""
     if not len(test):
         return {}
-    model = nnx.merge(graphdef, state.params, state.statistics, copy=True)
+    bank = mesh.gather(state.bank)[: len(train)]
+    if not processes.is_first():  # which alone writes what comes out
+        return {}
+    here = jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics))
+    model = nnx.merge(graphdef, *here, copy=True)
     embedding = embed.videos({"": model}, test, config, clips_per_video=1)[""].embedding
-    nearest = np.asarray(neighbors.nearest(embedding, state.bank[: len(train)]))[:, 0]
+    nearest = np.asarray(neighbors.nearest(embedding, bank))[:, 0]
     scalars = {}
     for column in train.labels:
         known, wanted = np.array(train.labels[column]), np.array(test.labels[column])

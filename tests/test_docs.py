@@ -1,0 +1,122 @@
+"""Every command of the README and the docs is one that the programs take."""
+
+import argparse
+import importlib
+import os
+import re
+import runpy
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+import vcjax.main  # noqa: F401 - defines the flags
+from vcjax import __main__ as console
+from vcjax import experiments
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _commands():
+    for page in PAGES:
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                for command in line.split(" && "):
+                    words = command.split()
+                    while words and re.fullmatch(r"[A-Z_]+=\S+", words[0]):
+                        words.pop(0)
+                    if words[:2] == ["python", "-m"] or words[:1] == ["vcjax"]:
+                        yield pytest.param(command, id=f"{page.name}: {command}"[:90])
+                    elif words and words[0].startswith("launch/"):
+                        yield pytest.param(command, id=f"{page.name}: {command}"[:90])
+
+
+COMMANDS = list(_commands())
+
+
+def test_there_are_commands_on_the_pages():
+    assert len(COMMANDS) > 25
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_taken(command, monkeypatch):
+    words = shlex.split(command, comments=True)
+    variables = {}
+    while "=" in words[0]:
+        name, _, variables[name] = words.pop(0).partition("=")
+    if words[0].startswith("launch/"):
+        _check_launched(words, variables)
+        return
+    words = words[2:] if words[0] == "python" else words[1:]
+    module, arguments = words[0].removeprefix("vcjax."), words[1:]
+    if module == "pytest":
+        return
+    if module == "main":
+        _check_run(arguments)
+    else:
+        assert module in console.commands(), module
+        _check_parsed(console.commands()[module][0], arguments, monkeypatch)
+
+
+def _check_launched(words, variables):
+    script = ROOT / words[0]
+    assert script.exists()
+    for name in variables:
+        assert f'"${{{name}:=' in script.read_text(), name
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    again = [w for w in words[1:] if w != "--dry-run"]
+    subprocess.run(["bash", script, "--dry-run", *again], env=kept | variables, check=True)
+
+
+def _check_run(arguments):
+    """Flags, experiment, variants and settings of vcjax.main are there."""
+    found = {}
+    for argument in arguments:
+        name, _, value = argument.removeprefix("--").partition("=")
+        found[name] = value
+        assert name in flags.FLAGS or name.startswith("config."), argument
+    file, _, variant = experiments.find(found["config"]).partition(":")
+    config = runpy.run_path(file)["get_config"](variant)
+    for name in (n.removeprefix("config.") for n in found if n.startswith("config.")):
+        inner = config
+        for part in name.split("."):
+            assert isinstance(inner, ConfigDict) and part in inner, name
+            inner = inner[part]
+    assert set(filter(None, found.get("stages", "").split(","))) <= set(config.stages)
+    assert "workdir" in found
+
+
+class _Taken(Exception):
+    pass
+
+
+def _check_parsed(module, arguments, monkeypatch):
+    """The module's own parser takes the arguments; nothing is run."""
+    parse, depth = argparse.ArgumentParser.parse_known_args, [0]
+
+    def parse_and_stop(parser, *given, **options):
+        depth[0] += 1
+        found = parse(parser, *given, **options)
+        depth[0] -= 1
+        if depth[0] == 0:
+            assert not found[1] or "beam" in arguments, found[1]
+            raise _Taken
+        return found
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_and_stop)
+    try:
+        program = importlib.import_module(f"{module}.__main__")
+    except ModuleNotFoundError:
+        program = importlib.import_module(module)
+    with pytest.raises(_Taken):
+        program.main(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+        assert (page.parent / target).exists(), target

@@ -1,0 +1,113 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+from flax import nnx
+
+import vcjax
+from vcjax import embed, pretrained
+from vcjax.data import manifest as manifests
+from vcjax.data import rendered, video
+from vcjax.models.resnet3d import ResNet3D
+
+_SHAPE = {"depth": 18, "width": 4, "embedding_dim": 8}
+_CLIP = {"num_frames": 4, "stride": 2, "side": 24}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An exported network."""
+    folder = tmp_path_factory.mktemp("network")
+    model = ResNet3D(**_SHAPE, rngs=nnx.Rngs(3))
+    pretrained.save(pretrained.Pretrained(model, _SHAPE, _CLIP, {"stage": "la"}), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    source = rendered.render(tmp_path_factory.mktemp("v"), num_videos=5, seed=0, num_workers=1)
+    return manifests.read(source)
+
+
+def _table(videos, path):
+    rows = [f"{i}\t{p}" for i, p in zip(videos.video_ids, videos.paths, strict=True)]
+    path.write_text("\n".join(["video_id\tpath", *rows]) + "\n")
+    return path
+
+
+def _run(folder, table, out, *more):
+    arguments = ["--checkpoint", folder, "--manifest", table, "--out", out]
+    embed.main([*map(str, arguments), "--batch_size", "4", *more])
+
+
+def test_a_video_s_embedding_is_the_mean_over_its_clips(folder, videos, tmp_path):
+    _run(folder, _table(videos, tmp_path / "v.tsv"), tmp_path / "f.npz", "--clips_per_video", "1")
+    found = np.load(tmp_path / "f.npz")
+    assert found["video_id"].tolist() == list(videos.video_ids)
+    assert found["embedding"].shape == (5, 8) and found["pooled"].shape == (5, 32)
+    network = vcjax.load(folder)
+    counted, _ = manifests.verify(videos, on_missing="error", decode=True, num_workers=1)
+    middle = (counted.num_frames[2] - 7) // 2
+    frames = video.clip(videos.paths[2], middle, 4, stride=2)
+    assert frames.shape[1:3] == (120, 160)
+    small = [cv2.resize(f, (32, 24), interpolation=cv2.INTER_AREA)[:, 4:28] for f in frames]
+    alone = network(np.stack(small)[None])
+    np.testing.assert_allclose(found["embedding"][2], alone.embedding[0], atol=1e-5)
+    np.testing.assert_allclose(found["pooled"][2], alone.pooled[0], atol=1e-5)
+
+
+def test_an_interrupted_run_goes_on_and_parquet_holds_the_same(
+    folder, videos, tmp_path, monkeypatch
+):
+    pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = _table(videos, tmp_path / "v.tsv")
+    monkeypatch.setattr(embed, "_PART", 2)
+    _run(folder, table, tmp_path / "whole.npz")
+    reading, read = embed.videos, []
+
+    def interrupted(models, manifest, *arguments, **options):
+        if len(read) == 2:
+            raise KeyboardInterrupt
+        read.append(manifest.video_ids)
+        return reading(models, manifest, *arguments, **options)
+
+    monkeypatch.setattr(embed, "videos", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _run(folder, table, tmp_path / "f.parquet")
+    assert not (tmp_path / "f.parquet").exists()
+    read.clear()
+    _run(folder, table, tmp_path / "f.parquet")
+    assert read == [videos.video_ids[4:]]
+    found, whole = parquet.read_table(tmp_path / "f.parquet"), np.load(tmp_path / "whole.npz")
+    assert found["video_id"].to_pylist() == list(videos.video_ids)
+    np.testing.assert_array_equal(found["pooled"].to_pylist(), whole["pooled"])
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_bad_videos_stop_the_run_or_are_left_out(folder, videos, tmp_path, capsys):
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    table = _table(videos.take([0]), tmp_path / "v.tsv")
+    table.write_text(table.read_text() + "bad\tbad.mp4\n")
+    with pytest.raises(SystemExit, match="1 of 2 videos cannot be used"):
+        _run(folder, table, tmp_path / "f.npz")
+    _run(folder, table, tmp_path / "f.npz", "--skip")
+    assert np.load(tmp_path / "f.npz")["video_id"].tolist() == [videos.video_ids[0]]
+    assert "left out bad" in capsys.readouterr().err
+
+
+def test_the_card_tells_what_the_network_is(folder):
+    card = (folder / "README.md").read_text()
+    assert "Clips of 4 frames, stride 2, 24 pixels" in card
+    assert "# 3D ResNet-18, 0.13 million parameters" in card
+    assert json.loads((folder / "config.json").read_text())["clip"] == _CLIP
+
+
+def test_what_is_no_network_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither a folder with config.json"):
+        vcjax.load(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="not one of ours"):
+        vcjax.load(str(tmp_path))

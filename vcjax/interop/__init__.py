@@ -1,0 +1,1 @@
+"""Weights and files of other programs: PyTorch checkpoints, and what the authors released."""
