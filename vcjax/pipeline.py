@@ -178,6 +178,7 @@ def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             directory=directory,
             dataset=_dataset(config),
             seconds=stages.seconds(workdir, inputs),
+            probing=_probing(config),
         )
         print(evaluation.table(report))
         print(f"report: {workdir / 'report.json'}   clusters: {directory / 'index.html'}")
@@ -242,6 +243,13 @@ def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> 
         )
         for name, (embedding, pooled) in embedded.items()
     }
+
+
+def _probing(config: ConfigDict) -> Any:
+    from vcjax import evaluation
+
+    wanted = config.evaluation.to_dict()
+    return evaluation.Probing(**{k: wanted[k] for k in evaluation.Probing._fields})
 
 
 def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:

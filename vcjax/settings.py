@@ -145,6 +145,12 @@ def _evaluation() -> ConfigDict:
     evaluation = ConfigDict()
     evaluation.clips_per_video = 5  # Sec. 4.2
     evaluation.batch_size = 32
+    evaluation.shots = (1, 5, 10, 20)  # labeled videos of each class, Table 2
+    evaluation.num_draws = 10  # random samples of that many, for the mean and its 95% interval
+    evaluation.draw = "random"  # or "first": one sample, the first in the list (released)
+    evaluation.retrieval = (1, 5, 10, 20, 50)  # depths k of R@k
+    evaluation.num_neighbors = 20  # that vote, weighted by exp(cosine / temperature)
+    evaluation.temperature = 0.07  # of the vote (Wu et al. 2018)
     return evaluation
 
 
@@ -222,6 +228,7 @@ def _released(config: ConfigDict) -> None:
     for stage in (config.ir, config.la, config.la_own):
         stage.drops = (161, 191)
     config.fisher.reading = "released"
+    config.evaluation.draw = "first"
 
 
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {

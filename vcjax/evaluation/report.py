@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import agreement, clusters, page, probes, protocol, tables
+from vcjax.evaluation import agreement, clusters, measures, page, probes, protocol, tables
+from vcjax.evaluation.measures import Probing
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.protocol import Sides
 
@@ -27,6 +28,7 @@ def evaluate(
     directory: Path,
     dataset: str,
     seconds: dict[str, float],
+    probing: Probing = Probing(),  # noqa: B008 - immutable
 ) -> dict[str, Any]:
     """The report, written beside `directory` as report.json; the clusters to look at go into it.
 
@@ -38,10 +40,13 @@ def evaluate(
     columns = {name: np.array(values) for name, values in manifest.labels.items()}
     asked = _sides(columns, np.array(manifest.split), group, seed)
     training = manifest.rows("train")
+    everywhere = np.ones(len(training), bool)
     report: dict[str, Any] = {
         "dataset": dataset,
         "models": {
-            name: _model(output, columns, asked, training, seed) for name, output in outputs.items()
+            name: measures.measure(output, columns, asked, probing, seed=seed)
+            | {"clusters": agreement_of(output.labels, everywhere, columns, training)}
+            for name, output in outputs.items()
         },
     }
     if idt is not None:
@@ -50,6 +55,9 @@ def evaluate(
         "seconds": {stage: float(value) for stage, value in seconds.items()},
         "seed": seed,
         "num_videos": {split: len(manifest.rows(split)) for split in ("train", "test")},
+        "probing": {
+            k: list(v) if isinstance(v, tuple) else v for k, v in probing._asdict().items()
+        },
         "chance": {n: protocol.chance(columns[n][s.test]) for n, s in asked.items()},
         "asked": {
             n: {"fit": len(s.fit), "test": len(s.test), "within_test": s.within_test}
@@ -73,28 +81,6 @@ def _sides(
         else:
             found[name] = sides
     return found
-
-
-def _model(
-    output: ModelOutputs,
-    columns: Mapping[str, np.ndarray],
-    asked: Mapping[str, Sides],
-    training: np.ndarray,
-    seed: int,
-) -> dict[str, Any]:
-    neighbor, linear = {}, {}
-    for name, (fit, test, _) in asked.items():
-        values = columns[name]
-        near = probes.nearest_neighbor(output.embedding[fit], values[fit], output.embedding[test])
-        probed = probes.linear(output.pooled[fit], values[fit], output.pooled[test], seed=seed)
-        neighbor[name] = float(np.mean(near == values[test]))
-        linear[name] = float(np.mean(probed == values[test]))
-    present = np.ones(len(training), bool)
-    return {
-        "neighbor": neighbor,
-        "linear": linear,
-        "clusters": agreement_of(output.labels, present, columns, training),
-    }
 
 
 def _idt(
