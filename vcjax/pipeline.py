@@ -1,6 +1,6 @@
 """The stages of a config: what each depends on, and what it does.
 
-manifest -> idt -> fisher -> ir -> la -> tune -> evaluate, or fisher -> svm
+manifest -> idt -> fisher -> ir -> la -> tune -> evaluate -> finetune, or fisher -> svm
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def build(config: ConfigDict, workdir: Path) -> list[Stage]:
 
 
 def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    data = {k: v for k, v in config.data.to_dict().items() if k not in _HOW}
+    data = _data(config)
     if not config.data.rendered.num_videos:
         if not config.data.manifest:
             raise settings.SettingsError(
@@ -69,6 +69,10 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]
 
     return Stage(name, data | {"seed": config.seed}, (), run, keeps=True)
+
+
+def _data(config: ConfigDict) -> dict[str, Any]:
+    return {k: v for k, v in config.data.to_dict().items() if k not in _HOW}
 
 
 def group_column(config: ConfigDict, manifest: Manifest) -> str:
@@ -156,18 +160,18 @@ def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
 
 
 def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    inputs = tuple(s for s in config.stages if s != name)
+    inputs = tuple(config.stages[: config.stages.index(name)])
     depends = {k: config[k].to_dict() for k in ("evaluation", "clusters", "clip", "model")}
 
     def run(directory: Path) -> None:
-        from vcjax import evaluation, step, train
+        from vcjax import evaluation
 
         manifest = _manifest(workdir)
-        models = {"scratch": step.new_model(config)}
+        models = {"scratch": _network(config, workdir, "")}
         models |= {
-            model_name(s, config): train.load_model(config, workdir / s)
-            for s in config.stages
-            if s in settings.TRAINING_STAGES
+            model_name(s, config): _network(config, workdir, s)
+            for s in inputs
+            if s in (*settings.TRAINING_STAGES, "supervised")
         }
         report = evaluation.evaluate(
             manifest,
@@ -223,19 +227,142 @@ def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     return Stage(name, depends | {"seed": config.seed}, ("manifest", "fisher"), run)
 
 
+def _finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    stage = config[name]
+    inputs = ("manifest", *([stage.start] if stage.start else []))
+    depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
+
+    def run(directory: Path) -> None:
+        from vcjax import transfer
+
+        manifest, label, group, splits = _labeled(stage, config, directory, workdir)
+        found = {
+            split: transfer.finetune_split(
+                f"{name}/{split}",
+                config,
+                manifest,
+                rows,
+                label,
+                group=group,
+                start=_network_directory(workdir, stage.start) if stage.start else None,
+                workdir=workdir,
+            )
+            for split, rows in splits.items()
+        }
+        _write_result(directory, name, transfer.result(found, label=label, start=stage.start))
+
+    return Stage(name, depends, inputs, run)
+
+
+def _few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    stage = config[name]
+    inputs = ("manifest", *([stage.start] if stage.start else []))
+    depends = _transfer_settings(name, config)
+
+    def run(directory: Path) -> None:
+        from vcjax import transfer
+        from vcjax.evaluation import measures
+        from vcjax.evaluation.outputs import ModelOutputs
+        from vcjax.evaluation.protocol import Sides
+
+        manifest, label, _, splits = _labeled(stage, config, directory, workdir)
+        models = {stage.start: _network(config, workdir, stage.start)}
+        embedded = _embed(models, manifest, config)[stage.start]
+        unclustered = np.zeros((1, len(manifest)), np.int32)
+        output = ModelOutputs(embedded.embedding, embedded.pooled, unclustered)
+        columns = {label: np.array(manifest.labels[label])}
+        found = {}
+        for split, rows in splits.items():
+            sides = {label: Sides(rows.train, rows.test, within_test=False)}
+            probed = measures.measure(output, columns, sides, _probing(config), seed=config.seed)
+            found[split] = {k: v[label] for k, v in probed.items()}
+            found[split]["accuracy"] = found[split]["linear"]
+        _write_result(directory, name, transfer.result(found, label=label, start=stage.start))
+
+    return Stage(name, depends, inputs, run)
+
+
+def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Path) -> Any:
+    """Videos, column of the classes, column of the groups or "", and splits to transfer to."""
+    from vcjax import transfer
+
+    manifest = transfer.verified(
+        config,
+        stage.manifest,
+        _manifest(workdir),
+        directory=directory,
+        num_workers=_num_workers(config),
+    )
+    label = transfer.label_column(manifest, stage.label)
+    group = config.data.group
+    if stage.manifest or group == "auto":
+        group = next((c for c in settings.GROUP_COLUMNS if c in manifest.labels), "")
+    splits = transfer.splits(manifest, label, tuple(stage.splits), group=group, config=config)
+    return manifest, label, group, splits
+
+
+def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
+    from vcjax import evaluation
+
+    evaluation.write(result, directory / "result.json")
+    log.info("%s: %.1f%% of held-out videos right", name, 100 * result["accuracy"])
+
+
+def _transfer_settings(name: str, config: ConfigDict) -> dict[str, Any]:
+    source = config[name].manifest
+    depends = {k: config[k].to_dict() for k in (name, "clip", "model", "evaluation")}
+    depends |= {"seed": config.seed, "data": _data(config)}
+    return depends | {"source": manifests.signature(Path(source)) if source else ""}
+
+
+def _network(config: ConfigDict, workdir: Path, stage: str) -> Any:
+    """The network as `stage` left it, or for "" random."""
+    from vcjax import finetune, step, train
+
+    if not stage:
+        return step.new_model(config)
+    directory = _network_directory(workdir, stage)
+    if stage in settings.FINETUNING_STAGES:
+        return finetune.load_backbone(step.new_model(config), directory)
+    return train.load_model(config, directory)
+
+
+def _embed(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
+    """Each model's view of the videos; one trained on labels has its features as embedding."""
+    from vcjax import embed
+    from vcjax.evaluation import probes
+
+    found = embed.videos(
+        models, manifest, config, clips_per_video=config.evaluation.clips_per_video
+    )
+    for name in found.keys() & set(settings.FINETUNING_STAGES):
+        found[name] = embed.Embedded(probes.unit(found[name].pooled), found[name].pooled)
+    return found
+
+
+def _network_directory(workdir: Path, stage: str) -> Path:
+    """Where the checkpoints of a stage's network are; of a finetuned one's first split."""
+    if stage not in settings.FINETUNING_STAGES:
+        return workdir / stage
+    found = sorted((workdir / stage).glob("*/checkpoints"))
+    if not found:
+        raise FileNotFoundError(f"no checkpoint in {workdir / stage}")
+    return found[0].parent
+
+
 def model_name(stage: str, config: ConfigDict) -> str:
     """What a training stage's result is called in the report: ir, la, la_idt, la_idt_tune."""
     aggregation = "la_idt" if config.la.source == "idt" else "la"
+    if stage == "supervised":
+        return stage
     return {"ir": "ir", "la_own": "la", "la": aggregation, "tune": f"{aggregation}_tune"}[stage]
 
 
 def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
     """Each model's embeddings of all videos, and K-means of the training videos' embeddings."""
-    from vcjax import embed, evaluation
+    from vcjax import evaluation
 
-    embedded = embed.videos(
-        models, manifest, config, clips_per_video=config.evaluation.clips_per_video
-    )
+    embedded = _embed(models, manifest, config)
     training = manifest.rows("train")
     return {
         name: evaluation.ModelOutputs(
@@ -300,6 +427,8 @@ _BUILDERS: dict[str, Callable[[str, ConfigDict, Path], Stage]] = {
     "idt": _idt_stage,
     "fisher": _fisher_stage,
     **dict.fromkeys(settings.TRAINING_STAGES, _training_stage),
+    **dict.fromkeys(settings.FINETUNING_STAGES, _finetune_stage),
+    "few_shot": _few_shot_stage,
     "evaluate": _evaluate_stage,
     "svm": _svm_stage,
 }

@@ -43,6 +43,12 @@ def paper() -> ConfigDict:
     config.la = _aggregation(epochs=200, drops=(160, 190), start="ir", source="idt")
     config.la_own = _aggregation(epochs=200, drops=(160, 190), start="ir", source="bank")
     config.tune = _aggregation(epochs=25, drops=(10, 20), start="la", source="joint")  # released
+    # the baseline of Table 1, and transfer: to the run's own videos, to UCF101, to HMDB51
+    config.supervised = _finetuning(epochs=200, frozen_stages=0, start="")
+    config.finetune = _finetuning(epochs=40, frozen_stages=1, start="tune")
+    config.ucf101 = _finetuning(epochs=40, frozen_stages=1, start="tune")
+    config.hmdb51 = _finetuning(epochs=30, frozen_stages=2, start="tune")
+    config.few_shot = _few_shot()
     config.evaluation = _evaluation()
     config.svm = _svm()
     return config
@@ -141,6 +147,42 @@ def _aggregation(*, epochs: int, drops: tuple[int, ...], start: str, source: str
     return stage
 
 
+def _finetuning(*, epochs: int, frozen_stages: int, start: str) -> ConfigDict:
+    stage = ConfigDict()
+    stage.manifest = ""  # labeled videos, as data.manifest; "": the run's own
+    stage.label = ""  # column of the classes; "": class, label, action or motion
+    stage.splits = ()  # columns that say train or test; (): split1 to split3 if there, else split
+    stage.start = start  # stage whose weights this one takes over; "": random
+    stage.epochs = epochs  # released
+    stage.batch_size = 128  # Sec. 4.2
+    stage.learning_rate = 0.1  # Sec. 4.2
+    stage.momentum = 0.9  # Sec. 4.2
+    stage.dampening = 0.9  # released
+    stage.weight_decay = 1e-3  # not on normalisation; released
+    stage.patience = 5  # epochs without a better loss that the learning rate survives; released
+    stage.watched = (
+        "holdout"  # whose loss that is: a share of the training side; or test (released)
+    )
+    stage.holdout = 0.1  # that share
+    stage.frozen_stages = frozen_stages  # of the network, with the stem; 0: all is trained
+    stage.freeze_statistics = True  # of batch normalisation too; released: False
+    stage.videos_per_class = 0  # drawn from the training side; 0: all
+    stage.scales = (1.0, 2**-0.25)  # of the crop, released; there is no jitter
+    stage.input_scale = 1.0  # times colours in [0, 1] less their mean; released: 255
+    stage.average = "softmax"  # over a video's clips, Sec. 4.2; or logits (released)
+    stage.checkpoint_steps = 0  # steps between checkpoints; 0: an epoch
+    return stage
+
+
+def _few_shot() -> ConfigDict:
+    stage = ConfigDict()
+    stage.manifest = ""  # labeled videos, as data.manifest; "": the run's own
+    stage.label = ""  # column of the classes; "": class, label, action or motion
+    stage.splits = ()  # columns that say train or test; (): split1 to split3 if there, else split
+    stage.start = "tune"  # stage whose frozen network is asked; "": random
+    return stage
+
+
 def _evaluation() -> ConfigDict:
     evaluation = ConfigDict()
     evaluation.clips_per_video = 5  # Sec. 4.2
@@ -163,6 +205,7 @@ def _svm() -> ConfigDict:
 
 GROUP_COLUMNS = ("group", "scene", "sequence")
 TRAINING_STAGES = ("ir", "la_own", "la", "tune")
+FINETUNING_STAGES = ("supervised", "finetune", "ucf101", "hmdb51")
 
 
 def _small(config: ConfigDict) -> None:
@@ -185,6 +228,8 @@ def _small(config: ConfigDict) -> None:
         stage.validate_epochs = 5
         if stage.objective == "local_aggregation":
             stage.num_background = 0
+    for name in FINETUNING_STAGES:
+        config[name].batch_size = 16
 
 
 def _rendered(config: ConfigDict) -> None:
@@ -213,7 +258,7 @@ def _smoke(config: ConfigDict) -> None:
     config.data.rendered.num_videos = 32
     config.epochs_scale = 0.1
     config.clip.side = 32
-    for name in TRAINING_STAGES:
+    for name in TRAINING_STAGES + FINETUNING_STAGES:
         config[name].batch_size = 8
     config.model.width = 8
     config.fisher.num_components = 4
@@ -229,6 +274,10 @@ def _released(config: ConfigDict) -> None:
         stage.drops = (161, 191)
     config.fisher.reading = "released"
     config.evaluation.draw = "first"
+    for name in FINETUNING_STAGES:
+        stage = config[name]
+        stage.watched, stage.freeze_statistics = "test", False
+        stage.input_scale, stage.average = 255.0, "logits"
 
 
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
