@@ -6,7 +6,7 @@ from `paper()`, sets what its experiment changes, and ends with `vary(config, va
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -26,6 +26,7 @@ def paper() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of everything random; the same seed gives the same run
     config.stages = ("manifest", "idt", "fisher", "ir", "la", "tune", "evaluate")
+    config.transfers = False  # ends on UCF101 and HMDB51 rather than on the run's own videos
     config.epochs_scale = 1.0  # shortens (< 1) or lengthens every stage, to at least one epoch
     config.num_workers = 0  # processes that render, verify and extract; 0: one a core
     config.log_steps = 50  # steps between metrics, at most an epoch
@@ -60,6 +61,7 @@ def _data() -> ConfigDict:
     data.group = "auto"  # label column whose values stay on one side of the split; "": none;
     # "auto": the first of GROUP_COLUMNS that the manifest has
     data.holdout = 0.25  # share of videos held out for evaluation, without a `split` column
+    data.num_videos = 0  # of the training side, drawn at random (Fig. 4); 0: all
     data.on_missing = "error"  # or "skip": bad videos are listed and left out
     data.verify = "decode"  # every frame of every video once; "header": only what it declares
     data.num_threads = 2  # that read clips ahead of the device
@@ -280,11 +282,40 @@ def _released(config: ConfigDict) -> None:
         stage.input_scale, stage.average = 255.0, "logits"
 
 
+def _transfer(config: ConfigDict) -> None:
+    """Few-shot, UCF101 and HMDB51 (Tables 1-7), not the evaluation on the run's own videos."""
+    config.transfers = True
+
+
+def _no_tune(config: ConfigDict) -> None:
+    """Without the last stage (Table 5)."""
+    config.stages = tuple(s for s in config.stages if s != "tune")
+
+
+def _of(section: str, **values: int) -> Callable[[ConfigDict], None]:
+    """A variant that sets `values` in a section of the config."""
+
+    def vary(config: ConfigDict) -> None:
+        config[section].update(values)
+
+    return vary
+
+
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "rendered": _rendered,
     "folder": _folder,
     "smoke": _smoke,
     "released": _released,
+    "transfer": _transfer,
+    "no_tune": _no_tune,
+    **{f"frames{t}": _of("clip", num_frames=t) for t in (32, 64)},  # Table 3
+    **{  # K and m, Table 6
+        f"clusters{k}x{m}": _of("clusters", num_clusters=k, num_runs=m)
+        for k, m in ((1500, 1), (3000, 2), (12000, 6), (30000, 10))
+    },
+    "depth34": _of("model", depth=34),  # Table 7
+    "side224": _of("clip", side=224),  # Table 7
+    **{f"videos{n}k": _of("data", num_videos=1000 * n) for n in (135, 185, 370)},  # Fig. 4
 }
 
 
@@ -297,6 +328,21 @@ def vary(config: ConfigDict, variant: str) -> ConfigDict:
         if name not in VARIANTS:
             raise SettingsError(f"variant {name!r} is unknown; use one of {sorted(VARIANTS)}")
         VARIANTS[name](config)
+    return config
+
+
+def conclude(config: ConfigDict, pretraining: Sequence[str]) -> ConfigDict:
+    """`config` with the stages `pretraining`, and then those that ask what came of the last one.
+
+    Without any training among them that is the network from scratch, of which nothing is frozen.
+    """
+    trained = [s for s in pretraining if s in (*TRAINING_STAGES, "supervised")]
+    for name in ("few_shot", "finetune", "ucf101", "hmdb51"):
+        config[name].start = trained[-1] if trained else ""
+        if not trained and name != "few_shot":
+            config[name].frozen_stages = 0
+    asked = ("few_shot", "ucf101", "hmdb51") if config.transfers else ("evaluate",)
+    config.stages = (*pretraining, *asked)
     return config
 
 
