@@ -33,6 +33,7 @@ def build(config: ConfigDict, workdir: Path) -> list[Stage]:
 
 def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     data = _data(config)
+    seed = config.seed if config.data.seed < 0 else config.data.seed
     if not config.data.rendered.num_videos:
         if not config.data.manifest:
             raise settings.SettingsError(
@@ -48,8 +49,9 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             source = rendered.render(
                 directory / "videos",
                 num_videos=config.data.rendered.num_videos,
-                seed=config.seed,
+                seed=seed,
                 num_workers=_num_workers(config),
+                look=rendered.Look(config.data.rendered.contrast, config.data.rendered.brightness),
             )
         manifest, problems = manifests.verify(
             manifests.read(source),
@@ -62,14 +64,14 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             manifest,
             group=group_column(config, manifest),
             holdout=config.data.holdout,
-            seed=config.seed,
+            seed=seed,
         )
-        manifest = _thinned(manifest, config.data.num_videos, config.seed)
+        manifest = _thinned(manifest, config.data.num_videos, seed)
         manifests.save(manifest, directory / "manifest.tsv")
         log.info("%s", manifests.summary(manifest, problems))
         return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]
 
-    return Stage(name, data | {"seed": config.seed}, (), run, keeps=True)
+    return Stage(name, data | {"seed": seed}, (), run, keeps=True)
 
 
 def _thinned(manifest: Manifest, num_videos: int, seed: int) -> Manifest:

@@ -68,6 +68,9 @@ def _data() -> ConfigDict:
     data.num_workers = 0  # processes that do so instead
     data.rendered = ConfigDict()
     data.rendered.num_videos = 0  # > 0: render this many instead of reading a manifest
+    data.rendered.contrast = 0.35  # of scenes; 1: no haze between them and the actor
+    data.rendered.brightness = 185.0  # of scenes, of 255
+    data.seed = -1  # of the videos rendered, left out and held out; -1: that of the run
     return data
 
 

@@ -1,0 +1,28 @@
+"""The paper's claim (Sec. 4.5): own clusters follow the scene, IDT clusters the motion.
+
+    python -m vcjax.evaluation claim --config=configs/claim.py:rendered --workdir=runs/claim
+
+trains every kind of network with several seeds on the same videos, of which motion and scene are
+known and independent, and compares what they know of either. Scenes are seen in full contrast, so
+that it is tempting to go by them. For real clips, `:folder` with --join and --claims (--help).
+"""
+
+from ml_collections import ConfigDict
+
+from vcjax import settings
+
+
+def get_config(variant: str = "rendered") -> ConfigDict:
+    """Sized for a laptop; variants of `settings.VARIANTS`: rendered, folder or smoke."""
+    config = settings.vary(settings.paper(), variant)
+    config.stages = (
+        *("manifest", "idt", "fisher", "ir", "la_own", "la", "tune"),
+        *("supervised", "evaluate"),
+    )
+    config.data.seed = 0  # the same videos for every seed of the training
+    config.data.rendered.contrast = 1.0
+    config.data.rendered.brightness = 140.0
+    config.supervised.label = "motion"
+    config.supervised.epochs = 100
+    config.supervised.learning_rate = 0.03
+    return config
