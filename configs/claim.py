@@ -24,5 +24,5 @@ def get_config(variant: str = "rendered") -> ConfigDict:
     config.data.rendered.brightness = 140.0
     config.supervised.label = "motion"
     config.supervised.epochs = 100
-    config.supervised.learning_rate = 0.03
+    config.supervised.learning_rate, config.supervised.batch_size = 0.03, config.ir.batch_size
     return config

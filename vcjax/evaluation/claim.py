@@ -59,7 +59,7 @@ def collect(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Mea
     names = [n for n in tables.TITLES if all(n in _entries(report) for report in reports)]
     if not names:
         raise ValueError("the reports have no model in common")
-    found = {}
+    found: dict[str, Measures] = {}
     for name in names:
         entries = [_entries(report)[name] for report in reports]
         figures = [_figures(entry, claim) for entry in entries]
