@@ -290,7 +290,7 @@ def _few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         found = {}
         for split, rows in splits.items():
             sides = {label: Sides(rows.train, rows.test, within_test=False)}
-            probed = measures.measure(output, columns, sides, _probing(config), seed=config.seed)
+            probed, _ = measures.measure(output, columns, sides, _probing(config), seed=config.seed)
             found[split] = {k: v[label] for k, v in probed.items()}
             found[split]["accuracy"] = found[split]["linear"]
         _write_result(directory, name, transfer.result(found, label=label, start=stage.start))

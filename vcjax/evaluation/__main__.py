@@ -1,6 +1,8 @@
-"""The paper's tables beside our results.
+"""The paper's tables beside our results, its claim as an experiment, and the explorer.
 
 python -m vcjax.evaluation tables [--runs RUNS] [--only 1 figure4]
+python -m vcjax.evaluation claim --config=configs/claim.py:rendered --workdir=runs/claim
+python -m vcjax.evaluation explore RUN [OTHER_RUN] --out FILE.html
 """
 
 import argparse
@@ -8,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcjax.evaluation import claim, paper
+from vcjax.evaluation import claim, explorer, paper
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,6 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     claimed.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
     claimed.set_defaults(run=_claim)
 
+    explore = commands.add_parser(
+        "explore", help="a page of one run, or of two side by side, that opens from disk"
+    )
+    explore.add_argument("workdirs", type=Path, nargs="+", help="one run's folder, or two")
+    explore.add_argument("--out", type=Path, required=True, help="HTML file to write")
+    explore.set_defaults(run=_explore)
+
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -67,6 +76,13 @@ def _claim(options: argparse.Namespace) -> None:
     claims = [claim.Claim(*pair) for pair in options.claims] or [claim.Claim("motion", "scene")]
     folders = claim.train(options.config, options.seeds, workdir, overrides=overrides)
     print(claim.report(folders, claims, workdir))
+
+
+def _explore(options: argparse.Namespace) -> None:
+    if len(options.workdirs) > 2:
+        raise ValueError(f"explore takes one run or two, not {len(options.workdirs)}")
+    explorer.write(options.workdirs, options.out)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def train(
 
     What is complete is skipped, what was interrupted goes on. Raises RuntimeError where one fails.
     """
-    folders = []
+    folders: list[Path] = []
     for seed in seeds:
         folder = workdir / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)

@@ -29,20 +29,22 @@ def measure(
     probing: Probing,
     *,
     seed: int,
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
     """For each measure and label, the share of the held-out videos that it gets right.
 
-    `neighbor`, `vote` and `retrieval` go by the embedding, `linear` and `few_shot` by the pooled
-    features.
+    And for each label what the linear classifier told of them. `neighbor`, `vote` and `retrieval`
+    go by the embedding, `linear` and `few_shot` by the pooled features.
     """
     found: dict[str, dict[str, Any]] = {
         name: {} for name in ("neighbor", "linear", "few_shot", "vote", "retrieval")
     }
+    told = {}
     for name, (fit, test, _) in asked.items():
         values, wanted = columns[name][fit], columns[name][test]
         near, far = output.embedding[fit], output.embedding[test]
         pooled = output.pooled[fit], values, output.pooled[test]
-        linear = float(np.mean(probes.linear(*pooled, seed=seed) == wanted))
+        told[name] = probes.linear(*pooled, seed=seed)
+        linear = float(np.mean(told[name] == wanted))
         votes = retrieval.vote(
             near,
             values,
@@ -68,4 +70,4 @@ def measure(
         found["retrieval"][name] = retrieval.recall(
             near, values, far, wanted, depths=probing.retrieval
         )
-    return found
+    return found, told

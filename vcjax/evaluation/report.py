@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import agreement, clusters, measures, page, probes, protocol, tables
+from vcjax.evaluation import agreement, clusters, explorer, measures, page, probes, protocol, tables
 from vcjax.evaluation.measures import Probing
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.protocol import Sides
@@ -41,10 +41,14 @@ def evaluate(
     asked = _sides(columns, np.array(manifest.split), group, seed)
     training = manifest.rows("train")
     everywhere = np.ones(len(training), bool)
+    measured = {
+        name: measures.measure(output, columns, asked, probing, seed=seed)
+        for name, output in outputs.items()
+    }
     report: dict[str, Any] = {
         "dataset": dataset,
         "models": {
-            name: measures.measure(output, columns, asked, probing, seed=seed)
+            name: measured[name][0]
             | {"clusters": agreement_of(output.labels, everywhere, columns, training)}
             for name, output in outputs.items()
         },
@@ -66,7 +70,40 @@ def evaluate(
     }
     page.write(directory, report, manifest.subset("train"), _described(outputs, idt, manifest))
     write(report, directory.parent / "report.json")
+    told = {name: answers for name, (_, answers) in measured.items()}
+    explorer.save(directory, manifest, _sources(outputs, idt, manifest, asked, told), seed=seed)
+    explorer.write([directory.parent], directory / "explorer.html")
     return report
+
+
+def _sources(
+    outputs: Mapping[str, ModelOutputs],
+    idt: IdtOutputs | None,
+    manifest: Manifest,
+    asked: Mapping[str, Sides],
+    told: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, explorer.Source]:
+    """What the explorer shows of each model and of the prior."""
+    training = manifest.rows("train")
+
+    def everywhere(labels: np.ndarray) -> np.ndarray:
+        clusters = np.full(len(manifest), -1)
+        clusters[training] = labels[0]
+        return clusters
+
+    all_there = np.ones(len(manifest), bool)
+    found = {
+        name: explorer.Source(
+            output.embedding,
+            everywhere(output.labels),
+            all_there,
+            {label: (asked[label].test, answers) for label, answers in told[name].items()},
+        )
+        for name, output in outputs.items()
+    }
+    if idt is not None:
+        found["idt"] = explorer.Source(idt.vectors, everywhere(idt.labels), idt.has_vector, {})
+    return found
 
 
 def _sides(
