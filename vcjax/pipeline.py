@@ -5,7 +5,6 @@ manifest -> idt -> fisher -> ir -> la -> tune -> evaluate -> finetune, or fisher
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vcjax import settings, stages
+from vcjax import settings, stages, transfer_stages
+from vcjax import workdir as workdirs
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.stages import Stage
 
 log = logging.getLogger(__name__)
-
-# Settings of data.* that change how a run goes, not what comes out.
-_HOW = ("num_threads", "num_workers")
 
 
 def build(config: ConfigDict, workdir: Path) -> list[Stage]:
@@ -32,7 +29,7 @@ def build(config: ConfigDict, workdir: Path) -> list[Stage]:
 
 
 def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    data = _data(config)
+    data = workdirs.data_settings(config)
     seed = config.seed if config.data.seed < 0 else config.data.seed
     if not config.data.rendered.num_videos:
         if not config.data.manifest:
@@ -50,14 +47,14 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
                 directory / "videos",
                 num_videos=config.data.rendered.num_videos,
                 seed=seed,
-                num_workers=_num_workers(config),
+                num_workers=workdirs.num_workers(config),
                 look=rendered.Look(config.data.rendered.contrast, config.data.rendered.brightness),
             )
         manifest, problems = manifests.verify(
             manifests.read(source),
             on_missing=config.data.on_missing,
             decode=config.data.verify == "decode",
-            num_workers=_num_workers(config),
+            num_workers=workdirs.num_workers(config),
         )
         manifests.save_problems(problems, directory / "problems.tsv")
         manifest = manifests.assign_split(
@@ -87,10 +84,6 @@ def _thinned(manifest: Manifest, num_videos: int, seed: int) -> Manifest:
     return manifest.take(np.union1d(kept, manifest.rows("test")).tolist())
 
 
-def _data(config: ConfigDict) -> dict[str, Any]:
-    return {k: v for k, v in config.data.to_dict().items() if k not in _HOW}
-
-
 def group_column(config: ConfigDict, manifest: Manifest) -> str:
     """The label column that `data.group` names, or "" for none."""
     if config.data.group == "auto":
@@ -107,13 +100,13 @@ def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         from vcjax.idt import collection
 
-        manifest = _manifest(workdir)
+        manifest = workdirs.manifest(workdir)
         counts = collection.extract_collection(
             dict(zip(manifest.video_ids, manifest.paths, strict=True)),
             directory,
             matcher=config.idt.matcher,
             people=Path(config.idt.people) if config.idt.people else None,
-            num_workers=_num_workers(config),
+            num_workers=workdirs.num_workers(config),
             on_error=config.data.on_missing,
         )
         empty = [video_id for video_id in manifest.video_ids if not counts.get(video_id)]
@@ -131,7 +124,7 @@ def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         from vcjax import prior
 
-        manifest = _manifest(workdir)
+        manifest = workdirs.manifest(workdir)
         if config.fisher.fitted_to not in ("train", "all"):
             raise settings.SettingsError(
                 f"fisher.fitted_to is {config.fisher.fitted_to!r}; use train or all"
@@ -161,14 +154,14 @@ def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         from vcjax import train
 
-        manifest = _manifest(workdir)
+        manifest = workdirs.manifest(workdir)
         training = manifest.subset("train")
         train.pretrain(
             name,
             config,
             train=training,
             test=manifest.subset("test"),
-            fisher=_fisher_vectors(workdir, training) if "fisher" in inputs else None,
+            fisher=workdirs.fisher_vectors(workdir, training) if "fisher" in inputs else None,
             workdir=workdir,
         )
 
@@ -182,10 +175,10 @@ def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         from vcjax import evaluation
 
-        manifest = _manifest(workdir)
-        models = {"scratch": _network(config, workdir, "")}
+        manifest = workdirs.manifest(workdir)
+        models = {"scratch": workdirs.network(config, workdir, "")}
         models |= {
-            model_name(s, config): _network(config, workdir, s)
+            model_name(s, config): workdirs.network(config, workdir, s)
             for s in inputs
             if s in (*settings.TRAINING_STAGES, "supervised")
         }
@@ -198,7 +191,7 @@ def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             directory=directory,
             dataset=_dataset(config),
             seconds=stages.seconds(workdir, inputs),
-            probing=_probing(config),
+            probing=workdirs.probing(config),
         )
         print(evaluation.table(report))
         print(f"report: {workdir / 'report.json'}   clusters: {directory / 'index.html'}")
@@ -217,12 +210,12 @@ def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         import fisher
         from vcjax import evaluation, prior
 
-        manifest = _manifest(workdir)
+        manifest = workdirs.manifest(workdir)
         group = group_column(config, manifest)
         if config.svm.leave_groups_out and not group:
             raise settings.SettingsError("svm.leave_groups_out needs --config.data.group=COLUMN")
         model = fisher.Model.load(workdir / "fisher" / "model.npz")
-        found = _fisher_vectors(workdir, manifest)
+        found = workdirs.fisher_vectors(workdir, manifest)
         vectors = prior.apart(model, found.vectors)
         rows = slice(None) if config.svm.leave_groups_out else manifest.rows("train")
         report = evaluation.evaluate_baseline(
@@ -243,129 +236,6 @@ def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     return Stage(name, depends | {"seed": config.seed}, ("manifest", "fisher"), run)
 
 
-def _finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    stage = config[name]
-    inputs = ("manifest", *([stage.start] if stage.start else []))
-    depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
-
-    def run(directory: Path) -> None:
-        from vcjax import transfer
-
-        manifest, label, group, splits = _labeled(stage, config, directory, workdir)
-        found = {
-            split: transfer.finetune_split(
-                f"{name}/{split}",
-                config,
-                manifest,
-                rows,
-                label,
-                group=group,
-                start=_network_directory(workdir, stage.start) if stage.start else None,
-                workdir=workdir,
-            )
-            for split, rows in splits.items()
-        }
-        _write_result(directory, name, transfer.result(found, label=label, start=stage.start))
-
-    return Stage(name, depends, inputs, run)
-
-
-def _few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    stage = config[name]
-    inputs = ("manifest", *([stage.start] if stage.start else []))
-    depends = _transfer_settings(name, config)
-
-    def run(directory: Path) -> None:
-        from vcjax import transfer
-        from vcjax.evaluation import measures
-        from vcjax.evaluation.outputs import ModelOutputs
-        from vcjax.evaluation.protocol import Sides
-
-        manifest, label, _, splits = _labeled(stage, config, directory, workdir)
-        models = {stage.start: _network(config, workdir, stage.start)}
-        embedded = _embed(models, manifest, config)[stage.start]
-        unclustered = np.zeros((1, len(manifest)), np.int32)
-        output = ModelOutputs(embedded.embedding, embedded.pooled, unclustered)
-        columns = {label: np.array(manifest.labels[label])}
-        found = {}
-        for split, rows in splits.items():
-            sides = {label: Sides(rows.train, rows.test, within_test=False)}
-            probed, _ = measures.measure(output, columns, sides, _probing(config), seed=config.seed)
-            found[split] = {k: v[label] for k, v in probed.items()}
-            found[split]["accuracy"] = found[split]["linear"]
-        _write_result(directory, name, transfer.result(found, label=label, start=stage.start))
-
-    return Stage(name, depends, inputs, run)
-
-
-def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Path) -> Any:
-    """Videos, column of the classes, column of the groups or "", and splits to transfer to."""
-    from vcjax import transfer
-
-    manifest = transfer.verified(
-        config,
-        stage.manifest,
-        _manifest(workdir),
-        directory=directory,
-        num_workers=_num_workers(config),
-    )
-    label = transfer.label_column(manifest, stage.label)
-    group = config.data.group
-    if stage.manifest or group == "auto":
-        group = next((c for c in settings.GROUP_COLUMNS if c in manifest.labels), "")
-    splits = transfer.splits(manifest, label, tuple(stage.splits), group=group, config=config)
-    return manifest, label, group, splits
-
-
-def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
-    from vcjax import evaluation
-
-    evaluation.write(result, directory / "result.json")
-    log.info("%s: %.1f%% of held-out videos right", name, 100 * result["accuracy"])
-
-
-def _transfer_settings(name: str, config: ConfigDict) -> dict[str, Any]:
-    source = config[name].manifest
-    depends = {k: config[k].to_dict() for k in (name, "clip", "model", "evaluation")}
-    depends |= {"seed": config.seed, "data": _data(config)}
-    return depends | {"source": manifests.signature(Path(source)) if source else ""}
-
-
-def _network(config: ConfigDict, workdir: Path, stage: str) -> Any:
-    """The network as `stage` left it, or for "" random."""
-    from vcjax import finetune, step, train
-
-    if not stage:
-        return step.new_model(config)
-    directory = _network_directory(workdir, stage)
-    if stage in settings.FINETUNING_STAGES:
-        return finetune.load_backbone(step.new_model(config), directory)
-    return train.load_model(config, directory)
-
-
-def _embed(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
-    """Each model's view of the videos; one trained on labels has its features as embedding."""
-    from vcjax import embed
-    from vcjax.evaluation import probes
-
-    found = embed.videos(
-        models, manifest, config, clips_per_video=config.evaluation.clips_per_video
-    )
-    for name in found.keys() & set(settings.FINETUNING_STAGES):
-        found[name] = embed.Embedded(probes.unit(found[name].pooled), found[name].pooled)
-    return found
-
-
-def _network_directory(workdir: Path, stage: str) -> Path:
-    """Where the checkpoints of a stage's network are; of a finetuned one's first split."""
-    if stage not in settings.FINETUNING_STAGES:
-        return workdir / stage
-    found = sorted((workdir / stage).glob("*/checkpoints"))
-    if not found:
-        raise FileNotFoundError(f"no checkpoint in {workdir / stage}")
-    return found[0].parent
-
-
 def model_name(stage: str, config: ConfigDict) -> str:
     """What a training stage's result is called in the report: ir, la, la_idt, la_idt_tune."""
     aggregation = "la_idt" if config.la.source == "idt" else "la"
@@ -378,7 +248,7 @@ def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> 
     """Each model's embeddings of all videos, and K-means of the training videos' embeddings."""
     from vcjax import evaluation
 
-    embedded = _embed(models, manifest, config)
+    embedded = workdirs.embedded(models, manifest, config)
     training = manifest.rows("train")
     return {
         name: evaluation.ModelOutputs(
@@ -388,17 +258,10 @@ def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> 
     }
 
 
-def _probing(config: ConfigDict) -> Any:
-    from vcjax import evaluation
-
-    wanted = config.evaluation.to_dict()
-    return evaluation.Probing(**{k: wanted[k] for k in evaluation.Probing._fields})
-
-
 def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:
     from vcjax import evaluation
 
-    vectors = _fisher_vectors(workdir, manifest)
+    vectors = workdirs.fisher_vectors(workdir, manifest)
     training = vectors.of(manifest.subset("train").video_ids)
     labels = _cluster(training.vectors, training.has_vector, config)
     return evaluation.IdtOutputs(vectors.vectors, vectors.has_vector, labels)
@@ -419,23 +282,9 @@ def _cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDic
     )
 
 
-def _manifest(workdir: Path) -> Manifest:
-    return manifests.load(workdir / "manifest" / "manifest.tsv")
-
-
-def _fisher_vectors(workdir: Path, manifest: Manifest) -> Any:
-    from vcjax import prior
-
-    return prior.FisherVectors.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
-
-
 def _dataset(config: ConfigDict) -> str:
     rendered = config.data.rendered.num_videos
     return f"rendered ({rendered})" if rendered else Path(config.data.manifest).name
-
-
-def _num_workers(config: ConfigDict) -> int:
-    return config.num_workers or os.cpu_count() or 1
 
 
 _BUILDERS: dict[str, Callable[[str, ConfigDict, Path], Stage]] = {
@@ -443,8 +292,8 @@ _BUILDERS: dict[str, Callable[[str, ConfigDict, Path], Stage]] = {
     "idt": _idt_stage,
     "fisher": _fisher_stage,
     **dict.fromkeys(settings.TRAINING_STAGES, _training_stage),
-    **dict.fromkeys(settings.FINETUNING_STAGES, _finetune_stage),
-    "few_shot": _few_shot_stage,
+    **dict.fromkeys(settings.FINETUNING_STAGES, transfer_stages.finetune_stage),
+    "few_shot": transfer_stages.few_shot_stage,
     "evaluate": _evaluate_stage,
     "svm": _svm_stage,
 }

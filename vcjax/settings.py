@@ -26,7 +26,7 @@ def paper() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of everything random; the same seed gives the same run
     config.stages = ("manifest", "idt", "fisher", "ir", "la", "tune", "evaluate")
-    config.transfers = False  # ends on UCF101 and HMDB51 rather than on the run's own videos
+    config.asked = ("evaluate",)  # stages that say what came of the training
     config.epochs_scale = 1.0  # shortens (< 1) or lengthens every stage, to at least one epoch
     config.num_workers = 0  # processes that render, verify and extract; 0: one a core
     config.log_steps = 50  # steps between metrics, at most an epoch
@@ -287,7 +287,12 @@ def _released(config: ConfigDict) -> None:
 
 def _transfer(config: ConfigDict) -> None:
     """Few-shot, UCF101 and HMDB51 (Tables 1-7), not the evaluation on the run's own videos."""
-    config.transfers = True
+    config.asked = ("few_shot", "ucf101", "hmdb51")
+
+
+def _finetune(config: ConfigDict) -> None:
+    """Finetuning on the run's own labels, after the rest."""
+    config.asked = (*config.asked, "finetune")
 
 
 def _no_tune(config: ConfigDict) -> None:
@@ -310,6 +315,7 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "smoke": _smoke,
     "released": _released,
     "transfer": _transfer,
+    "finetune": _finetune,
     "no_tune": _no_tune,
     **{f"frames{t}": _of("clip", num_frames=t) for t in (32, 64)},  # Table 3
     **{  # K and m, Table 6
@@ -344,8 +350,7 @@ def conclude(config: ConfigDict, pretraining: Sequence[str]) -> ConfigDict:
         config[name].start = trained[-1] if trained else ""
         if not trained and name != "few_shot":
             config[name].frozen_stages = 0
-    asked = ("few_shot", "ucf101", "hmdb51") if config.transfers else ("evaluate",)
-    config.stages = (*pretraining, *asked)
+    config.stages = (*pretraining, *config.asked)
     return config
 
 
