@@ -4,7 +4,14 @@
 
 trains every kind of network with several seeds on the same videos, of which motion and scene are
 known and independent, and compares what they know of either. Scenes are seen in full contrast, so
-that it is tempting to go by them. For real clips, `:folder` with --join and --claims (--help).
+that it is tempting to go by them. Real clips of several collections, all trained on together:
+
+    python -m vcjax.evaluation claim --config=configs/claim.py:folder --workdir=runs/claim_real \\
+        --join fight.tsv tennis.tsv --claims "fight motion" "fight scene" \\
+        --claims "tennis stroke" "tennis scene" -- "--config.supervised.label=tennis stroke"
+
+Ablations are overrides behind --, such as --config.clusters.num_runs=1, --config.clip.num_frames=4,
+--config.data.num_videos=120.
 """
 
 from ml_collections import ConfigDict
