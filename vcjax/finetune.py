@@ -4,6 +4,7 @@ The head becomes a classifier. What is frozen, the stem and the first stages, ke
 bit by bit; its normalisation too, unless the settings leave its statistics alive.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from vcjax import checkpoint, mesh, progress, settings, train
@@ -255,11 +256,6 @@ def clip_logits(
     model.eval()
     graphdef, params, statistics = resnet3d.split(model)
 
-    @jax.jit
-    def forward(params: nnx.State, statistics: nnx.State, clip: Array) -> Array:
-        network = nnx.merge(graphdef, params, statistics)
-        return logits(network, augment.normalize(clip) * stage.input_scale)
-
     batches = clips.evaluation_clips(
         manifest,
         num_frames=config.clip.num_frames,
@@ -273,11 +269,23 @@ def clip_logits(
         batches, num_workers=config.data.num_workers, num_threads=config.data.num_threads
     )
     said = [
-        np.asarray(forward(params, statistics, batch["clip"]))
+        np.asarray(_forward(graphdef, params, statistics, batch["clip"], stage.input_scale))
         for batch in progress.bar(reading, total=len(batches), desc="classify", unit="batch")
     ]
     rows = np.concatenate(said)[: len(manifest) * clips_per_video]  # the last batch is filled up
     return rows.reshape(len(manifest), clips_per_video, -1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    statistics: nnx.State,
+    clip: UInt8[Array, "b t h w 3"],
+    input_scale: float,
+) -> Float[Array, "b c"]:
+    network = nnx.merge(graphdef, params, statistics)
+    return logits(network, augment.normalize(clip) * input_scale)
 
 
 AVERAGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {

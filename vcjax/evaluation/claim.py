@@ -127,7 +127,7 @@ def draw(found: Mapping[Claim, Mapping[str, Measures]], path: Path) -> None:
         shades = {f"AMI {side}": color for side, color in _COLORS.items()}
         _bars(row[2], models, shades, titles, scale=1)
         row[2].set_title(f"clusters' agreement: {claim.motion}, {claim.scene}")
-        row[2].legend(loc="upper left", frameon=False)
+        row[2].legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=110)
 
 
