@@ -126,7 +126,7 @@ def draw(found: Mapping[Claim, Mapping[str, Measures]], path: Path) -> None:
             axis.set_title(f"{claim.motion}: {measure} accuracy, %")
         shades = {f"AMI {side}": color for side, color in _COLORS.items()}
         _bars(row[2], models, shades, titles, scale=1)
-        row[2].set_title(f"clusters' agreement: {claim.motion}, {claim.scene}")
+        row[2].set_title(f"clusters: {claim.motion}, {claim.scene}")
         row[2].legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=110)
 
@@ -144,7 +144,8 @@ def _bars(
         found = [model.get(measure) for model in models.values()]
         places = [i + (number - (len(measures) - 1) / 2) * height for i in range(len(found))]
         means = [scale * estimate.mean if estimate else 0.0 for estimate in found]
-        errors = [scale * (estimate.interval or 0) if estimate else 0.0 for estimate in found]
+        # one seed has no interval: no mark either
+        errors = [scale * ((e.interval if e else None) or float("nan")) for e in found]
         axis.barh(places, means, height, xerr=errors, color=color, label=measure, capsize=2)
     axis.set_yticks(range(len(titles)), titles)
     axis.invert_yaxis()
