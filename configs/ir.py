@@ -12,9 +12,8 @@ from vcjax import settings
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's values, or a variant: rendered, folder, smoke, released."""
+    """The paper's values, or variants of `settings.VARIANTS`, comma-separated."""
     config = settings.paper()
     config.ir.epochs = 200
     config = settings.vary(config, variant)
-    config.stages = ("manifest", "ir", "evaluate")
-    return config
+    return settings.conclude(config, ("manifest", "ir"))

@@ -12,9 +12,8 @@ from vcjax import settings
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's values, or a variant: rendered, folder, smoke, released."""
+    """The paper's values, or variants of `settings.VARIANTS`, comma-separated."""
     config = settings.paper()
     config.la.source = "bank"
     config = settings.vary(config, variant)
-    config.stages = ("manifest", "ir", "la", "evaluate")
-    return config
+    return settings.conclude(config, ("manifest", "ir", "la"))

@@ -12,5 +12,6 @@ from vcjax import settings
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's values, or a variant: rendered, folder, smoke, released."""
-    return settings.vary(settings.paper(), variant)
+    """The paper's values, or variants of `settings.VARIANTS`, comma-separated."""
+    config = settings.vary(settings.paper(), variant)
+    return settings.conclude(config, [s for s in config.stages if s != "evaluate"])

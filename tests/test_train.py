@@ -91,7 +91,7 @@ def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
     videos, undisturbed, tmp_path, monkeypatch, caplog
 ):
     shutil.copytree(undisturbed[0] / "ir", tmp_path / "ir")
-    batches = train._batches
+    batches = train.batches
 
     def killed(*arguments):
         for count, batch in enumerate(batches(*arguments)):
@@ -99,7 +99,7 @@ def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
                 raise _Killed
             yield batch
 
-    monkeypatch.setattr(train, "_batches", killed)
+    monkeypatch.setattr(train, "batches", killed)
     with pytest.raises(_Killed):
         _pretrain("la", videos, tmp_path)
     monkeypatch.undo()

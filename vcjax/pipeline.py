@@ -1,11 +1,10 @@
 """The stages of a config: what each depends on, and what it does.
 
-manifest -> idt -> fisher -> ir -> la -> tune -> evaluate, or fisher -> svm
+manifest -> idt -> fisher -> ir -> la -> tune -> evaluate -> finetune, or fisher -> svm
 """
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vcjax import settings, stages
+from vcjax import settings, stages, transfer_stages
+from vcjax import workdir as workdirs
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.stages import Stage
 
 log = logging.getLogger(__name__)
-
-# Settings of data.* that change how a run goes, not what comes out.
-_HOW = ("num_threads", "num_workers")
 
 
 def build(config: ConfigDict, workdir: Path) -> list[Stage]:
@@ -32,7 +29,8 @@ def build(config: ConfigDict, workdir: Path) -> list[Stage]:
 
 
 def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    data = {k: v for k, v in config.data.to_dict().items() if k not in _HOW}
+    data = workdirs.data_settings(config)
+    seed = config.seed if config.data.seed < 0 else config.data.seed
     if not config.data.rendered.num_videos:
         if not config.data.manifest:
             raise settings.SettingsError(
@@ -48,27 +46,42 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             source = rendered.render(
                 directory / "videos",
                 num_videos=config.data.rendered.num_videos,
-                seed=config.seed,
-                num_workers=_num_workers(config),
+                seed=seed,
+                num_workers=workdirs.num_workers(config),
+                look=rendered.Look(config.data.rendered.contrast, config.data.rendered.brightness),
             )
         manifest, problems = manifests.verify(
             manifests.read(source),
             on_missing=config.data.on_missing,
             decode=config.data.verify == "decode",
-            num_workers=_num_workers(config),
+            num_workers=workdirs.num_workers(config),
         )
         manifests.save_problems(problems, directory / "problems.tsv")
         manifest = manifests.assign_split(
             manifest,
             group=group_column(config, manifest),
             holdout=config.data.holdout,
-            seed=config.seed,
+            seed=seed,
         )
+        manifest = _thinned(manifest, config.data.num_videos, seed)
         manifests.save(manifest, directory / "manifest.tsv")
         log.info("%s", manifests.summary(manifest, problems))
         return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]
 
-    return Stage(name, data | {"seed": config.seed}, (), run, keeps=True)
+    return Stage(name, data | {"seed": seed}, (), run, keeps=True)
+
+
+def _thinned(manifest: Manifest, num_videos: int, seed: int) -> Manifest:
+    """The first `num_videos` of the training videos in a random order (0: all), so nested."""
+    training = manifest.rows("train")
+    if num_videos > len(training):
+        raise settings.SettingsError(
+            f"data.num_videos is {num_videos}, and there are {len(training)} training videos"
+        )
+    if not num_videos:
+        return manifest
+    kept = np.random.default_rng(seed).permutation(training)[:num_videos]
+    return manifest.take(np.union1d(kept, manifest.rows("test")).tolist())
 
 
 def group_column(config: ConfigDict, manifest: Manifest) -> str:
@@ -87,13 +100,13 @@ def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         from vcjax.idt import collection
 
-        manifest = _manifest(workdir)
+        manifest = workdirs.manifest(workdir)
         counts = collection.extract_collection(
             dict(zip(manifest.video_ids, manifest.paths, strict=True)),
             directory,
             matcher=config.idt.matcher,
             people=Path(config.idt.people) if config.idt.people else None,
-            num_workers=_num_workers(config),
+            num_workers=workdirs.num_workers(config),
             on_error=config.data.on_missing,
         )
         empty = [video_id for video_id in manifest.video_ids if not counts.get(video_id)]
@@ -111,7 +124,7 @@ def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         from vcjax import prior
 
-        manifest = _manifest(workdir)
+        manifest = workdirs.manifest(workdir)
         if config.fisher.fitted_to not in ("train", "all"):
             raise settings.SettingsError(
                 f"fisher.fitted_to is {config.fisher.fitted_to!r}; use train or all"
@@ -141,14 +154,14 @@ def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         from vcjax import train
 
-        manifest = _manifest(workdir)
+        manifest = workdirs.manifest(workdir)
         training = manifest.subset("train")
         train.pretrain(
             name,
             config,
             train=training,
             test=manifest.subset("test"),
-            fisher=_fisher_vectors(workdir, training) if "fisher" in inputs else None,
+            fisher=workdirs.fisher_vectors(workdir, training) if "fisher" in inputs else None,
             workdir=workdir,
         )
 
@@ -156,18 +169,18 @@ def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
 
 
 def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    inputs = tuple(s for s in config.stages if s != name)
+    inputs = tuple(config.stages[: config.stages.index(name)])
     depends = {k: config[k].to_dict() for k in ("evaluation", "clusters", "clip", "model")}
 
     def run(directory: Path) -> None:
-        from vcjax import evaluation, step, train
+        from vcjax import evaluation
 
-        manifest = _manifest(workdir)
-        models = {"scratch": step.new_model(config)}
+        manifest = workdirs.manifest(workdir)
+        models = {"scratch": workdirs.network(config, workdir, "")}
         models |= {
-            model_name(s, config): train.load_model(config, workdir / s)
-            for s in config.stages
-            if s in settings.TRAINING_STAGES
+            model_name(s, config): workdirs.network(config, workdir, s)
+            for s in inputs
+            if s in (*settings.TRAINING_STAGES, "supervised")
         }
         report = evaluation.evaluate(
             manifest,
@@ -178,6 +191,7 @@ def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             directory=directory,
             dataset=_dataset(config),
             seconds=stages.seconds(workdir, inputs),
+            probing=workdirs.probing(config),
         )
         print(evaluation.table(report))
         print(f"report: {workdir / 'report.json'}   clusters: {directory / 'index.html'}")
@@ -196,12 +210,12 @@ def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         import fisher
         from vcjax import evaluation, prior
 
-        manifest = _manifest(workdir)
+        manifest = workdirs.manifest(workdir)
         group = group_column(config, manifest)
         if config.svm.leave_groups_out and not group:
             raise settings.SettingsError("svm.leave_groups_out needs --config.data.group=COLUMN")
         model = fisher.Model.load(workdir / "fisher" / "model.npz")
-        found = _fisher_vectors(workdir, manifest)
+        found = workdirs.fisher_vectors(workdir, manifest)
         vectors = prior.apart(model, found.vectors)
         rows = slice(None) if config.svm.leave_groups_out else manifest.rows("train")
         report = evaluation.evaluate_baseline(
@@ -225,16 +239,16 @@ def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
 def model_name(stage: str, config: ConfigDict) -> str:
     """What a training stage's result is called in the report: ir, la, la_idt, la_idt_tune."""
     aggregation = "la_idt" if config.la.source == "idt" else "la"
+    if stage == "supervised":
+        return stage
     return {"ir": "ir", "la_own": "la", "la": aggregation, "tune": f"{aggregation}_tune"}[stage]
 
 
 def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
     """Each model's embeddings of all videos, and K-means of the training videos' embeddings."""
-    from vcjax import embed, evaluation
+    from vcjax import evaluation
 
-    embedded = embed.videos(
-        models, manifest, config, clips_per_video=config.evaluation.clips_per_video
-    )
+    embedded = workdirs.embedded(models, manifest, config)
     training = manifest.rows("train")
     return {
         name: evaluation.ModelOutputs(
@@ -247,7 +261,7 @@ def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> 
 def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:
     from vcjax import evaluation
 
-    vectors = _fisher_vectors(workdir, manifest)
+    vectors = workdirs.fisher_vectors(workdir, manifest)
     training = vectors.of(manifest.subset("train").video_ids)
     labels = _cluster(training.vectors, training.has_vector, config)
     return evaluation.IdtOutputs(vectors.vectors, vectors.has_vector, labels)
@@ -268,23 +282,9 @@ def _cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDic
     )
 
 
-def _manifest(workdir: Path) -> Manifest:
-    return manifests.load(workdir / "manifest" / "manifest.tsv")
-
-
-def _fisher_vectors(workdir: Path, manifest: Manifest) -> Any:
-    from vcjax import prior
-
-    return prior.FisherVectors.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
-
-
 def _dataset(config: ConfigDict) -> str:
     rendered = config.data.rendered.num_videos
     return f"rendered ({rendered})" if rendered else Path(config.data.manifest).name
-
-
-def _num_workers(config: ConfigDict) -> int:
-    return config.num_workers or os.cpu_count() or 1
 
 
 _BUILDERS: dict[str, Callable[[str, ConfigDict, Path], Stage]] = {
@@ -292,6 +292,8 @@ _BUILDERS: dict[str, Callable[[str, ConfigDict, Path], Stage]] = {
     "idt": _idt_stage,
     "fisher": _fisher_stage,
     **dict.fromkeys(settings.TRAINING_STAGES, _training_stage),
+    **dict.fromkeys(settings.FINETUNING_STAGES, transfer_stages.finetune_stage),
+    "few_shot": transfer_stages.few_shot_stage,
     "evaluate": _evaluate_stage,
     "svm": _svm_stage,
 }

@@ -6,7 +6,7 @@ from `paper()`, sets what its experiment changes, and ends with `vary(config, va
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -26,6 +26,7 @@ def paper() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of everything random; the same seed gives the same run
     config.stages = ("manifest", "idt", "fisher", "ir", "la", "tune", "evaluate")
+    config.asked = ("evaluate",)  # stages that say what came of the training
     config.epochs_scale = 1.0  # shortens (< 1) or lengthens every stage, to at least one epoch
     config.num_workers = 0  # processes that render, verify and extract; 0: one a core
     config.log_steps = 50  # steps between metrics, at most an epoch
@@ -43,6 +44,12 @@ def paper() -> ConfigDict:
     config.la = _aggregation(epochs=200, drops=(160, 190), start="ir", source="idt")
     config.la_own = _aggregation(epochs=200, drops=(160, 190), start="ir", source="bank")
     config.tune = _aggregation(epochs=25, drops=(10, 20), start="la", source="joint")  # released
+    # the baseline of Table 1, and transfer: to the run's own videos, to UCF101, to HMDB51
+    config.supervised = _finetuning(epochs=200, frozen_stages=0, start="")
+    config.finetune = _finetuning(epochs=40, frozen_stages=1, start="tune")
+    config.ucf101 = _finetuning(epochs=40, frozen_stages=1, start="tune")
+    config.hmdb51 = _finetuning(epochs=30, frozen_stages=2, start="tune")
+    config.few_shot = _few_shot()
     config.evaluation = _evaluation()
     config.svm = _svm()
     return config
@@ -54,12 +61,16 @@ def _data() -> ConfigDict:
     data.group = "auto"  # label column whose values stay on one side of the split; "": none;
     # "auto": the first of GROUP_COLUMNS that the manifest has
     data.holdout = 0.25  # share of videos held out for evaluation, without a `split` column
+    data.num_videos = 0  # of the training side, drawn at random (Fig. 4); 0: all
     data.on_missing = "error"  # or "skip": bad videos are listed and left out
     data.verify = "decode"  # every frame of every video once; "header": only what it declares
     data.num_threads = 2  # that read clips ahead of the device
     data.num_workers = 0  # processes that do so instead
     data.rendered = ConfigDict()
     data.rendered.num_videos = 0  # > 0: render this many instead of reading a manifest
+    data.rendered.contrast = 0.35  # of scenes; 1: no haze between them and the actor
+    data.rendered.brightness = 185.0  # of scenes, of 255
+    data.seed = -1  # of the videos rendered, left out and held out; -1: that of the run
     return data
 
 
@@ -141,10 +152,52 @@ def _aggregation(*, epochs: int, drops: tuple[int, ...], start: str, source: str
     return stage
 
 
+def _finetuning(*, epochs: int, frozen_stages: int, start: str) -> ConfigDict:
+    stage = ConfigDict()
+    stage.manifest = ""  # labeled videos, as data.manifest; "": the run's own
+    stage.label = ""  # column of the classes; "": class, label, action or motion
+    stage.splits = ()  # columns that say train or test; (): split1 to split3 if there, else split
+    stage.start = start  # stage whose weights this one takes over; "": random
+    stage.epochs = epochs  # released
+    stage.batch_size = 128  # Sec. 4.2
+    stage.learning_rate = 0.1  # Sec. 4.2
+    stage.momentum = 0.9  # Sec. 4.2
+    stage.dampening = 0.9  # released
+    stage.weight_decay = 1e-3  # not on normalisation; released
+    stage.patience = 5  # epochs without a better loss that the learning rate survives; released
+    stage.watched = (
+        "holdout"  # whose loss that is: a share of the training side; or test (released)
+    )
+    stage.holdout = 0.1  # that share
+    stage.frozen_stages = frozen_stages  # of the network, with the stem; 0: all is trained
+    stage.freeze_statistics = True  # of batch normalisation too; released: False
+    stage.videos_per_class = 0  # drawn from the training side; 0: all
+    stage.scales = (1.0, 2**-0.25)  # of the crop, released; there is no jitter
+    stage.input_scale = 1.0  # times colours in [0, 1] less their mean; released: 255
+    stage.average = "softmax"  # over a video's clips, Sec. 4.2; or logits (released)
+    stage.checkpoint_steps = 0  # steps between checkpoints; 0: an epoch
+    return stage
+
+
+def _few_shot() -> ConfigDict:
+    stage = ConfigDict()
+    stage.manifest = ""  # labeled videos, as data.manifest; "": the run's own
+    stage.label = ""  # column of the classes; "": class, label, action or motion
+    stage.splits = ()  # columns that say train or test; (): split1 to split3 if there, else split
+    stage.start = "tune"  # stage whose frozen network is asked; "": random
+    return stage
+
+
 def _evaluation() -> ConfigDict:
     evaluation = ConfigDict()
     evaluation.clips_per_video = 5  # Sec. 4.2
     evaluation.batch_size = 32
+    evaluation.shots = (1, 5, 10, 20)  # labeled videos of each class, Table 2
+    evaluation.num_draws = 10  # random samples of that many, for the mean and its 95% interval
+    evaluation.draw = "random"  # or "first": one sample, the first in the list (released)
+    evaluation.retrieval = (1, 5, 10, 20, 50)  # depths k of R@k
+    evaluation.num_neighbors = 20  # that vote, weighted by exp(cosine / temperature)
+    evaluation.temperature = 0.07  # of the vote (Wu et al. 2018)
     return evaluation
 
 
@@ -157,6 +210,7 @@ def _svm() -> ConfigDict:
 
 GROUP_COLUMNS = ("group", "scene", "sequence")
 TRAINING_STAGES = ("ir", "la_own", "la", "tune")
+FINETUNING_STAGES = ("supervised", "finetune", "ucf101", "hmdb51")
 
 
 def _small(config: ConfigDict) -> None:
@@ -179,6 +233,8 @@ def _small(config: ConfigDict) -> None:
         stage.validate_epochs = 5
         if stage.objective == "local_aggregation":
             stage.num_background = 0
+    for name in FINETUNING_STAGES:
+        config[name].batch_size = 16
 
 
 def _rendered(config: ConfigDict) -> None:
@@ -207,7 +263,7 @@ def _smoke(config: ConfigDict) -> None:
     config.data.rendered.num_videos = 32
     config.epochs_scale = 0.1
     config.clip.side = 32
-    for name in TRAINING_STAGES:
+    for name in TRAINING_STAGES + FINETUNING_STAGES:
         config[name].batch_size = 8
     config.model.width = 8
     config.fisher.num_components = 4
@@ -222,6 +278,35 @@ def _released(config: ConfigDict) -> None:
     for stage in (config.ir, config.la, config.la_own):
         stage.drops = (161, 191)
     config.fisher.reading = "released"
+    config.evaluation.draw = "first"
+    for name in FINETUNING_STAGES:
+        stage = config[name]
+        stage.watched, stage.freeze_statistics = "test", False
+        stage.input_scale, stage.average = 255.0, "logits"
+
+
+def _transfer(config: ConfigDict) -> None:
+    """Few-shot, UCF101 and HMDB51 (Tables 1-7), not the evaluation on the run's own videos."""
+    config.asked = ("few_shot", "ucf101", "hmdb51")
+
+
+def _finetune(config: ConfigDict) -> None:
+    """Finetuning on the run's own labels, after the rest."""
+    config.asked = (*config.asked, "finetune")
+
+
+def _no_tune(config: ConfigDict) -> None:
+    """Without the last stage (Table 5)."""
+    config.stages = tuple(s for s in config.stages if s != "tune")
+
+
+def _of(section: str, **values: int) -> Callable[[ConfigDict], None]:
+    """A variant that sets `values` in a section of the config."""
+
+    def vary(config: ConfigDict) -> None:
+        config[section].update(values)
+
+    return vary
 
 
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
@@ -229,6 +314,17 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "folder": _folder,
     "smoke": _smoke,
     "released": _released,
+    "transfer": _transfer,
+    "finetune": _finetune,
+    "no_tune": _no_tune,
+    **{f"frames{t}": _of("clip", num_frames=t) for t in (32, 64)},  # Table 3
+    **{  # K and m, Table 6
+        f"clusters{k}x{m}": _of("clusters", num_clusters=k, num_runs=m)
+        for k, m in ((1500, 1), (3000, 2), (12000, 6), (30000, 10))
+    },
+    "depth34": _of("model", depth=34),  # Table 7
+    "side224": _of("clip", side=224),  # Table 7
+    **{f"videos{n}k": _of("data", num_videos=1000 * n) for n in (135, 185, 370)},  # Fig. 4
 }
 
 
@@ -241,6 +337,20 @@ def vary(config: ConfigDict, variant: str) -> ConfigDict:
         if name not in VARIANTS:
             raise SettingsError(f"variant {name!r} is unknown; use one of {sorted(VARIANTS)}")
         VARIANTS[name](config)
+    return config
+
+
+def conclude(config: ConfigDict, pretraining: Sequence[str]) -> ConfigDict:
+    """`config` with the stages `pretraining`, and then those that ask what came of the last one.
+
+    Without any training among them that is the network from scratch, of which nothing is frozen.
+    """
+    trained = [s for s in pretraining if s in (*TRAINING_STAGES, "supervised")]
+    for name in ("few_shot", "finetune", "ucf101", "hmdb51"):
+        config[name].start = trained[-1] if trained else ""
+        if not trained and name != "few_shot":
+            config[name].frozen_stages = 0
+    config.stages = (*pretraining, *config.asked)
     return config
 
 

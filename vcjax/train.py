@@ -1,6 +1,6 @@
-"""One pretraining stage, told in order: instance recognition or local aggregation.
+"""The training loop, and the pretraining stages: instance recognition and local aggregation.
 
-Everything that changes lives in `TrainState` and goes into the checkpoint; step s of a run is the
+Everything that changes lives in the state and goes into the checkpoint; step s of a run is the
 same whether the run was interrupted before it or not.
 """
 
@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -38,6 +39,18 @@ def load_model(config: ConfigDict, directory: Path) -> ResNet3D:
     return nnx.merge(graphdef, restored["params"], restored["statistics"])
 
 
+class Stage(NamedTuple):
+    """What a training stage brings to the loop; its states are pytrees of arrays."""
+
+    state: Any  # before the first step, and the template of its checkpoints
+    take_over: Callable[[Any], Any]  # state -> the same with what another stage learned
+    step: Callable[[Any, Batch, int], tuple[Any, Scalars]]
+    batches: Callable[[int], Iterator[Batch]]  # from a step on
+    begin_epoch: Callable[[Any, int], tuple[Any, Scalars]]  # state, epoch from 0
+    end_epoch: Callable[[Any, int], tuple[Any, Scalars]]
+    learning_rate: Callable[[Any, int], float]  # state, step
+
+
 def pretrain(
     name: str,
     config: ConfigDict,
@@ -49,52 +62,98 @@ def pretrain(
 ) -> None:
     """Trains stage `name` of `config` on `train`, into `workdir/name`, from its last checkpoint."""
     stage = config[name]
-    steps_per_epoch = _steps_per_epoch(name, stage, len(train))
+    steps_per_epoch = num_steps_per_epoch(name, stage, len(train))
     num_epochs = settings.num_epochs(stage, config.epochs_scale)
-    num_steps = num_epochs * steps_per_epoch
     devices = mesh.make()
     optimizer, learning_rate = steps.optimizer(stage, config.epochs_scale, steps_per_epoch)
     graphdef, state = steps.initial_state(config, optimizer, len(train), devices)
     train_step = steps.make(graphdef, optimizer, config, stage, len(train), devices)
     cluster = _clustering(stage, config, len(train), fisher, devices)
 
+    def take_over(state: TrainState) -> TrainState:
+        if not stage.start:
+            return state
+        log.info("%s: starts from the weights and bank of %s", name, stage.start)
+        return _take_over(state, workdir / stage.start)
+
+    def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
+        if not cluster or (epoch > 0 and stage.source == "idt"):
+            return state, {}
+        labels, sizes = cluster(state.bank)
+        return state._replace(labels=labels), sizes
+
+    def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
+        if (epoch + 1) % stage.validate_epochs and epoch + 1 < num_epochs:
+            return state, {}
+        return state, _validate(graphdef, state, config, train, test)
+
+    training = Stage(
+        state,
+        take_over,
+        train_step,
+        lambda first: batches(config, stage, train, num_epochs, first, devices),
+        begin_epoch,
+        end_epoch,
+        lambda state, step: learning_rate(step),
+    )
+    loop(name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
+
+
+def loop(
+    name: str,
+    config: ConfigDict,
+    training: Stage,
+    workdir: Path,
+    *,
+    num_epochs: int,
+    steps_per_epoch: int,
+) -> Any:
+    """The state after all epochs, from the last checkpoint in `workdir/name` on.
+
+    `name` is a stage of `config`, or a part STAGE/PART of one.
+    """
+    stage = config[name.split("/")[0]]
+    num_steps = num_epochs * steps_per_epoch
     checkpoints = checkpoint.Checkpoints(workdir / name / "checkpoints")
     first = checkpoints.latest or 0
     if first:
-        state = TrainState(**checkpoints.restore(state._asdict()))
+        state = type(training.state)(**checkpoints.restore(training.state._asdict()))
         log.info("%s: continues from the checkpoint of step %d of %d", name, first, num_steps)
-    elif stage.start:
-        state = _take_over(state, workdir / stage.start)
-        log.info("%s: starts from the weights and bank of %s", name, stage.start)
+    else:
+        state = training.take_over(training.state)
     writer = metrics.Writer(workdir, name, step=first)
-    batches = _batches(config, stage, train, num_epochs, first, devices)
+    batches = training.batches(first)
     bar = progress.bar(desc=name, unit="step", total=num_steps, initial=first)
     window = _Window()
     with contextlib.closing(checkpoints), contextlib.closing(writer), bar:
         for step in range(first, num_steps):
             epoch, within = divmod(step, steps_per_epoch)
-            if cluster and within == 0 and (epoch == 0 or stage.source != "idt"):
-                labels, sizes = cluster(state.bank)
-                state = state._replace(labels=labels)
-                writer.write(step, sizes)
-            state, scalars = train_step(state, next(batches), step)
+            if within == 0:
+                state, scalars = training.begin_epoch(state, epoch)
+                if scalars:
+                    writer.write(step, scalars)
+            state, scalars = training.step(state, next(batches), step)
             window.add(scalars)
             bar.update()
             done, epoch_ends = step + 1, within + 1 == steps_per_epoch
             if epoch_ends or done % config.log_steps == 0:
                 scalars = window.close(stage.batch_size)
                 _check(name, done, scalars, checkpoints.latest)
-                scalars |= {"epoch": done / steps_per_epoch, "learning_rate": learning_rate(step)}
-                if epoch_ends and ((epoch + 1) % stage.validate_epochs == 0 or done == num_steps):
-                    scalars |= _validate(graphdef, state, config, train, test)
+                rate = training.learning_rate(state, step)
+                scalars |= {"epoch": done / steps_per_epoch, "learning_rate": rate}
+                if epoch_ends:
+                    state, more = training.end_epoch(state, epoch)
+                    scalars |= more
                     window = _Window()  # its clock does not count validation
                 writer.write(done, scalars)
                 bar.set_postfix(loss=f"{scalars['loss']:.3f}", refresh=False)
             if done % (stage.checkpoint_steps or steps_per_epoch) == 0 or done == num_steps:
                 checkpoints.save(done, state._asdict())
+    return state
 
 
-def _steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
+def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
+    """Whole batches among `num_videos`. Raises SettingsError for none, or uneven devices."""
     if stage.batch_size > num_videos:
         raise settings.SettingsError(
             f"a batch of {stage.batch_size} needs as many training videos, and there are "
@@ -163,7 +222,7 @@ def _clustering(
     return cluster
 
 
-def _batches(
+def batches(
     config: ConfigDict,
     stage: ConfigDict,
     train: Manifest,
@@ -178,7 +237,7 @@ def _batches(
         num_frames=config.clip.num_frames,
         stride=config.clip.stride,
         side=config.clip.side,
-        scales=config.clip.scales,
+        scales=stage.scales if "scales" in stage else config.clip.scales,
         batch_size=stage.batch_size // num_parts,
         num_epochs=1,
         seed=config.seed,
@@ -219,7 +278,7 @@ def _check(name: str, step: int, scalars: Scalars, checkpoint_step: int | None) 
         last = f"the checkpoint of step {checkpoint_step}" if checkpoint_step else "no checkpoint"
         raise FloatingPointError(
             f"{name}: the loss is {scalars['loss']} at step {step}; there is {last} before it. "
-            f"Lower --config.{name}.learning_rate and run again."
+            f"Lower --config.{name.split('/')[0]}.learning_rate and run again."
         )
 
 

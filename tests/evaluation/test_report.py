@@ -95,7 +95,7 @@ def test_the_report_has_its_fixed_form(evaluated):
     assert report["dataset"] == "a<b" and report["seconds"] == {"ir": 1.5}
     assert set(report["models"]) == {"scratch", "la_idt"}
     for entry in report["models"].values():
-        assert entry.keys() == {"neighbor", "linear", "clusters"}
+        assert entry.keys() == {"neighbor", "linear", "few_shot", "vote", "retrieval", "clusters"}
         assert entry["neighbor"].keys() == entry["linear"].keys() == {"motion", "scene"}
     assert report["idt"].keys() == {"linear", "clusters"}
     for entry in [*report["models"].values(), report["idt"]]:
@@ -106,6 +106,8 @@ def test_the_report_has_its_fixed_form(evaluated):
 def test_figures_of_a_representation_that_knows_the_motion(evaluated):
     report, _ = evaluated
     known = report["models"]["la_idt"]
+    assert known["vote"]["motion"] == known["retrieval"]["motion"]["1"] == 1.0
+    assert known["few_shot"]["motion"]["5"]["mean"] > 0.9
     assert known["neighbor"]["motion"] == known["linear"]["motion"] == 1.0
     assert known["clusters"] == {"ami": pytest.approx(known["clusters"]["ami"]), "num": 3}
     assert known["clusters"]["ami"]["motion"] == pytest.approx(1.0)

@@ -39,9 +39,14 @@ NUM_SCENES = 16
 NUM_ACTORS = 6
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 120, 160, 40, 25
 _VERSION = 4  # of the pictures; another one renders anew
-_CONTRAST = 0.35  # of a scene: a haze lies between it and the actor
-_BRIGHTNESS = 185  # of a scene; actors are dark, so that their outlines move alike
 _MARGIN = 24  # pixels of scene around the picture, for the camera to move in
+
+
+class Look(NamedTuple):
+    """How scenes are seen."""
+
+    contrast: float = 0.35  # a haze lies between the scene and the actor; 1: none
+    brightness: float = 185.0  # of 255; actors are dark, so that their outlines move alike
 
 
 class Pose(NamedTuple):
@@ -55,20 +60,27 @@ class Pose(NamedTuple):
     right: Float[np.ndarray, " t"]
 
 
-def render(directory: Path, *, num_videos: int, seed: int, num_workers: int) -> Path:
+def render(
+    directory: Path,
+    *,
+    num_videos: int,
+    seed: int,
+    num_workers: int,
+    look: Look = Look(),  # noqa: B008 - immutable
+) -> Path:
     """Renders `num_videos` mp4 files into `directory`; returns its `manifest.tsv`.
 
-    Files that are there from an interrupted run with the same seed are kept.
+    Files that are there from an interrupted run with the same seed and look are kept.
     """
     directory.mkdir(parents=True, exist_ok=True)
     made = directory / "rendered.json"
-    wanted = json.dumps({"seed": seed, "version": _VERSION})
+    wanted = json.dumps({"seed": seed, "version": _VERSION} | look._asdict())
     if not made.exists() or made.read_text() != wanted:
         for old in directory.glob("*.mp4"):
             old.unlink()
         made.write_text(wanted)
     plan = _plan(num_videos, seed)
-    job = partial(_write_video, directory, seed)
+    job = partial(_write_video, directory, seed, look)
     bar = progress.bar(desc="render", unit="video", total=num_videos)
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
@@ -148,7 +160,7 @@ def _name(row: int) -> str:
     return f"video{row:05d}"
 
 
-def _write_video(directory: Path, seed: int, row: int, motion: str, scene: int) -> None:
+def _write_video(directory: Path, seed: int, look: Look, row: int, motion: str, scene: int) -> None:
     path = directory / f"{_name(row)}.mp4"
     if path.exists():
         try:
@@ -164,7 +176,7 @@ def _write_video(directory: Path, seed: int, row: int, motion: str, scene: int) 
         stream.options = {
             "crf": "20", "preset": "veryfast", "tune": "fastdecode", "g": "8", "threads": "1",
         }  # fmt: skip
-        for picture in pictures(motion, scene, seed=seed, row=row):
+        for picture in pictures(motion, scene, seed=seed, row=row, look=look):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -172,12 +184,17 @@ def _write_video(directory: Path, seed: int, row: int, motion: str, scene: int) 
 
 
 def pictures(
-    motion: str, scene: int, *, seed: int, row: int
+    motion: str,
+    scene: int,
+    *,
+    seed: int,
+    row: int,
+    look: Look = Look(),  # noqa: B008 - immutable
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """The frames of one video, RGB."""
     cv2.setNumThreads(1)
     generator = np.random.default_rng([seed, 1, row])
-    background = _scene(scene, seed)
+    background = _scene(scene, seed, look)
     texture = _clothes(int(generator.integers(NUM_ACTORS)), seed)
     poses = pose(motion, generator)
     center = np.array([0.5 * WIDTH / HEIGHT, 0.5]) + generator.uniform(-0.08, 0.08, 2)
@@ -210,13 +227,13 @@ def _camera(generator: np.random.Generator) -> Float[np.ndarray, "t 3"]:
 
 
 @lru_cache(maxsize=NUM_SCENES)
-def _scene(scene: int, seed: int) -> Float[np.ndarray, "h w 3"]:
+def _scene(scene: int, seed: int, look: Look) -> Float[np.ndarray, "h w 3"]:
     """The background, larger than the picture: part of a photograph, or a texture."""
     generator = np.random.default_rng([seed, 2, scene])
     shape = (HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
     picture = _photograph(generator, shape) if scene % 2 else _texture(generator, shape)
     haze = picture.mean(axis=(0, 1))
-    picture = _BRIGHTNESS + _CONTRAST * (picture - haze)
+    picture = look.brightness + look.contrast * (picture - haze)
     tint = generator.uniform(0.85, 1.15, 3)
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
     slope = generator.uniform(-0.3, 0.3, 2)

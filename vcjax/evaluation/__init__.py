@@ -1,6 +1,7 @@
 """What was learned: probes on held-out videos, and the clusters, in figures and to look at."""
 
 from vcjax.evaluation.baseline import evaluate as evaluate_baseline
+from vcjax.evaluation.measures import Probing
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.report import evaluate, write
 from vcjax.evaluation.tables import table
@@ -8,6 +9,7 @@ from vcjax.evaluation.tables import table
 __all__ = [
     "IdtOutputs",
     "ModelOutputs",
+    "Probing",
     "evaluate",
     "evaluate_baseline",
     "table",

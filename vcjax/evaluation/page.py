@@ -188,6 +188,7 @@ Each row of pictures is one video, from its beginning to its end; the videos are
 the cluster's mean. Percentages: how many of the cluster's videos have its most common value of
 each label.</p>
 <p>$links</p>
+<p><a href="explorer.html">Explorer</a>: neighbors of any video, maps, confusions, curves.</p>
 $sections
 </body>
 </html>

@@ -31,7 +31,7 @@ def nearest_neighbor(
     asked: Float[np.ndarray, "q d"],
 ) -> Shaped[np.ndarray, " q"]:
     """The value of the known row most similar by cosine, of equal ones the first."""
-    return values[neighbors.nearest(_unit(asked), _unit(known))[:, 0]]
+    return values[neighbors.nearest(unit(asked), unit(known))[:, 0]]
 
 
 def linear(
@@ -42,10 +42,28 @@ def linear(
     seed: int,
 ) -> Shaped[np.ndarray, " q"]:
     """Logistic regression on features with mean 0 and variance 1 over the known rows."""
+    known, asked = standardize(known, asked)
+    return _regress(known, values, asked, NETWORK_STRENGTHS, seed)
+
+
+def regress(
+    known: Float[np.ndarray, "k f"],
+    values: Shaped[np.ndarray, " k"],
+    asked: Float[np.ndarray, "q f"],
+) -> Shaped[np.ndarray, " q"]:
+    """Logistic regression on standardized features at the usual penalty, too few to choose one."""
+    known, asked = _in_span(known, asked)
+    return _fit(known, values, NETWORK_STRENGTHS[_USUAL]).predict(asked)
+
+
+def standardize(
+    known: Float[np.ndarray, "k f"], asked: Float[np.ndarray, "q f"]
+) -> tuple[Float[np.ndarray, "k f"], Float[np.ndarray, "q f"]]:
+    """Both with the mean of the known rows at 0 and their variance 1, dead features 0; float64."""
     known, asked = known.astype(np.float64), asked.astype(np.float64)
     mean, std = known.mean(axis=0), known.std(axis=0)
-    scale = np.where(std > 1e-6 * max(std.max(), 1e-30), std, np.inf)  # dead features: to 0
-    return _regress((known - mean) / scale, values, (asked - mean) / scale, NETWORK_STRENGTHS, seed)
+    scale = np.where(std > 1e-6 * max(std.max(), 1e-30), std, np.inf)
+    return (known - mean) / scale, (asked - mean) / scale
 
 
 def linear_fisher(
@@ -150,6 +168,7 @@ def _fit(rows: np.ndarray, values: np.ndarray, strength: float) -> LogisticRegre
         return model.fit(rows, values)
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """The rows at norm 1, float32; zeros stay."""
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.maximum(norm, 1e-12)).astype(np.float32)

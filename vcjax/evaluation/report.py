@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import agreement, clusters, page, probes, protocol, tables
+from vcjax.evaluation import agreement, clusters, explorer, measures, page, probes, protocol, tables
+from vcjax.evaluation.measures import Probing
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.protocol import Sides
 
@@ -27,6 +28,7 @@ def evaluate(
     directory: Path,
     dataset: str,
     seconds: dict[str, float],
+    probing: Probing = Probing(),  # noqa: B008 - immutable
 ) -> dict[str, Any]:
     """The report, written beside `directory` as report.json; the clusters to look at go into it.
 
@@ -38,10 +40,17 @@ def evaluate(
     columns = {name: np.array(values) for name, values in manifest.labels.items()}
     asked = _sides(columns, np.array(manifest.split), group, seed)
     training = manifest.rows("train")
+    everywhere = np.ones(len(training), bool)
+    measured = {
+        name: measures.measure(output, columns, asked, probing, seed=seed)
+        for name, output in outputs.items()
+    }
     report: dict[str, Any] = {
         "dataset": dataset,
         "models": {
-            name: _model(output, columns, asked, training, seed) for name, output in outputs.items()
+            name: measured[name][0]
+            | {"clusters": agreement_of(output.labels, everywhere, columns, training)}
+            for name, output in outputs.items()
         },
     }
     if idt is not None:
@@ -50,6 +59,9 @@ def evaluate(
         "seconds": {stage: float(value) for stage, value in seconds.items()},
         "seed": seed,
         "num_videos": {split: len(manifest.rows(split)) for split in ("train", "test")},
+        "probing": {
+            k: list(v) if isinstance(v, tuple) else v for k, v in probing._asdict().items()
+        },
         "chance": {n: protocol.chance(columns[n][s.test]) for n, s in asked.items()},
         "asked": {
             n: {"fit": len(s.fit), "test": len(s.test), "within_test": s.within_test}
@@ -58,7 +70,40 @@ def evaluate(
     }
     page.write(directory, report, manifest.subset("train"), _described(outputs, idt, manifest))
     write(report, directory.parent / "report.json")
+    told = {name: answers for name, (_, answers) in measured.items()}
+    explorer.save(directory, manifest, _sources(outputs, idt, manifest, asked, told), seed=seed)
+    explorer.write([directory.parent], directory / "explorer.html")
     return report
+
+
+def _sources(
+    outputs: Mapping[str, ModelOutputs],
+    idt: IdtOutputs | None,
+    manifest: Manifest,
+    asked: Mapping[str, Sides],
+    told: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, explorer.Source]:
+    """What the explorer shows of each model and of the prior."""
+    training = manifest.rows("train")
+
+    def everywhere(labels: np.ndarray) -> np.ndarray:
+        clusters = np.full(len(manifest), -1)
+        clusters[training] = labels[0]
+        return clusters
+
+    all_there = np.ones(len(manifest), bool)
+    found = {
+        name: explorer.Source(
+            output.embedding,
+            everywhere(output.labels),
+            all_there,
+            {label: (asked[label].test, answers) for label, answers in told[name].items()},
+        )
+        for name, output in outputs.items()
+    }
+    if idt is not None:
+        found["idt"] = explorer.Source(idt.vectors, everywhere(idt.labels), idt.has_vector, {})
+    return found
 
 
 def _sides(
@@ -73,28 +118,6 @@ def _sides(
         else:
             found[name] = sides
     return found
-
-
-def _model(
-    output: ModelOutputs,
-    columns: Mapping[str, np.ndarray],
-    asked: Mapping[str, Sides],
-    training: np.ndarray,
-    seed: int,
-) -> dict[str, Any]:
-    neighbor, linear = {}, {}
-    for name, (fit, test, _) in asked.items():
-        values = columns[name]
-        near = probes.nearest_neighbor(output.embedding[fit], values[fit], output.embedding[test])
-        probed = probes.linear(output.pooled[fit], values[fit], output.pooled[test], seed=seed)
-        neighbor[name] = float(np.mean(near == values[test]))
-        linear[name] = float(np.mean(probed == values[test]))
-    present = np.ones(len(training), bool)
-    return {
-        "neighbor": neighbor,
-        "linear": linear,
-        "clusters": agreement_of(output.labels, present, columns, training),
-    }
 
 
 def _idt(

@@ -23,10 +23,10 @@ _MOMENTS = (1, 2)  # frames of a video that the overview shows
 Tiles = UInt8[np.ndarray, "t h w 3"]
 
 
-def read(path: str | Path, num_frames: int) -> Tiles:
-    """Small pictures evenly over a video of `num_frames`; grey where nothing can be decoded."""
-    tiles = np.full((NUM_FRAMES, HEIGHT, WIDTH, 3), _GREY, np.uint8)
-    wanted = ((np.arange(NUM_FRAMES) + 0.5) * max(num_frames, 1) / NUM_FRAMES).astype(int)
+def read(path: str | Path, num_frames: int, count: int = NUM_FRAMES) -> Tiles:
+    """`count` small pictures evenly over a video of `num_frames`; grey where none is decoded."""
+    tiles = np.full((count, HEIGHT, WIDTH, 3), _GREY, np.uint8)
+    wanted = ((np.arange(count) + 0.5) * max(num_frames, 1) / count).astype(int)
     try:
         for index, frame in enumerate(video.frames(path)):
             if index in wanted:

@@ -10,6 +10,7 @@ TITLES = {
     "la_tune": "Video LA, tuned",
     "la_idt": "Video LA + IDT",
     "la_idt_tune": "Video LA + IDT, tuned",
+    "supervised": "Supervised",
     "idt": "IDT Fisher vectors",
 }
 COLUMNS = ("neighbor", "linear", "AMI")

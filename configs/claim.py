@@ -1,0 +1,35 @@
+"""The paper's claim (Sec. 4.5): own clusters follow the scene, IDT clusters the motion.
+
+    python -m vcjax.evaluation claim --config=configs/claim.py:rendered --workdir=runs/claim
+
+trains every kind of network with several seeds on the same videos, of which motion and scene are
+known and independent, and compares what they know of either. Scenes are seen in full contrast, so
+that it is tempting to go by them. Real clips of several collections, all trained on together:
+
+    python -m vcjax.evaluation claim --config=configs/claim.py:folder --workdir=runs/claim_real \\
+        --join fight.tsv tennis.tsv --claims "fight motion" "fight scene" \\
+        --claims "tennis stroke" "tennis scene" -- "--config.supervised.label=tennis stroke"
+
+Ablations are overrides behind --, such as --config.clusters.num_runs=1, --config.clip.num_frames=4,
+--config.data.num_videos=120.
+"""
+
+from ml_collections import ConfigDict
+
+from vcjax import settings
+
+
+def get_config(variant: str = "rendered") -> ConfigDict:
+    """Sized for a laptop; variants of `settings.VARIANTS`: rendered, folder or smoke."""
+    config = settings.vary(settings.paper(), variant)
+    config.stages = (
+        *("manifest", "idt", "fisher", "ir", "la_own", "la", "tune"),
+        *("supervised", "evaluate"),
+    )
+    config.data.seed = 0  # the same videos for every seed of the training
+    config.data.rendered.contrast = 1.0
+    config.data.rendered.brightness = 140.0
+    config.supervised.label = "motion"
+    config.supervised.epochs = 100
+    config.supervised.learning_rate, config.supervised.batch_size = 0.03, config.ir.batch_size
+    return config

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vcjax import pipeline, settings
+from vcjax.data import manifest as manifests
+from vcjax.data import rendered
+from vcjax.data.manifest import Manifest
+from vcjax.evaluation import claim
+from vcjax.evaluation.claim import Claim
+
+
+def _report(five, linear, ami_motion, ami_scene):
+    entry = {
+        "few_shot": {"motion": {"5": {"mean": five}}},
+        "linear": {"motion": linear},
+        "clusters": {"ami": {"motion": ami_motion, "scene": ami_scene}},
+    }
+    idt = {"linear": {"motion": 1.0}, "clusters": {"ami": {"motion": 0.6, "scene": 0.0}}}
+    return {"models": {"la": entry}, "idt": idt}
+
+
+def test_seeds_become_a_mean_and_an_interval_a_table_and_a_figure(tmp_path):
+    folders = []
+    for seed, five in enumerate((0.2, 0.4, 0.6)):
+        folders.append(tmp_path / f"seed{seed}")
+        folders[-1].mkdir()
+        report = _report(five, 0.5, 0.1, 0.3)
+        (folders[-1] / "report.json").write_text(json.dumps(report))
+    text = claim.report(folders, [Claim("motion", "scene")], tmp_path)
+    row = next(line for line in text.splitlines() if line.startswith("Video LA "))
+    # Student's t, two degrees: 4.303 * 20 / sqrt(3)
+    assert row.split()[2:] == "40.0 +- 49.7 50.0 +- 0.0 0.100 +- 0.000 0.300 +- 0.000".split()
+    row = next(line for line in text.splitlines() if line.startswith("IDT Fisher vectors"))
+    assert row.split()[3:5] == ["-", "100.0"]
+    with Image.open(tmp_path / "claim.png") as picture:
+        assert picture.width > 1000 and len(set(np.asarray(picture.convert("L")).ravel())) > 50
+    kept = json.loads((tmp_path / "claim.json").read_text())
+    assert kept["motion"]["la"]["AMI scene"]["mean"] == pytest.approx(0.3)
+
+
+def test_a_model_that_one_seed_lacks_is_left_out():
+    whole, part = _report(0.2, 0.5, 0, 0), _report(0.2, 0.5, 0, 0)
+    del part["models"]["la"]
+    assert list(claim.collect([whole, part], Claim("motion", "scene"))) == ["idt"]
+    with pytest.raises(ValueError, match="no model in common"):
+        claim.collect([whole, {"models": {}}], Claim("motion", "scene"))
+
+
+def test_joined_manifests_keep_labels_and_groups_apart(tmp_path):
+    (tmp_path / "fight.tsv").write_text("path\tmotion\tscene\na.mp4\tfight\ts1\nb.mp4\tcalm\ts2\n")
+    (tmp_path / "tennis.tsv").write_text("path\tstroke\tscene\na.mp4\tserve\ts1\n")
+    claim.join([tmp_path / "fight.tsv", tmp_path / "tennis.tsv"], tmp_path / "all.tsv")
+    found = manifests.read(tmp_path / "all.tsv")
+    assert found.video_ids == ("fight/a", "fight/b", "tennis/a")
+    assert found.labels["group"] == ("fight s1", "fight s2", "tennis s1")
+    assert found.labels["fight motion"] == ("fight", "calm", "")
+    assert found.labels["tennis stroke"] == ("", "", "serve")
+    assert found.paths[2] == str(tmp_path / "a.mp4")
+
+
+def test_seeds_after_the_first_share_the_videos_and_their_trajectories(tmp_path, monkeypatch):
+    commands = []
+
+    class Done:
+        returncode = 0
+
+    def run(command, check):
+        commands.append(command)
+        for name in ("manifest", "idt"):
+            (tmp_path / command[4].split("=")[1] / name).mkdir(exist_ok=True)
+        return Done
+
+    monkeypatch.setattr(claim.subprocess, "run", run)
+    folders = claim.train("c.py", [3, 5], tmp_path, overrides=["--config.epochs_scale=0.5"])
+    assert [folder.name for folder in folders] == ["seed3", "seed5"]
+    assert (folders[1] / "idt").resolve() == folders[0] / "idt"
+    assert commands[1][5:] == ["--config.seed=5", "--config.epochs_scale=0.5"]
+
+
+def test_scenes_in_full_contrast_vary_more_and_the_usual_ones_as_before():
+    def frame(**look):
+        return next(rendered.pictures("walking", 1, seed=0, row=0, **look)).astype(float)
+
+    usual = frame()
+    np.testing.assert_array_equal(usual, frame(look=rendered.Look(0.35, 185.0)))
+    scenes = [rendered._scene(1, 0, rendered.Look(*look)) for look in ((), (1.0, 140.0))]
+    assert scenes[1].std() > 1.5 * scenes[0].std()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_subsets_of_the_training_videos_are_nested_and_keep_the_held_out_ones(count):
+    ids = tuple(f"v{i}" for i in range(10))
+    manifest = Manifest(ids, ids, {}, ("train",) * 7 + ("test",) * 3, (9,) * 10)
+    small, large = (pipeline._thinned(manifest, n, 0) for n in (count, count + 2))
+    assert set(small.video_ids) < set(large.video_ids)
+    assert len(small.rows("train")) == count and small.video_ids[-3:] == ids[-3:]
+    with pytest.raises(settings.SettingsError, match="there are 7 training videos"):
+        pipeline._thinned(manifest, 8, 0)

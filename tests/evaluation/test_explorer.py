@@ -1,0 +1,140 @@
+"""The explorer's data, and the page in a real browser where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vcjax import evaluation
+from vcjax.data import manifest as manifests
+from vcjax.data import rendered
+from vcjax.evaluation import explorer
+from vcjax.evaluation.__main__ import main
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NUM = 24
+MARKUP = "</script><script>document.title='taken'</script>"
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    source = rendered.render(tmp_path_factory.mktemp("v"), num_videos=NUM, seed=0, num_workers=1)
+    counted, _ = manifests.verify(
+        manifests.read(source), on_missing="error", decode=False, num_workers=1
+    )
+    labels = {"motion": tuple([MARKUP, "run", "walk"][row % 3] for row in range(NUM))}
+    ids = (*counted.video_ids[:-1], f"zz{MARKUP}")
+    split = ("train",) * 16 + ("test",) * 8
+    return replace(counted, video_ids=ids, labels=labels, split=split)
+
+
+@pytest.fixture(scope="module")
+def runs(manifest, tmp_path_factory):
+    """Two runs: embeddings on a circle, each nearest to the next two, or that of motions."""
+    folders = []
+    turn = 2 * np.pi * np.arange(NUM) / NUM
+    circle = np.column_stack([np.cos(turn), np.sin(turn)])
+    motion = np.eye(3)[np.arange(NUM) % 3] + 0.01 * np.random.default_rng(0).normal(size=(NUM, 3))
+    for name, embedding in (("round", circle), ("told", motion)):
+        folder = tmp_path_factory.mktemp("runs") / name
+        (folder / "evaluate").mkdir(parents=True)
+        lines = [{"stage": "ir", "step": s, "epoch": s / 2, "loss": 4.0 - s} for s in (1, 2)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        output = evaluation.ModelOutputs(
+            embedding.astype(np.float32), embedding.astype(np.float32), np.arange(16)[None] % 3
+        )
+        evaluation.evaluate(
+            manifest, {"la": output}, None, group="", seed=0, directory=folder / "evaluate",
+            dataset="d", seconds={},
+        )  # fmt: skip
+        folders.append(folder)
+    return folders
+
+
+def _data(page):
+    text = page.read_text()
+    assert text.count("</script>") == 2  # markup in names ends nothing
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_neighbors_clusters_answers_and_curves_are_the_runs(runs):
+    (run,) = _data(runs[0] / "evaluate" / "explorer.html")["runs"]
+    (source,) = run["sources"]
+    assert {*source["neighbors"][5][:2]} == {4, 6} and len(source["neighbors"][5]) == 12
+    assert [cluster["size"] for cluster in source["clusters"]] == [6, 5, 5]
+    assert source["clusters"][0]["common"]["motion"] == [MARKUP, 1.0]
+    assert source["answers"]["motion"]["rows"] == list(range(16, NUM))
+    assert run["curves"] == {"ir": {"loss": [[0.5, 3.0], [1.0, 2.0]]}}
+    right = np.mean(
+        [
+            run["videos"][row]["labels"]["motion"] == told
+            for row, told in zip(*source["answers"]["motion"].values(), strict=True)
+        ]
+    )
+    report = json.loads((runs[0] / "report.json").read_text())
+    assert right == report["models"]["la"]["linear"]["motion"]
+
+
+def test_two_runs_share_their_pictures(runs, tmp_path, capsys):
+    main(["explore", *map(str, runs), "--out", str(tmp_path / "two.html")])
+    data = _data(tmp_path / "two.html")
+    assert [run["name"] for run in data["runs"]] == ["round", "told"]
+    assert len(data["thumbs"]) == NUM and data["pair"] == [0, 1]
+    assert all(thumb["uri"].startswith("data:image/jpeg;base64,") for thumb in data["thumbs"])
+
+
+def test_pictures_of_many_videos_stay_within_20_mb(monkeypatch):
+    for count in (211, 2000):
+        frames = min(max(int(explorer._MAX_BYTES / explorer._BYTES_A_FRAME / count), 1), 8)
+        assert 1 <= frames and count * frames * explorer._BYTES_A_FRAME < 18e6
+    assert len(explorer.sample(100_000, 0)) == 2000
+
+
+def test_a_map_keeps_what_is_apart_apart():
+    generator = np.random.default_rng(0)
+    points = np.repeat(np.eye(3), 20, axis=0) + 0.01 * generator.normal(size=(60, 3))
+    places = explorer.plane(points)
+    assert np.abs(places).max() == pytest.approx(1)
+    centers = places.reshape(3, 20, 2).mean(axis=1)
+    spread = np.linalg.norm(places.reshape(3, 20, 2) - centers[:, None], axis=2).max()
+    apart = min(np.linalg.norm(centers[i] - centers[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert apart > 2 * spread
+
+
+def test_runs_without_an_evaluation_say_what_to_do(tmp_path):
+    with pytest.raises(SystemExit, match="run the stage evaluate first"):
+        main(["explore", str(tmp_path), "--out", str(tmp_path / "x.html")])
+
+
+def _browse(page, profile):
+    """The page after its scripts ran, and what they wrote to the console."""
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom", page]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_the_page_works_in_a_browser(runs, tmp_path):
+    page = tmp_path / "two.html"
+    explorer.write(runs, page)
+    typing = """<script>
+const box = document.getElementById("search");
+box.value = "video00005"; box.dispatchEvent(new Event("input"));
+console.log("typed");
+</script></body>"""
+    page.write_text(page.read_text().replace("</body>", typing))
+    dom, console = _browse(page.as_uri(), tmp_path / "profile")
+    assert len(console) == 1 and "typed" in console[0]  # which it would say of errors too
+    assert "<title>Explorer: round and told</title>" in dom
+    left, right = (part.split("<h2>")[0] for part in dom.split('class="thumbs neighbors"')[1:])
+    found = re.findall(r'<figure title="(video\d+|zz)', left)
+    assert {*found[:2]} == {"video00004", "video00006"}
+    same = re.findall(r'<figcaption class="same">\d+\. (\w+)<', right)
+    assert same == ["walk"] * 7  # all others of its motion come first
+    assert dom.count("<circle") == 2 * NUM and "Cluster 0: 6 videos" in dom
+    assert '<path fill="none"' in dom

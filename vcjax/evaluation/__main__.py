@@ -1,0 +1,89 @@
+"""The paper's tables beside our results, its claim as an experiment, and the explorer.
+
+python -m vcjax.evaluation tables [--runs RUNS] [--only 1 figure4]
+python -m vcjax.evaluation claim --config=configs/claim.py:rendered --workdir=runs/claim
+python -m vcjax.evaluation explore RUN [OTHER_RUN] --out FILE.html
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vcjax.evaluation import claim, explorer, paper
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the subcommand that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m vcjax.evaluation")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    tables = commands.add_parser("tables", help="the paper's tables, ours beside them")
+    tables.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder of the runs")
+    names = [table.name for table in paper.TABLES]
+    tables.add_argument("--only", nargs="+", choices=names, default=names, help="some of them")
+    tables.set_defaults(run=_tables)
+
+    claimed = commands.add_parser(
+        "claim",
+        help="several seeds of a config, compared by motion and scene",
+        epilog="Options behind -- go to vcjax.main, such as --config.epochs_scale=0.5. Run the "
+        "same command again to go on after an interruption.",
+    )
+    claimed.add_argument("--config", required=True, help="such as configs/claim.py:rendered")
+    claimed.add_argument("--workdir", type=Path, required=True, help="folder of the seeds' runs")
+    claimed.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
+    claimed.add_argument(
+        "--join", type=Path, nargs="+", default=[], help="manifests to train on together"
+    )
+    claimed.add_argument(
+        "--claims",
+        nargs=2,
+        action="append",
+        metavar=("MOTION", "SCENE"),
+        default=[],
+        help="label columns to compare, with --join as 'FILE COLUMN' (default: motion scene)",
+    )
+    claimed.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
+    claimed.set_defaults(run=_claim)
+
+    explore = commands.add_parser(
+        "explore", help="a page of one run, or of two side by side, that opens from disk"
+    )
+    explore.add_argument("workdirs", type=Path, nargs="+", help="one run's folder, or two")
+    explore.add_argument("--out", type=Path, required=True, help="HTML file to write")
+    explore.set_defaults(run=_explore)
+
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"vcjax.evaluation: {error}")
+
+
+def _tables(options: argparse.Namespace) -> None:
+    chosen = [table for table in paper.TABLES if table.name in options.only]
+    print(paper.render(options.runs, chosen))
+
+
+def _claim(options: argparse.Namespace) -> None:
+    workdir = options.workdir.absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
+    overrides = list(options.overrides)
+    if options.join:
+        claim.join(options.join, workdir / "joined.tsv")
+        overrides.append(f"--config.data.manifest={workdir / 'joined.tsv'}")
+    claims = [claim.Claim(*pair) for pair in options.claims] or [claim.Claim("motion", "scene")]
+    folders = claim.train(options.config, options.seeds, workdir, overrides=overrides)
+    print(claim.report(folders, claims, workdir))
+
+
+def _explore(options: argparse.Namespace) -> None:
+    if len(options.workdirs) > 2:
+        raise ValueError(f"explore takes one run or two, not {len(options.workdirs)}")
+    explorer.write(options.workdirs, options.out)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

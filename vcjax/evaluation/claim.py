@@ -1,0 +1,192 @@
+"""The paper's claim as an experiment: several seeds of one config, compared with error bars."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vcjax.data import manifest as manifests
+from vcjax.evaluation import few_shot, tables
+from vcjax.evaluation.few_shot import Estimate
+from vcjax.settings import GROUP_COLUMNS
+
+_SHARED = ("manifest", "idt")  # stages whose outcome does not depend on the seed of the training
+_COLORS = {"motion": "#2a6f97", "scene": "#c9713b"}
+
+Measures = Mapping[str, Estimate]
+
+
+class Claim(NamedTuple):
+    """Columns of two labels: what a representation should know, and what it should look past."""
+
+    motion: str
+    scene: str
+
+
+def train(
+    config: str, seeds: Sequence[int], workdir: Path, *, overrides: Sequence[str] = ()
+) -> list[Path]:
+    """Runs `config` once a seed, each into `workdir/seedN`, and returns these folders.
+
+    What is complete is skipped, what was interrupted goes on. Raises RuntimeError where one fails.
+    """
+    folders: list[Path] = []
+    for seed in seeds:
+        folder = workdir / f"seed{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if folders:
+            _share(folders[0], folder)
+        command = [sys.executable, "-m", "vcjax.main", f"--config={config}"]
+        command += [f"--workdir={folder}", f"--config.seed={seed}", *overrides]
+        if code := subprocess.run(command, check=False).returncode:
+            raise RuntimeError(f"seed {seed} ended with {code}; run the same command to go on")
+        folders.append(folder)
+    return folders
+
+
+def _share(first: Path, folder: Path) -> None:
+    for name in _SHARED:
+        if not (folder / name).exists():
+            os.symlink(os.path.relpath(first / name, folder), folder / name)
+
+
+def collect(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Measures]:
+    """For each model that all reports have: each measure's mean over them, and its interval."""
+    names = [n for n in tables.TITLES if all(n in _entries(report) for report in reports)]
+    if not names:
+        raise ValueError("the reports have no model in common")
+    found: dict[str, Measures] = {}
+    for name in names:
+        entries = [_entries(report)[name] for report in reports]
+        figures = [_figures(entry, claim) for entry in entries]
+        known = set.intersection(*(set(f) for f in figures))
+        found[name] = {
+            measure: few_shot.estimate([f[measure] for f in figures])
+            for measure in figures[0]
+            if measure in known
+        }
+    return found
+
+
+def _entries(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {**report["models"], **({"idt": report["idt"]} if "idt" in report else {})}
+
+
+def _figures(entry: Mapping[str, Any], claim: Claim) -> dict[str, float]:
+    found = {}
+    few = entry.get("few_shot", {}).get(claim.motion, {})
+    if "5" in few:
+        found["5-shot"] = few["5"]["mean"]
+    if claim.motion in entry["linear"]:
+        found["linear"] = entry["linear"][claim.motion]
+    for side, label in claim._asdict().items():
+        if label in entry["clusters"]["ami"]:
+            found[f"AMI {side}"] = entry["clusters"]["ami"][label]
+    return found
+
+
+def table(found: Mapping[str, Measures], claim: Claim, num_seeds: int) -> str:
+    """One row a model; means over the seeds and half of their 95% intervals."""
+    columns = ("5-shot", "linear", "AMI motion", "AMI scene")
+    lines = [
+        f"{tables.printable(claim.motion)} against {tables.printable(claim.scene)}, "
+        f"{num_seeds} seeds, +- half of the 95% interval",
+        " " * 24 + "".join(column.rjust(16) for column in columns),
+    ]
+    for name, measures in found.items():
+        cells = (_cell(measures.get(c), 100 if "AMI" not in c else 1).rjust(16) for c in columns)
+        lines.append(f"{tables.TITLES[name]:<24}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _cell(estimate: Estimate | None, scale: int) -> str:
+    if estimate is None:
+        return "-"
+    digits = 1 if scale == 100 else 3
+    text = f"{scale * estimate.mean:.{digits}f}"
+    if estimate.interval is None:
+        return text
+    return f"{text} +- {scale * estimate.interval:.{digits}f}"
+
+
+def draw(found: Mapping[Claim, Mapping[str, Measures]], path: Path) -> None:
+    """One row of panels a claim: accuracy of the motion, and agreement of the clusters."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure((13, 3.6 * len(found)), layout="constrained")
+    axes = figure.subplots(len(found), 3, squeeze=False)
+    for row, (claim, models) in zip(axes, found.items(), strict=True):
+        titles = [tables.TITLES[name] for name in models]
+        for axis, measure in zip(row, ("5-shot", "linear"), strict=False):
+            _bars(axis, models, {measure: _COLORS["motion"]}, titles, scale=100)
+            axis.set_title(f"{claim.motion}: {measure} accuracy, %")
+        shades = {f"AMI {side}": color for side, color in _COLORS.items()}
+        _bars(row[2], models, shades, titles, scale=1)
+        row[2].set_title(f"clusters: {claim.motion}, {claim.scene}")
+        row[2].legend(loc="lower right", frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def _bars(
+    axis: Any,
+    models: Mapping[str, Measures],
+    measures: Mapping[str, str],
+    titles: Sequence[str],
+    *,
+    scale: int,
+) -> None:
+    height = 0.8 / len(measures)
+    for number, (measure, color) in enumerate(measures.items()):
+        found = [model.get(measure) for model in models.values()]
+        places = [i + (number - (len(measures) - 1) / 2) * height for i in range(len(found))]
+        means = [scale * estimate.mean if estimate else 0.0 for estimate in found]
+        # one seed has no interval: no mark either
+        errors = [scale * ((e.interval if e else None) or float("nan")) for e in found]
+        axis.barh(places, means, height, xerr=errors, color=color, label=measure, capsize=2)
+    axis.set_yticks(range(len(titles)), titles)
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def report(folders: Sequence[Path], claims: Sequence[Claim], out: Path) -> str:
+    """The tables, and `claim.png` and `claim.json` in `out`."""
+    reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
+    found = {claim: collect(reports, claim) for claim in claims}
+    draw(found, out / "claim.png")
+    as_json = {
+        claim.motion: {
+            name: {measure: estimate._asdict() for measure, estimate in measures.items()}
+            for name, measures in models.items()
+        }
+        for claim, models in found.items()
+    }
+    (out / "claim.json").write_text(json.dumps(as_json, indent=1) + "\n")
+    parts = [table(models, claim, len(folders)) for claim, models in found.items()]
+    return "\n\n".join([*parts, f"figure: {out / 'claim.png'}"])
+
+
+def join(sources: Sequence[Path], path: Path) -> None:
+    """Writes one manifest of several: labels apart, each with its file's name in front.
+
+    The column `group` holds the groups of all of them, so that none stands on both sides.
+    """
+    rows: list[dict[str, str]] = []
+    for source in sources:
+        found = manifests.read(source)
+        group = next((c for c in GROUP_COLUMNS if c in found.labels), None)
+        for row, video_id in enumerate(found.video_ids):
+            labels = {f"{source.stem} {k}": v[row] for k, v in found.labels.items()}
+            key = found.labels[group][row] if group else video_id
+            about = {"path": found.paths[row], "video_id": f"{source.stem}/{video_id}"}
+            rows.append(about | {"group": f"{source.stem} {key}"} | labels)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)

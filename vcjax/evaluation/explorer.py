@@ -1,0 +1,272 @@
+"""The explorer: one HTML file of one run or two side by side, with all its pictures inside.
+
+Clusters, neighbors of any video, a map, confusions, learning curves (Fig. 2 beside Fig. 3).
+"""
+
+import base64
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from PIL import Image
+
+from vcjax import progress
+from vcjax.clustering import neighbors
+from vcjax.data import manifest as manifests
+from vcjax.data.manifest import Manifest
+from vcjax.evaluation import clusters, probes, sheets, tables
+
+_MAX_VIDEOS = 2000  # shown, drawn at random from more
+_MAX_MAPPED = 1000  # by t-SNE; more by their principal components
+_NUM_NEIGHBORS = 12
+_NUM_NEAREST = 8  # videos of a cluster
+_MAX_BYTES = 14e6  # of the pictures, as text
+_BYTES_A_FRAME = 3600  # of a small JPEG, as text
+_MAX_FRAMES = 8  # of a video
+_NUM_THREADS = 2  # that decode videos
+_QUALITY = 60
+_SIZE = (96, 72)  # pixels of a picture
+
+
+class Source(NamedTuple):
+    """One representation of the sampled videos."""
+
+    embedding: Float[np.ndarray, "n d"]
+    clusters: Int[np.ndarray, " n"]  # of the first run; -1: not a training video
+    has_point: Shaped[np.ndarray, " n"]
+    answers: Mapping[str, tuple[Int[np.ndarray, " q"], Shaped[np.ndarray, " q"]]]  # rows, told
+
+
+def sample(num_videos: int, seed: int) -> Int[np.ndarray, " n"]:
+    """Rows of the videos that are shown."""
+    order = np.random.default_rng(seed).permutation(num_videos)
+    return np.sort(order[:_MAX_VIDEOS])
+
+
+def save(
+    directory: Path,
+    manifest: Manifest,
+    sources: Mapping[str, Source],
+    *,
+    seed: int,
+) -> None:
+    """Keeps what the page needs, of at most 2000 videos: `explorer.tsv` and `explorer.npz`."""
+    rows = sample(len(manifest), seed)
+    place = {row: i for i, row in enumerate(rows.tolist())}
+    arrays: dict[str, np.ndarray] = {}
+    for name, source in sources.items():
+        arrays[f"{name}/embedding"] = source.embedding[rows].astype(np.float16)
+        arrays[f"{name}/clusters"] = source.clusters[rows]
+        arrays[f"{name}/has_point"] = source.has_point[rows]
+        for label, (asked, told) in source.answers.items():
+            shown = np.isin(asked, rows)
+            arrays[f"{name}/rows/{label}"] = np.array(
+                [place[row] for row in asked[shown].tolist()], np.int64
+            )
+            arrays[f"{name}/told/{label}"] = told[shown].astype(str)
+    manifests.save(manifest.take(rows.tolist()), directory / "explorer.tsv")
+    temporary = directory / "explorer.npz.tmp"
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    os.replace(temporary, directory / "explorer.npz")
+
+
+def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
+    """What `save` kept. Raises FileNotFoundError before the run was evaluated."""
+    if not (directory / "explorer.npz").exists():
+        raise FileNotFoundError(f"no explorer.npz in {directory}; run the stage evaluate first")
+    manifest = manifests.load(directory / "explorer.tsv")
+    found = {}
+    with np.load(directory / "explorer.npz", allow_pickle=False) as arrays:
+        names = {key.split("/")[0] for key in arrays.files}
+        for name in filter(names.__contains__, tables.TITLES):
+            start = f"{name}/rows/"
+            labels = [key[len(start) :] for key in arrays.files if key.startswith(start)]
+            found[name] = Source(
+                arrays[f"{name}/embedding"].astype(np.float32),
+                arrays[f"{name}/clusters"],
+                arrays[f"{name}/has_point"],
+                {k: (arrays[start + k], arrays[f"{name}/told/{k}"]) for k in labels},
+            )
+    return manifest, found
+
+
+def write(runs: Sequence[Path], out: Path) -> None:
+    """Writes the page of one run, or of two to compare, each a folder with `evaluate` in it."""
+    loaded = [load(run / "evaluate") for run in runs]
+    thumbs, places = _thumbs([manifest for manifest, _ in loaded])
+    described = [
+        _run(run, manifest, sources, place)
+        for run, (manifest, sources), place in zip(runs, loaded, places, strict=True)
+    ]
+    sources = [name for _, found in loaded for name in found]
+    data = {"runs": described, "thumbs": thumbs, "pair": _pair(sources)}
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    # "<" never ends the element that holds the data
+    page = resources.files("vcjax.evaluation").joinpath("explorer.html").read_text("utf-8")
+    temporary = out.with_name(out.name + ".tmp")
+    temporary.write_text(page.replace("@DATA@", text.replace("<", "\\u003c")), encoding="utf-8")
+    os.replace(temporary, out)
+
+
+def _pair(names: Sequence[str]) -> tuple[int, int]:
+    """Plain LA to the left, with the prior to the right; else the first and the last."""
+    right = len(names) - 1
+    left = names.index("la") if "la" in names[:right] else 0
+    for name in ("la_idt", "la_idt_tune"):
+        right = names.index(name) if name in names else right
+    return left, right
+
+
+def _run(
+    run: Path, manifest: Manifest, sources: Mapping[str, Source], place: Sequence[int]
+) -> dict[str, Any]:
+    report = json.loads((run / "report.json").read_text())
+    entries = {**report["models"], **({"idt": report["idt"]} if "idt" in report else {})}
+    columns = {name: np.array(values) for name, values in manifest.labels.items()}
+    bar = progress.bar(sources.items(), desc="explorer: maps", unit="map")
+    return {
+        "name": run.absolute().name,
+        "columns": list(columns),
+        "videos": [
+            {
+                "id": video_id,
+                "thumb": place[row],
+                "labels": {name: values[row] for name, values in manifest.labels.items()},
+            }
+            for row, video_id in enumerate(manifest.video_ids)
+        ],
+        "sources": [
+            _source(name, source, columns, entries[name]["clusters"]["ami"]) for name, source in bar
+        ],
+        "curves": curves(run / "metrics.jsonl"),
+        "tables": _tables(report),
+    }
+
+
+def _source(
+    name: str, source: Source, columns: Mapping[str, np.ndarray], ami: Mapping[str, float]
+) -> dict[str, Any]:
+    unit = probes.unit(source.embedding)
+    count = min(_NUM_NEIGHBORS + 1, len(unit))
+    found = neighbors.nearest(unit, unit, num_neighbors=count)
+    near = [[int(j) for j in row if j != i][: count - 1] for i, row in enumerate(found)]
+    training = np.flatnonzero(source.clusters >= 0)
+    described = clusters.describe(
+        source.embedding[training],
+        source.clusters[training],
+        {label: values[training] for label, values in columns.items()},
+        has_point=source.has_point[training],
+        num_nearest=_NUM_NEAREST,
+    )
+    return {
+        "title": tables.TITLES[name],
+        "neighbors": near,
+        "map": np.round(plane(unit), 3).tolist(),
+        "ami": dict(ami),
+        "clusters": [
+            {
+                "number": cluster.number,
+                "size": cluster.size,
+                "nearest": training[list(cluster.nearest)].tolist(),
+                "common": {k: [c.value, round(c.share, 3)] for k, c in cluster.common.items()},
+            }
+            for cluster in described
+        ],
+        "answers": {
+            label: {"rows": rows.tolist(), "told": told.tolist()}
+            for label, (rows, told) in source.answers.items()
+        },
+    }
+
+
+def plane(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
+    """The points in two dimensions within +-1: by t-SNE, or many by their principal components."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    if len(points) < 4 or not points.std():
+        return np.zeros((len(points), 2))
+    places = PCA(2, random_state=0).fit_transform(points)
+    if len(points) <= _MAX_MAPPED:
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        # Its threads wait for one another in loops: where cores are shared, one is much faster.
+        with threadpool_limits(1):
+            places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
+    places = places - (places.max(axis=0) + places.min(axis=0)) / 2
+    return places / max(np.abs(places).max(), 1e-12)
+
+
+def curves(path: Path) -> dict[str, dict[str, list[list[float]]]]:
+    """stage -> metric -> [epoch, value] of each line of `metrics.jsonl` that has them."""
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a killed run
+            continue
+        for key, value in event.items():
+            if key in ("stage", "step", "epoch") or "epoch" not in event:
+                continue
+            if isinstance(value, int | float) and np.isfinite(value):
+                stage = found.setdefault(event["stage"], {})
+                stage.setdefault(key, []).append([round(event["epoch"], 3), value])
+    return found
+
+
+def _tables(report: Mapping[str, Any]) -> list[list[list[str]]]:
+    """A table a label: its heading, and a row a model."""
+    found = []
+    for label in tables.labels(report):
+        lines = [[label, *tables.COLUMNS, "5-shot", "R@1", "R@5", "R@10", "k-NN"]]
+        for row in tables.rows(report):
+            name = next((n for n, title in tables.TITLES.items() if title == row.title), "")
+            lines.append([row.title, *row.cells[label], *_more(report["models"].get(name), label)])
+        found.append(lines)
+    return found
+
+
+def _more(entry: Mapping[str, Any] | None, label: str) -> list[str]:
+    if entry is None or label not in entry["linear"]:
+        return ["-"] * 5
+    few = entry["few_shot"][label].get("5")
+    said = "-" if few is None else f"{100 * few['mean']:.1f}"
+    if few is not None and few["interval"] is not None:
+        said += f" ± {100 * few['interval']:.1f}"
+    depths = entry["retrieval"][label]
+    shown = [f"{100 * depths[k]:.1f}" if k in depths else "-" for k in ("1", "5", "10")]
+    return [said, *shown, f"{100 * entry['vote'][label]:.1f}"]
+
+
+def _thumbs(runs: Sequence[Manifest]) -> tuple[list[dict[str, Any] | None], list[list[int]]]:
+    """Looping strips of all videos, each file once, and for each run the strip of each video."""
+    counts = {
+        path: num_frames
+        for manifest in runs
+        for path, num_frames in zip(manifest.paths, manifest.num_frames, strict=True)
+    }
+    wanted = int(_MAX_BYTES / _BYTES_A_FRAME / max(len(counts), 1))
+    frames = min(max(wanted, 1), _MAX_FRAMES)
+
+    def strip(path: str) -> dict[str, Any] | None:
+        tiles = sheets.read(path, counts[path], frames)
+        joined = Image.fromarray(np.concatenate(list(tiles), axis=1))
+        small = joined.resize((_SIZE[0] * frames, _SIZE[1]))
+        file = io.BytesIO()
+        small.save(file, "JPEG", quality=_QUALITY, optimize=True)
+        text = base64.b64encode(file.getvalue()).decode()
+        return {"frames": frames, "uri": f"data:image/jpeg;base64,{text}"}
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        reading = pool.map(strip, counts)
+        made = list(progress.bar(reading, total=len(counts), desc="explorer: frames", unit="video"))
+    place = {path: i for i, path in enumerate(counts)}
+    return made, [[place[path] for path in manifest.paths] for manifest in runs]

@@ -1,0 +1,301 @@
+"""Training on labels: finetuning (Sec. 4.2), and with nothing frozen the baselines of Table 1.
+
+The head becomes a classifier. What is frozen, the stem and the first stages, keeps its parameters
+bit by bit; its normalisation too, unless the settings leave its statistics alive.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+from ml_collections import ConfigDict
+
+from vcjax import checkpoint, mesh, progress, settings, train
+from vcjax.data import augment, clips
+from vcjax.data.manifest import Manifest
+from vcjax.models import resnet3d
+from vcjax.models.resnet3d import ResNet3D
+from vcjax.step import Batch, Scalars
+
+log = logging.getLogger(__name__)
+
+_THRESHOLD = 1e-4  # share by which a loss has to be lower to count; PyTorch's
+_FACTOR = 0.1  # of the learning rate, where the loss stopped improving (Sec. 4.2)
+
+
+class Plateau(NamedTuple):
+    """The learning rate, and the validation loss that it waits to see undercut."""
+
+    learning_rate: Float[Array, ""]
+    best: Float[Array, ""]
+    waited: Int[Array, ""]  # epochs since
+
+    def after(self, loss: float, *, patience: int) -> "Plateau":
+        """After an epoch of `loss`: as torch.optim.lr_scheduler.ReduceLROnPlateau."""
+        if loss < float(self.best) * (1 - _THRESHOLD):
+            return Plateau(self.learning_rate, jnp.float32(loss), jnp.int32(0))
+        if int(self.waited) < patience:
+            return self._replace(waited=self.waited + 1)
+        log.info("finetune: the learning rate drops, no better loss for %d epochs", patience + 1)
+        return Plateau(self.learning_rate * _FACTOR, self.best, jnp.int32(0))
+
+
+class FinetuneState(NamedTuple):
+    """What a step changes, and the checkpoint holds."""
+
+    params: nnx.State  # of the whole network, frozen ones too
+    statistics: nnx.State  # of batch normalisation
+    optimizer: Any
+    plateau: Plateau
+
+
+class Labeled(NamedTuple):
+    """Videos and the number of each one's class."""
+
+    videos: Manifest
+    classes: Int[np.ndarray, " n"]
+
+
+def new_classifier(config: ConfigDict, num_classes: int) -> ResNet3D:
+    """The network of `config.model` whose head says classes, random by `config.seed`."""
+    return ResNet3D(
+        depth=config.model.depth,
+        width=config.model.width,
+        embedding_dim=num_classes,
+        dtype=jnp.dtype(config.model.dtype),
+        rngs=nnx.Rngs(config.seed),
+    )
+
+
+def logits(model: ResNet3D, inputs: Float[Array, "b t h w 3"]) -> Float[Array, "b c"]:
+    """What the classifier says of clips: the head, not normalised."""
+    return model.head(model.pooled(inputs))
+
+
+def load_backbone(model: ResNet3D, directory: Path) -> ResNet3D:
+    """`model` with all but the head as the stage in `directory` left it."""
+    graphdef, params, statistics = resnet3d.split(model)
+    wanted = nnx.State({k: v for k, v in params.items() if k != "head"})
+    restored = checkpoint.restore_part(
+        directory / "checkpoints", {"params": wanted, "statistics": statistics}
+    )
+    params = nnx.merge_state(params, restored["params"])
+    return nnx.merge(graphdef, params, restored["statistics"])
+
+
+def is_frozen(path: tuple, num_stages: int) -> bool:
+    """Whether what stands at `path` in the network is in the stem or the first `num_stages`.
+
+    With none, the stem is trained too.
+    """
+    if not num_stages:
+        return False
+    return str(path[0]).startswith("stem") or (path[0] == "stages" and int(path[1]) < num_stages)
+
+
+def prepare(model: ResNet3D, *, frozen_stages: int, freeze_statistics: bool) -> ResNet3D:
+    """`model` ready to be trained: normalisation by the batch, but not where it is frozen."""
+    model.train()
+    if frozen_stages and freeze_statistics:
+        model.stem_norm.eval()
+        for stage in model.stages[:frozen_stages]:
+            stage.eval()
+    return model
+
+
+def dampened_momentum(momentum: float, dampening: float) -> optax.GradientTransformation:
+    """velocity <- momentum * velocity + (1 - dampening) * gradient; at first the gradient.
+
+    As torch.optim.SGD.
+    """
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, params), jnp.int32(0)
+
+    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        velocity, count = state
+        share = jnp.where(count == 0, 1.0, 1 - dampening)
+        velocity = jax.tree.map(lambda v, g: momentum * v + share * g, velocity, gradient)
+        return velocity, (velocity, count + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def make(
+    graphdef: nnx.GraphDef, stage: ConfigDict, flip: float
+) -> tuple[
+    Callable[[nnx.State, nnx.State], FinetuneState],
+    Callable[[FinetuneState, Batch, int], tuple[FinetuneState, Scalars]],
+]:
+    """(parameters, statistics) -> the state at first, and the jitted step.
+
+    A batch has the clips' `class` beside what training clips have.
+    """
+    optimizer = optax.chain(
+        optax.add_decayed_weights(stage.weight_decay, mask=resnet3d.decayed),
+        dampened_momentum(stage.momentum, stage.dampening),
+    )
+
+    def trains(path: tuple, value: Any) -> bool:
+        return not is_frozen(path, stage.frozen_stages)
+
+    def first(params: nnx.State, statistics: nnx.State) -> FinetuneState:
+        trained, _ = nnx.split_state(params, trains, ...)
+        plateau = Plateau(jnp.float32(stage.learning_rate), jnp.float32(jnp.inf), jnp.int32(0))
+        return FinetuneState(params, statistics, optimizer.init(trained), plateau)
+
+    def step(state: FinetuneState, batch: Batch, count: Array) -> tuple[FinetuneState, Scalars]:
+        still = (0.0, 0.0, 0.0, 0.0)
+        inputs = augment.augment(
+            batch["clip"], batch["key"], flip=flip, greyscale=0.0, jitter=still
+        )
+        trained, frozen = nnx.split_state(state.params, trains, ...)
+
+        def loss(trained: nnx.State) -> tuple[Array, Any]:
+            params = nnx.merge_state(trained, frozen)
+            model = nnx.merge(graphdef, params, state.statistics, copy=True)
+            said = logits(model, inputs * stage.input_scale)
+            losses = optax.softmax_cross_entropy_with_integer_labels(said, batch["class"])
+            right = jnp.mean(said.argmax(-1) == batch["class"])
+            return losses.mean(), (nnx.state(model, nnx.BatchStat), right)
+
+        (value, (statistics, right)), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, trained)
+        rate = state.plateau.learning_rate
+        trained = jax.tree.map(lambda p, u: p - rate * u, trained, updates)
+        params = nnx.merge_state(trained, frozen)
+        state = FinetuneState(params, statistics, optimizer_state, state.plateau)
+        return state, {"loss": value, "accuracy": right}
+
+    return first, jax.jit(step, donate_argnums=0)
+
+
+def finetune(
+    name: str,
+    config: ConfigDict,
+    *,
+    fit: Labeled,
+    watched: Labeled,
+    num_classes: int,
+    start: Path | None,
+    workdir: Path,
+) -> ResNet3D:
+    """The network trained on `fit` from the stage in `start` (None: random), in `workdir/name`.
+
+    `name` is STAGE/PART. The learning rate falls where the loss on `watched` stops improving.
+    """
+    stage = config[name.split("/")[0]]
+    devices = mesh.make()
+    steps_per_epoch = train.num_steps_per_epoch(name.split("/")[0], stage, len(fit.videos))
+    num_epochs = settings.num_epochs(stage, config.epochs_scale)
+    model = prepare(
+        new_classifier(config, num_classes),
+        frozen_stages=stage.frozen_stages,
+        freeze_statistics=stage.freeze_statistics,
+    )
+    graphdef, params, statistics = resnet3d.split(model)
+    first, step = make(graphdef, stage, config.clip.flip)
+    replicated = mesh.replicated(devices)
+
+    def take_over(state: FinetuneState) -> FinetuneState:
+        if start is None:
+            return state
+        log.info("%s: starts from %s", name, start.relative_to(workdir))
+        _, params, statistics = resnet3d.split(
+            load_backbone(new_classifier(config, num_classes), start)
+        )
+        return jax.device_put(first(params, statistics), replicated)
+
+    def batches(step: int) -> Iterator[Batch]:
+        for batch in train.batches(config, stage, fit.videos, num_epochs, step, devices):
+            yield batch | {"class": jnp.asarray(fit.classes)[batch["index"]]}
+
+    def end_epoch(state: FinetuneState, epoch: int) -> tuple[FinetuneState, Scalars]:
+        network = nnx.merge(graphdef, state.params, state.statistics, copy=True)
+        said = clip_logits(network, watched.videos, config, stage, clips_per_video=1)[:, 0]
+        losses = optax.softmax_cross_entropy_with_integer_labels(said, watched.classes)
+        plateau = state.plateau.after(float(losses.mean()), patience=stage.patience)
+        scalars = {
+            "validation/loss": float(losses.mean()),
+            "validation/accuracy": float(np.mean(said.argmax(1) == watched.classes)),
+        }
+        return state._replace(plateau=jax.device_put(plateau, replicated)), scalars
+
+    training = train.Stage(
+        jax.device_put(first(params, statistics), replicated),
+        take_over,
+        step,
+        batches,
+        lambda state, epoch: (state, {}),
+        end_epoch,
+        lambda state, step: float(state.plateau.learning_rate),
+    )
+    state = train.loop(
+        name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
+    )
+    return nnx.merge(graphdef, state.params, state.statistics)
+
+
+def clip_logits(
+    model: ResNet3D,
+    manifest: Manifest,
+    config: ConfigDict,
+    stage: ConfigDict,
+    *,
+    clips_per_video: int,
+) -> Float[np.ndarray, "n clips c"]:
+    """What `model` says of random centre crops of every video."""
+    model.eval()
+    graphdef, params, statistics = resnet3d.split(model)
+
+    batches = clips.evaluation_clips(
+        manifest,
+        num_frames=config.clip.num_frames,
+        stride=config.clip.stride,
+        side=config.clip.side,
+        clips_per_video=clips_per_video,
+        seed=config.seed,
+        batch_size=config.evaluation.batch_size,
+    )
+    reading = clips.iterate(
+        batches, num_workers=config.data.num_workers, num_threads=config.data.num_threads
+    )
+    said = [
+        np.asarray(_forward(graphdef, params, statistics, batch["clip"], stage.input_scale))
+        for batch in progress.bar(reading, total=len(batches), desc="classify", unit="batch")
+    ]
+    rows = np.concatenate(said)[: len(manifest) * clips_per_video]  # the last batch is filled up
+    return rows.reshape(len(manifest), clips_per_video, -1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    statistics: nnx.State,
+    clip: UInt8[Array, "b t h w 3"],
+    input_scale: float,
+) -> Float[Array, "b c"]:
+    network = nnx.merge(graphdef, params, statistics)
+    return logits(network, augment.normalize(clip) * input_scale)
+
+
+AVERAGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "softmax": lambda said: np.asarray(jax.nn.softmax(said, axis=-1)).mean(axis=1),
+    "logits": lambda said: said.mean(axis=1),  # released
+}
+
+
+def predict(said: Float[np.ndarray, "n clips c"], *, average: str) -> Int[np.ndarray, " n"]:
+    """The class of each video: the largest mean over its clips (Sec. 4.2)."""
+    if average not in AVERAGES:
+        raise settings.SettingsError(f"average is {average!r}; use one of {sorted(AVERAGES)}")
+    return AVERAGES[average](said).argmax(axis=1)

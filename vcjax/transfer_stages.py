@@ -1,0 +1,107 @@
+"""The stages that transfer a network to labeled videos: finetuning, and its frozen features."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vcjax import settings
+from vcjax import workdir as workdirs
+from vcjax.data import manifest as manifests
+from vcjax.stages import Stage
+
+log = logging.getLogger(__name__)
+
+
+def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    """Finetuning on each split of labeled videos, into `result.json`."""
+    stage = config[name]
+    inputs = ("manifest", *([stage.start] if stage.start else []))
+    depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
+
+    def run(directory: Path) -> None:
+        from vcjax import transfer
+
+        manifest, label, group, splits = _labeled(stage, config, directory, workdir)
+        found = {
+            split: transfer.finetune_split(
+                f"{name}/{split}",
+                config,
+                manifest,
+                rows,
+                label,
+                group=group,
+                start=workdirs.network_directory(workdir, stage.start) if stage.start else None,
+                workdir=workdir,
+            )
+            for split, rows in splits.items()
+        }
+        _write_result(directory, name, transfer.result(found, label=label, start=stage.start))
+
+    return Stage(name, depends, inputs, run)
+
+
+def few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    """Probes of the frozen features on each split of labeled videos, into `result.json`."""
+    stage = config[name]
+    inputs = ("manifest", *([stage.start] if stage.start else []))
+    depends = _transfer_settings(name, config)
+
+    def run(directory: Path) -> None:
+        from vcjax import transfer
+        from vcjax.evaluation import measures
+        from vcjax.evaluation.outputs import ModelOutputs
+        from vcjax.evaluation.protocol import Sides
+
+        manifest, label, _, splits = _labeled(stage, config, directory, workdir)
+        models = {stage.start: workdirs.network(config, workdir, stage.start)}
+        embedded = workdirs.embedded(models, manifest, config)[stage.start]
+        unclustered = np.zeros((1, len(manifest)), np.int32)
+        output = ModelOutputs(embedded.embedding, embedded.pooled, unclustered)
+        columns = {label: np.array(manifest.labels[label])}
+        found = {}
+        for split, rows in splits.items():
+            sides = {label: Sides(rows.train, rows.test, within_test=False)}
+            probed, _ = measures.measure(
+                output, columns, sides, workdirs.probing(config), seed=config.seed
+            )
+            found[split] = {k: v[label] for k, v in probed.items()}
+            found[split]["accuracy"] = found[split]["linear"]
+        _write_result(directory, name, transfer.result(found, label=label, start=stage.start))
+
+    return Stage(name, depends, inputs, run)
+
+
+def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Path) -> Any:
+    """Videos, column of the classes, column of the groups or "", and splits to transfer to."""
+    from vcjax import transfer
+
+    manifest = transfer.verified(
+        config,
+        stage.manifest,
+        workdirs.manifest(workdir),
+        directory=directory,
+        num_workers=workdirs.num_workers(config),
+    )
+    label = transfer.label_column(manifest, stage.label)
+    group = config.data.group
+    if stage.manifest or group == "auto":
+        group = next((c for c in settings.GROUP_COLUMNS if c in manifest.labels), "")
+    splits = transfer.splits(manifest, label, tuple(stage.splits), group=group, config=config)
+    return manifest, label, group, splits
+
+
+def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
+    from vcjax import evaluation
+
+    evaluation.write(result, directory / "result.json")
+    log.info("%s: %.1f%% of held-out videos right", name, 100 * result["accuracy"])
+
+
+def _transfer_settings(name: str, config: ConfigDict) -> dict[str, Any]:
+    source = config[name].manifest
+    depends = {k: config[k].to_dict() for k in (name, "clip", "model", "evaluation")}
+    depends |= {"seed": config.seed, "data": workdirs.data_settings(config)}
+    return depends | {"source": manifests.signature(Path(source)) if source else ""}

@@ -1,0 +1,79 @@
+"""What the stages of a run left in its folder, and what they share."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vcjax import settings
+from vcjax.data import manifest as manifests
+from vcjax.data.manifest import Manifest
+
+# Settings of data.* that change how a run goes, not what comes out.
+_HOW = ("num_threads", "num_workers")
+
+
+def manifest(workdir: Path) -> Manifest:
+    """The videos of the run."""
+    return manifests.load(workdir / "manifest" / "manifest.tsv")
+
+
+def fisher_vectors(workdir: Path, manifest: Manifest) -> Any:
+    """`FisherVectors` of the videos of `manifest`."""
+    from vcjax import prior
+
+    return prior.FisherVectors.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
+
+
+def num_workers(config: ConfigDict) -> int:
+    """Processes that render, verify and extract."""
+    return config.num_workers or os.cpu_count() or 1
+
+
+def data_settings(config: ConfigDict) -> dict[str, Any]:
+    """The settings of `data` that the outcome depends on."""
+    return {k: v for k, v in config.data.to_dict().items() if k not in _HOW}
+
+
+def network(config: ConfigDict, workdir: Path, stage: str) -> Any:
+    """The network as `stage` left it, or for "" random."""
+    from vcjax import finetune, step, train
+
+    if not stage:
+        return step.new_model(config)
+    directory = network_directory(workdir, stage)
+    if stage in settings.FINETUNING_STAGES:
+        return finetune.load_backbone(step.new_model(config), directory)
+    return train.load_model(config, directory)
+
+
+def network_directory(workdir: Path, stage: str) -> Path:
+    """Where the checkpoints of a stage's network are; of a finetuned one's first split."""
+    if stage not in settings.FINETUNING_STAGES:
+        return workdir / stage
+    found = sorted((workdir / stage).glob("*/checkpoints"))
+    if not found:
+        raise FileNotFoundError(f"no checkpoint in {workdir / stage}")
+    return found[0].parent
+
+
+def embedded(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
+    """Each model's view of the videos; one trained on labels has its features as embedding."""
+    from vcjax import embed
+    from vcjax.evaluation import probes
+
+    found = embed.videos(
+        models, manifest, config, clips_per_video=config.evaluation.clips_per_video
+    )
+    for name in found.keys() & set(settings.FINETUNING_STAGES):
+        found[name] = embed.Embedded(probes.unit(found[name].pooled), found[name].pooled)
+    return found
+
+
+def probing(config: ConfigDict) -> Any:
+    """How features are probed: `evaluation.Probing` of the settings."""
+    from vcjax import evaluation
+
+    wanted = config.evaluation.to_dict()
+    return evaluation.Probing(**{k: wanted[k] for k in evaluation.Probing._fields})
