@@ -222,7 +222,7 @@ def save(manifest: Manifest, path: Path) -> None:
         *manifest.labels.values(),
         strict=True,
     )
-    _write_table(path, columns, rows)
+    write_table(path, columns, rows)
 
 
 def load(path: Path) -> Manifest:
@@ -232,7 +232,7 @@ def load(path: Path) -> Manifest:
 
 def save_problems(problems: Sequence[Problem], path: Path) -> None:
     """Writes `problems` as a TSV, atomically."""
-    _write_table(path, Problem._fields, problems)
+    write_table(path, Problem._fields, problems)
 
 
 def summary(manifest: Manifest, problems: Sequence[Problem]) -> str:
@@ -262,7 +262,8 @@ def signature(source: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Writes a TSV, atomically."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
