@@ -64,6 +64,7 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             holdout=config.data.holdout,
             seed=config.seed,
         )
+        manifest = manifests.limit(manifest, config.data.subset, seed=config.seed)
         manifests.save(manifest, directory / "manifest.tsv")
         log.info("%s", manifests.summary(manifest, problems))
         return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]

@@ -211,6 +211,23 @@ def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -
     return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))
 
 
+def limit(manifest: Manifest, num_videos: int, *, seed: int) -> Manifest:
+    """`manifest` with `num_videos` of its training videos alone, all of them for 0 (Fig. 4).
+
+    They are drawn by the seed and each one's id: fewer videos are among more. Raises ManifestError.
+    """
+    training = manifest.rows("train").tolist()
+    if not 0 <= num_videos <= len(training):
+        raise ManifestError(
+            f"data.subset is {num_videos}, and there are {len(training)} videos to train on"
+        )
+    if not num_videos:
+        return manifest
+    drawn = sorted(training, key=lambda row: _hash(f"subset/{manifest.video_ids[row]}", seed))
+    left_out = set(drawn[num_videos:])
+    return manifest.take(row for row in range(len(manifest)) if row not in left_out)
+
+
 def save(manifest: Manifest, path: Path) -> None:
     """Writes a TSV that `load` reads, atomically."""
     columns = ["video_id", "path", "split", "num_frames", *manifest.labels]
