@@ -144,7 +144,7 @@ def test_processes_read_the_parts_of_the_batches_of_one(videos, monkeypatch, fir
     devices = mesh.make(1)
 
     def batches():
-        found = train._batches(config, config.ir, training, 3, first, devices)
+        found = train.batches(config, config.ir, training, 3, first, devices)
         return [{k: np.asarray(v) for k, v in batch.items()} for batch in found]
 
     whole, parts = batches(), []

@@ -63,25 +63,12 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             holdout=config.data.holdout,
             seed=seed,
         )
-        manifest = _thinned(manifest, config.data.num_videos, seed)
+        manifest = manifests.limit(manifest, config.data.num_videos, seed=seed)
         manifests.save(manifest, directory / "manifest.tsv")
         log.info("%s", manifests.summary(manifest, problems))
         return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]
 
     return Stage(name, data | {"seed": seed}, (), run, keeps=True)
-
-
-def _thinned(manifest: Manifest, num_videos: int, seed: int) -> Manifest:
-    """The first `num_videos` of the training videos in a random order (0: all), so nested."""
-    training = manifest.rows("train")
-    if num_videos > len(training):
-        raise settings.SettingsError(
-            f"data.num_videos is {num_videos}, and there are {len(training)} training videos"
-        )
-    if not num_videos:
-        return manifest
-    kept = np.random.default_rng(seed).permutation(training)[:num_videos]
-    return manifest.take(np.union1d(kept, manifest.rows("test")).tolist())
 
 
 def group_column(config: ConfigDict, manifest: Manifest) -> str:

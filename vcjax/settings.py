@@ -61,7 +61,7 @@ def _data() -> ConfigDict:
     data.group = "auto"  # label column whose values stay on one side of the split; "": none;
     # "auto": the first of GROUP_COLUMNS that the manifest has
     data.holdout = 0.25  # share of videos held out for evaluation, without a `split` column
-    data.num_videos = 0  # of the training side, drawn at random (Fig. 4); 0: all
+    data.num_videos = 0  # to train on, drawn at random, fewer among more (Fig. 4); 0: all
     data.on_missing = "error"  # or "skip": bad videos are listed and left out
     data.verify = "decode"  # every frame of every video once; "header": only what it declares
     data.num_threads = 2  # that read clips ahead of the device

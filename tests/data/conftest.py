@@ -17,7 +17,7 @@ def write_video() -> Callable[..., Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         height, width = size
         rows, columns = np.mgrid[0:height, 0:width]
-        with av.open(path, "w") as container:
+        with av.open(path, "w", options={"fflags": "+bitexact"}) as container:
             stream = container.add_stream(codec, rate=Fraction(25))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.options = {"threads": "1", **options}

@@ -190,3 +190,33 @@ def test_a_signature_tells_a_changed_video(tmp_path, write_video):
     assert manifest.signature(listed) == before
     write_video(tmp_path / "b.mp4", 4)
     assert manifest.signature(listed) != before
+
+
+def _training(listed, num_videos, seed=0):
+    return set(manifest.limit(listed, num_videos, seed=seed).subset("train").video_ids)
+
+
+def test_subsets_are_nested_and_keep_what_is_held_out():
+    split = manifest.assign_split(many(), group="scene", holdout=0.25, seed=0)
+    everything = set(split.subset("train").video_ids)
+    subsets = [_training(split, n) for n in (1, 20, 50, 0)]
+    assert [len(s) for s in subsets] == [1, 20, 50, len(everything)]
+    assert all(a < b for a, b in itertools.pairwise(subsets))
+    assert manifest.limit(split, 20, seed=0).subset("test") == split.subset("test")
+    assert _training(split, 20, seed=1) != subsets[1]
+    assert len({video_id[:2] for video_id in subsets[1]}) > 5  # from all over the collection
+
+
+def test_a_subset_depends_on_no_other_video():
+    split = manifest.assign_split(many(), group="scene", holdout=0.25, seed=0)
+    before = _training(split, 30)
+    gone = sorted(before)[3]
+    rest = split.take(i for i, video_id in enumerate(split.video_ids) if video_id != gone)
+    assert before - {gone} < _training(rest, 30)
+
+
+@pytest.mark.parametrize("num_videos", [-1, 10_000])
+def test_a_subset_larger_than_the_collection_is_an_error(num_videos):
+    split = manifest.assign_split(many(), group="scene", holdout=0.25, seed=0)
+    with pytest.raises(ManifestError, match=f"data.num_videos is {num_videos}, and there are"):
+        manifest.limit(split, num_videos, seed=0)

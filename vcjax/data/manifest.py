@@ -211,6 +211,23 @@ def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -
     return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))
 
 
+def limit(manifest: Manifest, num_videos: int, *, seed: int) -> Manifest:
+    """`manifest` with `num_videos` of its training videos alone, all of them for 0 (Fig. 4).
+
+    They are drawn by the seed and each one's id: fewer videos are among more. Raises ManifestError.
+    """
+    training = manifest.rows("train").tolist()
+    if not 0 <= num_videos <= len(training):
+        raise ManifestError(
+            f"data.num_videos is {num_videos}, and there are {len(training)} videos to train on"
+        )
+    if not num_videos:
+        return manifest
+    drawn = sorted(training, key=lambda row: _hash(f"subset/{manifest.video_ids[row]}", seed))
+    left_out = set(drawn[num_videos:])
+    return manifest.take(row for row in range(len(manifest)) if row not in left_out)
+
+
 def save(manifest: Manifest, path: Path) -> None:
     """Writes a TSV that `load` reads, atomically."""
     columns = ["video_id", "path", "split", "num_frames", *manifest.labels]
@@ -222,7 +239,7 @@ def save(manifest: Manifest, path: Path) -> None:
         *manifest.labels.values(),
         strict=True,
     )
-    _write_table(path, columns, rows)
+    write_table(path, columns, rows)
 
 
 def load(path: Path) -> Manifest:
@@ -232,7 +249,7 @@ def load(path: Path) -> Manifest:
 
 def save_problems(problems: Sequence[Problem], path: Path) -> None:
     """Writes `problems` as a TSV, atomically."""
-    _write_table(path, Problem._fields, problems)
+    write_table(path, Problem._fields, problems)
 
 
 def summary(manifest: Manifest, problems: Sequence[Problem]) -> str:
@@ -262,7 +279,8 @@ def signature(source: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Writes a TSV, atomically."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")

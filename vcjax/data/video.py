@@ -30,7 +30,8 @@ class VideoInfo(NamedTuple):
 def probe(path: str | Path, *, decode: bool) -> VideoInfo:
     """Size of the video at `path`; with `decode`, every frame of it is decoded and counted.
 
-    Raises DecodeError when there is no readable frame, or fewer than the file declares.
+    Raises DecodeError when there is no readable frame, or fewer than the file declares, or when the
+    decoder finds one damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,10 +44,15 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
         info = VideoInfo(declared, stream.height, stream.width, float(stream.average_rate or 0))
         if not decode and declared:
             return info
+        # else damaged pictures are made up from those before them
+        stream.codec_context.options = {"err_detect": "explode"}
+        num_frames = 0
         try:
-            num_frames = sum(1 for _ in container.decode(stream))
+            for _ in container.decode(stream):
+                num_frames += 1
         except av.FFmpegError as error:
-            raise DecodeError(f"{path}: {_reason(error)}") from error
+            found = f"{num_frames} of {declared or 'unknown'} frames can be decoded"
+            raise DecodeError(f"{path}: {_reason(error)}: damaged or truncated, {found}") from error
     if num_frames == 0:
         raise DecodeError(f"{path}: no frame can be decoded")
     if num_frames < declared - _SLACK:
@@ -144,6 +150,8 @@ def _stream(path: Path, container: av.container.InputContainer) -> av.VideoStrea
     if not container.streams.video:
         raise DecodeError(f"{path}: there is no video in the file")
     stream = container.streams.video[0]
+    if stream.codec_context is None:  # as of a file whose header is cut or of an unknown codec
+        raise DecodeError(f"{path}: there is no decoder for the video in the file")
     stream.thread_count = 1  # clips are read in parallel, one thread each
     return stream
 
