@@ -21,7 +21,7 @@ from vcjax.stages import Stage
 log = logging.getLogger(__name__)
 
 # Settings of data.* that change how a run goes, not what comes out.
-_HOW = ("num_threads", "num_workers")
+_HOW = ("num_threads", "num_workers", "max_bad_share")
 
 
 def build(config: ConfigDict, workdir: Path) -> list[Stage]:

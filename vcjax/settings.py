@@ -56,6 +56,7 @@ def _data() -> ConfigDict:
     data.holdout = 0.25  # share of videos held out for evaluation, without a `split` column
     data.on_missing = "error"  # or "skip": bad videos are listed and left out
     data.verify = "decode"  # every frame of every video once; "header": only what it declares
+    data.max_bad_share = 0.01  # of the training videos that may fail to decode and be replaced
     data.num_threads = 2  # that read clips ahead of the device
     data.num_workers = 0  # processes that do so instead
     data.rendered = ConfigDict()

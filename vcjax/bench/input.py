@@ -46,15 +46,15 @@ def cases() -> Iterator[dict[str, Any]]:
             yield from _memory(root, num_clips)
             return
         runs = _runs(root)
-        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(_ROUNDS):
             for name, run in runs.items():
                 seconds[name].append(_seconds_a_clip(run))
-        cpu, wall = ({k: np.median([s[i] for s in v]) for k, v in seconds.items()} for i in (0, 1))
+        cpu = {name: float(np.median(values)) for name, values in seconds.items()}
         peer = "frames by PIL"
         for name in runs:
             text = f"{name}, {1 / cpu[name]:.0f} clips/s/core"
-            yield _case(text, float(cpu[name]), (peer, float(cpu[peer])))
+            yield _case(text, cpu[name], (peer, cpu[peer]))
         for num_workers in (0, 1, 2):
             rate = _grain_rate(manifest.read(root / "jpeg"), num_workers)
             yield _case(f"shards jpeg, {num_workers} workers, {rate:.0f} clips/s", 1 / rate)
@@ -94,14 +94,13 @@ def _next_batch(dataset: grain.MapDataset) -> Callable[[], Any]:
     return lambda: dataset[next(steps)]
 
 
-def _seconds_a_clip(run: Callable[[], Any]) -> tuple[float, float]:
-    """Of this process's CPU, and of the clock."""
+def _seconds_a_clip(run: Callable[[], Any]) -> float:
+    """Of this process's CPU, whatever else the machine does."""
     run()
-    cpu, wall = time.process_time(), time.perf_counter()
+    begin = time.process_time()
     for _ in range(2):
         run()
-    count = 2 * _BATCH
-    return (time.process_time() - cpu) / count, (time.perf_counter() - wall) / count
+    return (time.process_time() - begin) / (2 * _BATCH)
 
 
 def _grain_rate(source: Manifest, num_workers: int) -> float:

@@ -20,7 +20,7 @@ Frame = UInt8[np.ndarray, "h w 3"]
 
 CHUNK = 16  # frames of a record
 CODECS = ("jpeg", "h264")
-JPEG_QUALITY = 90
+JPEG_QUALITY = 85
 _MAGIC = b"JPEG"
 _OPEN_SHARDS = 128  # kept open by a process
 
