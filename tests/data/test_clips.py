@@ -48,8 +48,11 @@ def test_threads_do_not_matter(collection):
     assert_same(batches(training(collection)), batches(training(collection), num_threads=5))
 
 
-def test_processes_do_not_matter(collection):
-    assert_same(batches(training(collection)), batches(training(collection), num_workers=2))
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("step", [0, 3])
+def test_processes_do_not_matter_from_any_step(collection, num_workers, step):
+    dataset = training(collection)
+    assert_same(batches(dataset)[step:], batches(dataset[step:], num_workers=num_workers))
 
 
 @pytest.mark.parametrize("step", [1, 2, 5])
