@@ -85,9 +85,14 @@ def group_column(config: ConfigDict, manifest: Manifest) -> str:
 
 def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
+        from vcjax.data import shards
         from vcjax.idt import collection
 
         manifest = workdirs.manifest(workdir)
+        if any(shards.parse(path) for path in manifest.paths):
+            raise settings.SettingsError(
+                "dense trajectories want the videos themselves: data.manifest is a prepared folder"
+            )
         counts = collection.extract_collection(
             dict(zip(manifest.video_ids, manifest.paths, strict=True)),
             directory,

@@ -64,6 +64,7 @@ def _data() -> ConfigDict:
     data.num_videos = 0  # to train on, drawn at random, fewer among more (Fig. 4); 0: all
     data.on_missing = "error"  # or "skip": bad videos are listed and left out
     data.verify = "decode"  # every frame of every video once; "header": only what it declares
+    data.max_bad_share = 0.01  # of the training videos that may fail to decode and be replaced
     data.num_threads = 2  # that read clips ahead of the device
     data.num_workers = 0  # processes that do so instead
     data.rendered = ConfigDict()

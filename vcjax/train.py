@@ -246,9 +246,10 @@ def batches(
     num_whole = len(train) // stage.batch_size * num_parts
     dataset = parts[:num_whole][jax.process_index() :: num_parts].repeat(num_epochs)[first:]
     rows = mesh.rows(devices)
-    for batch in clips.iterate(
+    batches = clips.iterate(
         dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
-    ):
+    )
+    for batch in clips.watched(batches, train, max_bad_share=config.data.max_bad_share):
         yield {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
 
 

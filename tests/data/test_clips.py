@@ -1,7 +1,10 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from vcjax.data import clips, video
+from vcjax.data import clips, manifest, video
 
 SETTINGS = dict(num_frames=4, side=32, batch_size=4, seed=0)
 
@@ -45,8 +48,11 @@ def test_threads_do_not_matter(collection):
     assert_same(batches(training(collection)), batches(training(collection), num_threads=5))
 
 
-def test_processes_do_not_matter(collection):
-    assert_same(batches(training(collection)), batches(training(collection), num_workers=2))
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("step", [0, 3])
+def test_processes_do_not_matter_from_any_step(collection, num_workers, step):
+    dataset = training(collection)
+    assert_same(batches(dataset)[step:], batches(dataset[step:], num_workers=num_workers))
 
 
 @pytest.mark.parametrize("step", [1, 2, 5])
@@ -130,3 +136,36 @@ def test_a_video_shorter_than_a_clip_loops(collection):
     for clip, row in zip(batch["clip"], batch["index"], strict=True):
         length = collection.num_frames[row]
         np.testing.assert_array_equal(clip[length:], clip[:-length])
+
+
+@pytest.fixture
+def damaged(collection, tmp_path):
+    """The collection with its fourth video cut off after it was verified."""
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(Path(collection.paths[3]).read_bytes()[:200])
+    return replace(collection, paths=(*collection.paths[:3], str(path), *collection.paths[4:]))
+
+
+def test_a_file_damaged_since_is_replaced_the_same_in_every_run(collection, damaged):
+    how = dict(batch_size=11, num_epochs=2)
+    found, again = batches(training(damaged, **how)), batches(training(damaged, **how), 1)
+    assert_same(found, again)
+    for batch, whole in zip(found, batches(training(collection, **how)), strict=True):
+        (place,) = np.flatnonzero(whole["index"] == 3)
+        others = np.arange(11) != place
+        assert batch["bad"][place] == 3 and (batch["bad"][others] == -1).all()
+        assert batch["index"][place] != 3
+        np.testing.assert_array_equal(batch["clip"][others], whole["clip"][others])
+
+
+def test_damaged_files_are_told_at_the_end_and_too_many_stop_the_run(damaged, caplog):
+    def run(max_bad_share):
+        found = batches(training(damaged, batch_size=11, num_epochs=2))
+        return list(clips.watched(found, damaged, max_bad_share=max_bad_share))
+
+    assert len(run(0.1)) == 2
+    assert "1 videos were replaced" in caplog.text and damaged.video_ids[3] in caplog.text
+    with pytest.raises(
+        manifest.ManifestError, match=f"max_bad_share=0.05.*\n.*{damaged.video_ids[3]}"
+    ):
+        run(0.05)

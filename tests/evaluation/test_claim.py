@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vcjax import pipeline, settings
 from vcjax.data import manifest as manifests
 from vcjax.data import rendered
-from vcjax.data.manifest import Manifest
 from vcjax.evaluation import claim
 from vcjax.evaluation.claim import Claim
 
@@ -88,14 +86,3 @@ def test_scenes_in_full_contrast_vary_more_and_the_usual_ones_as_before():
     np.testing.assert_array_equal(usual, frame(look=rendered.Look(0.35, 185.0)))
     scenes = [rendered._scene(1, 0, rendered.Look(*look)) for look in ((), (1.0, 140.0))]
     assert scenes[1].std() > 1.5 * scenes[0].std()
-
-
-@pytest.mark.parametrize("count", [2, 4])
-def test_subsets_of_the_training_videos_are_nested_and_keep_the_held_out_ones(count):
-    ids = tuple(f"v{i}" for i in range(10))
-    manifest = Manifest(ids, ids, {}, ("train",) * 7 + ("test",) * 3, (9,) * 10)
-    small, large = (pipeline._thinned(manifest, n, 0) for n in (count, count + 2))
-    assert set(small.video_ids) < set(large.video_ids)
-    assert len(small.rows("train")) == count and small.video_ids[-3:] == ids[-3:]
-    with pytest.raises(settings.SettingsError, match="there are 7 training videos"):
-        pipeline._thinned(manifest, 8, 0)

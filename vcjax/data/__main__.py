@@ -1,7 +1,8 @@
-"""Videos before a run: find them, look at them.
+"""Videos before a run: find them, look at them, encode them once.
 
 python -m vcjax.data scan ROOT [--lists DIR] [--split N] [--out manifest.tsv]
 python -m vcjax.data show MANIFEST OUT.png
+python -m vcjax.data prepare MANIFEST OUT [--side 128] [--codec jpeg]
 """
 
 import argparse
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "scan": "find the data set in a folder and write its manifest",
     "show": "a sheet of clips as the network sees them",
+    "prepare": "encode every video once, to shards that training reads fast",
 }
 
 

@@ -1,6 +1,8 @@
 """Videos to batches of clips, by grain: the same for any number of workers, from any step on."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -10,10 +12,15 @@ from absl import flags
 from jaxtyping import Int, UInt8
 
 from vcjax.data import video
-from vcjax.data.manifest import Manifest
+from vcjax.data.manifest import Manifest, ManifestError
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, np.ndarray]
 _Sample = dict[str, np.ndarray | np.generic]
+
+
+_REPLACEMENTS = 20  # drawn for a video that cannot be decoded, before it is an error
 
 
 class _Video(NamedTuple):
@@ -34,15 +41,17 @@ def training_clips(
     num_epochs: int,
     seed: int,
 ) -> grain.MapDataset:
-    """Batches {clip: uint8 [b, t, side, side, 3], index: int32 [b], key: uint32 [b]}, one a step.
+    """Batches {clip: uint8 [b, t, side, side, 3], index, bad: int32 [b], key: uint32 [b]}, a step.
 
     A clip is every `stride`-th frame and begins uniformly over what fits; a shorter video loops.
     Its crop is a square of one of `scales` short sides at a uniform place, resized to `side` pixels
-    (Hara et al. 2018). `key` seeds what the device draws for the clip. Every epoch has its own
-    order and leaves out what does not fill a batch; `dataset[step:]` goes on from a step.
+    (Hara et al. 2018). `key` seeds what the device draws for the clip. For a video that cannot be
+    decoded another is drawn, the same in every run, and `bad` is its row, else -1. Every epoch has
+    its own order and leaves out what does not fill a batch; `dataset[step:]` goes on from a step.
     """
-    cut = _TrainingCut(num_frames, stride, side, tuple(scales))
-    videos = grain.MapDataset.source(_videos(manifest)).seed(seed).shuffle()
+    listed = _videos(manifest)
+    cut = _TrainingCut(num_frames, stride, side, tuple(scales), listed)
+    videos = grain.MapDataset.source(listed).seed(seed).shuffle()
     batches = videos.random_map(cut).batch(batch_size, drop_remainder=True)
     return batches.repeat(num_epochs)
 
@@ -81,6 +90,33 @@ def iterate(dataset: grain.MapDataset, *, num_workers: int, num_threads: int) ->
     return iter(batches)
 
 
+def watched(
+    batches: Iterable[Batch], manifest: Manifest, *, max_bad_share: float
+) -> Iterator[Batch]:
+    """`batches` of training without `bad`; says at the end which videos these were.
+
+    Raises ManifestError, with all of them, once they are more than `max_bad_share` of the videos.
+    """
+    bad: set[int] = set()
+    try:
+        for batch in batches:
+            bad.update(row for row in batch.pop("bad").tolist() if row >= 0)
+            if len(bad) > max_bad_share * len(manifest):
+                raise ManifestError(
+                    f"more than data.max_bad_share={max_bad_share:g} of the videos cannot be "
+                    f"decoded:{_listed(bad, manifest)}"
+                )
+            yield batch
+    finally:
+        if bad:
+            log.warning("%d videos were replaced:%s", len(bad), _listed(bad, manifest))
+
+
+def _listed(rows: Iterable[int], manifest: Manifest) -> str:
+    names = (f"\n  {manifest.video_ids[row]}: {manifest.paths[row]}" for row in sorted(rows))
+    return "".join(names)
+
+
 def _videos(manifest: Manifest) -> list[_Video]:
     return [
         _Video(row, path, num_frames)
@@ -95,8 +131,19 @@ class _TrainingCut(NamedTuple):
     stride: int
     side: int
     scales: tuple[float, ...]
+    videos: list[_Video]  # to replace one that cannot be decoded
 
     def __call__(self, source: _Video, generator: np.random.Generator) -> _Sample:
+        try:
+            return self._cut(source, generator) | {"bad": np.int32(-1)}
+        except video.DecodeError:
+            for row in generator.integers(len(self.videos), size=_REPLACEMENTS):
+                with contextlib.suppress(video.DecodeError):
+                    sample = self._cut(self.videos[row], generator)
+                    return sample | {"bad": np.int32(source.row)}
+            raise
+
+    def _cut(self, source: _Video, generator: np.random.Generator) -> _Sample:
         start = generator.integers(_last_start(source, self.num_frames, self.stride) + 1)
         frames = video.clip(source.path, int(start), self.num_frames, stride=self.stride)
         height, width = frames.shape[1:3]
@@ -152,7 +199,10 @@ def _resize(
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
     shrinks = height < frames.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(frame, (width, height), interpolation=method) for frame in frames])
+    found = np.empty((len(frames), height, width, 3), np.uint8)
+    for frame, target in zip(frames, found, strict=True):
+        cv2.resize(frame, (width, height), dst=target, interpolation=method)
+    return found
 
 
 # Readers are parallel already, and OpenCV's own threads would only wait for one another.

@@ -11,15 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from vcjax.data import verification
+from vcjax.data import shards, verification
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
-_RESERVED = ("video_id", "path", "split", "num_frames")
+_RESERVED = ("video_id", "path", "split", "num_frames", "fps")
+INDEX = "index.tsv"  # of a folder of prepared shards
 _SPLITS = ("train", "test")
 
 
@@ -70,7 +71,7 @@ class Manifest:
 
 
 def read(source: str | Path) -> Manifest:
-    """The videos of a folder, or of a TSV/CSV with a `path` column.
+    """The videos of a folder, prepared or not, or of a TSV/CSV with a `path` column.
 
     In a folder every video file counts, its id is its path in the folder without suffix, and its
     parent folder is its label `class`. In a file, paths are relative to it; `video_id` (default:
@@ -78,6 +79,8 @@ def read(source: str | Path) -> Manifest:
     label. Raises ManifestError.
     """
     source = Path(source)
+    if (source / INDEX).is_file():
+        source = source / INDEX
     if source.is_dir():
         return _from_rows(source, _folder_rows(source))
     if not source.is_file():
@@ -165,16 +168,21 @@ def verify(
         for row, result in enumerate(probed)
         if isinstance(result, str)
     ]
+    check_problems(problems, len(manifest), on_missing)
+    counted = replace(manifest, num_frames=tuple(0 if isinstance(r, str) else r for r in probed))
+    return counted.take(r for r, n in enumerate(probed) if not isinstance(n, str)), problems
+
+
+def check_problems(problems: Sequence[Problem], num_videos: int, on_missing: str) -> None:
+    """Raises ManifestError for any problem with "error", else if no video is left."""
     if problems and on_missing == "error":
         listed = "\n".join(f"  {p.video_id}: {p.reason}" for p in problems)
         raise ManifestError(
-            f"{len(problems)} of {len(manifest)} videos cannot be used:\n{listed}\n"
-            "Mend them, or leave them out with --config.data.on_missing=skip"
+            f"{len(problems)} of {num_videos} videos cannot be used:\n{listed}\n"
+            "Mend them, or leave them out with on_missing=skip (--config.data.on_missing=skip)"
         )
-    if len(problems) == len(manifest):
-        raise ManifestError(f"none of {len(manifest)} videos can be used, first: {problems[0]}")
-    counted = replace(manifest, num_frames=tuple(0 if isinstance(r, str) else r for r in probed))
-    return counted.take(r for r, n in enumerate(probed) if not isinstance(n, str)), problems
+    if len(problems) == num_videos:
+        raise ManifestError(f"none of {num_videos} videos can be used, first: {problems[0]}")
 
 
 def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -> Manifest:
@@ -242,6 +250,23 @@ def save(manifest: Manifest, path: Path) -> None:
     write_table(path, columns, rows)
 
 
+def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Path) -> Manifest:
+    """Writes the index of a prepared folder: of each video that is in a shard, where, and labels.
+
+    `entries` are as many as videos. Returns what `read(out)` gives.
+    """
+    columns = ["video_id", "path", "split", "num_frames", "fps", *manifest.labels]
+    rows = []
+    for row, entry in enumerate(entries):
+        if not entry["problem"]:
+            place = shards.Reference(entry["shard"], entry["position"], entry["num_frames"])
+            labels = [values[row] for values in manifest.labels.values()]
+            values = (manifest.split[row], place.num_frames, entry["fps"])
+            rows.append([manifest.video_ids[row], str(place), *map(str, values), *labels])
+    write_table(out / INDEX, columns, rows)
+    return read(out)
+
+
 def load(path: Path) -> Manifest:
     """Reads what `save` wrote."""
     return read(path)
@@ -272,7 +297,8 @@ def signature(source: str | Path) -> str:
     digest = hashlib.sha256(repr((manifest.video_ids, manifest.labels, manifest.split)).encode())
     for path in manifest.paths:
         try:
-            stat = os.stat(path)
+            place = shards.parse(path)
+            stat = os.stat(place.shard if place else path)
             digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         except OSError:
             digest.update(f"{path} missing\n".encode())

@@ -1,7 +1,7 @@
 """Frames of video files, by PyAV: which streams, seeks and skips nothing."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,8 @@ import av
 import av.container
 import numpy as np
 from jaxtyping import UInt8
+
+from vcjax.data import shards
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -33,6 +35,9 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
     Raises DecodeError when there is no readable frame, or fewer than the file declares, or when the
     decoder finds one damaged.
     """
+    if place := shards.parse(os.fspath(path)):
+        first, *_ = _prepared(place, range(place.num_frames) if decode else [0])
+        return VideoInfo(place.num_frames, first.shape[0], first.shape[1], 0.0)
     path = Path(path)
     if not path.is_file():
         raise DecodeError(f"{path}: no such file")
@@ -53,11 +58,16 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
         except av.FFmpegError as error:
             found = f"{num_frames} of {declared or 'unknown'} frames can be decoded"
             raise DecodeError(f"{path}: {_reason(error)}: damaged or truncated, {found}") from error
+    check_count(path, num_frames, declared)
+    return info._replace(num_frames=num_frames)
+
+
+def check_count(path: str | Path, num_frames: int, declared: int) -> None:
+    """Raises DecodeError when there is no frame, or fewer than declared."""
     if num_frames == 0:
         raise DecodeError(f"{path}: no frame can be decoded")
     if num_frames < declared - _SLACK:
         raise DecodeError(f"{path}: truncated, {num_frames} of {declared} frames can be decoded")
-    return info._replace(num_frames=num_frames)
 
 
 # Encoders count a frame or two that edit lists then hide.
@@ -66,6 +76,11 @@ _SLACK = 2
 
 def frames(path: str | Path) -> Iterator[Frame]:
     """Every frame of the video in order, RGB, one in memory at a time. Raises DecodeError."""
+    if place := shards.parse(os.fspath(path)):
+        for start in range(0, place.num_frames, shards.CHUNK):
+            end = min(start + shards.CHUNK, place.num_frames)
+            yield from _prepared(place, range(start, end))
+        return
     path = Path(path)
     with _open(path) as container:
         stream = _stream(path, container)
@@ -84,6 +99,10 @@ def clip(
     Decodes from the key frame before the first. Raises DecodeError.
     """
     span = (num_frames - 1) * stride + 1
+    if place := shards.parse(os.fspath(path)):
+        return np.stack(
+            _prepared(place, [i % place.num_frames for i in range(start, start + span, stride)])
+        )
     found = _decode_from(Path(path), start, span)
     if len(found) < span:  # over the end: the video starts again
         whole = _decode_from(Path(path), 0, span)
@@ -92,6 +111,13 @@ def clip(
         while len(found) < span:
             found += whole
     return np.stack([_rgb(frame) for frame in found[:span:stride]])
+
+
+def _prepared(place: shards.Reference, wanted: Sequence[int]) -> list[Frame]:
+    try:
+        return shards.read(place, wanted)
+    except (ValueError, IndexError, OSError, av.FFmpegError) as error:
+        raise DecodeError(f"{place}: {_reason(error)}") from error
 
 
 def _decode_from(path: Path, start: int, num_frames: int) -> list[av.VideoFrame]:
