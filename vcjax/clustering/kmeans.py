@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vcjax import mesh as meshes
 
-_TILE = 4096  # rows whose distances to all centroids are held at once
+_TILE = 1024  # rows whose distances to all centroids are held at once, little enough for caches
 _APART = 1 / 1024  # relative distance between the halves of a split cluster, as in faiss
 
 
