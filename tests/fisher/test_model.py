@@ -177,8 +177,9 @@ def test_memory_does_not_grow_with_the_number_of_videos(model, rows):
         tracemalloc.stop()
         return host + max(used)
 
-    # how many chunks, of 1 MB, live at once is a matter of timing; 84 MB of rows, were they kept
-    assert peak(1000) < peak(50) + 5e6
+    # timing may add a chunk, of 1 MB: the least of three is what is kept
+    least = min(peak(1000) for _ in range(3))
+    assert least < peak(50) + 1e6  # 84 MB of rows, were they kept
 
 
 def test_parts_are_models_of_their_columns_side_by_side(rows):
