@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +40,25 @@ class Embedded(NamedTuple):
     pooled: Float[np.ndarray, "n f"]  # what the head sees
 
 
+def batches(
+    manifest: Manifest, config: ConfigDict, *, clips_per_video: int, desc: str
+) -> Iterable[clips.Batch]:
+    """`clips.evaluation_clips` as the config has them, read under a progress bar."""
+    dataset = clips.evaluation_clips(
+        manifest,
+        num_frames=config.clip.num_frames,
+        stride=config.clip.stride,
+        side=config.clip.side,
+        clips_per_video=clips_per_video,
+        seed=config.seed,
+        batch_size=config.evaluation.batch_size,
+    )
+    reading = clips.iterate(
+        dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
+    )
+    return progress.bar(reading, total=len(dataset), desc=desc, unit="batch")
+
+
 def videos(
     models: Mapping[str, ResNet3D],
     manifest: Manifest,
@@ -52,24 +71,12 @@ def videos(
 
     Every clip is decoded once for all models.
     """
-    batches = clips.evaluation_clips(
-        manifest,
-        num_frames=config.clip.num_frames,
-        stride=config.clip.stride,
-        side=config.clip.side,
-        clips_per_video=clips_per_video,
-        seed=config.seed,
-        batch_size=config.evaluation.batch_size,
-    )
     split = {}
     for name, model in models.items():
         model.eval()
         split[name] = resnet3d.split(model)
     sums: dict[str, list[np.ndarray]] = {}
-    reading = clips.iterate(
-        batches, num_workers=config.data.num_workers, num_threads=config.data.num_threads
-    )
-    for batch in progress.bar(reading, total=len(batches), desc=desc, unit="batch"):
+    for batch in batches(manifest, config, clips_per_video=clips_per_video, desc=desc):
         real = batch["index"] >= 0  # the last batch is filled up
         for name, (graphdef, params, statistics) in split.items():
             outputs = _forward(graphdef, params, statistics, batch["clip"])

@@ -18,8 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, mesh, progress, settings, train
-from vcjax.data import augment, clips
+from vcjax import checkpoint, embed, mesh, settings, train
+from vcjax.data import augment
 from vcjax.data.manifest import Manifest
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
@@ -255,22 +255,11 @@ def clip_logits(
     """What `model` says of random centre crops of every video."""
     model.eval()
     graphdef, params, statistics = resnet3d.split(model)
-
-    batches = clips.evaluation_clips(
-        manifest,
-        num_frames=config.clip.num_frames,
-        stride=config.clip.stride,
-        side=config.clip.side,
-        clips_per_video=clips_per_video,
-        seed=config.seed,
-        batch_size=config.evaluation.batch_size,
-    )
-    reading = clips.iterate(
-        batches, num_workers=config.data.num_workers, num_threads=config.data.num_threads
-    )
     said = [
         np.asarray(_forward(graphdef, params, statistics, batch["clip"], stage.input_scale))
-        for batch in progress.bar(reading, total=len(batches), desc="classify", unit="batch")
+        for batch in embed.batches(
+            manifest, config, clips_per_video=clips_per_video, desc="classify"
+        )
     ]
     rows = np.concatenate(said)[: len(manifest) * clips_per_video]  # the last batch is filled up
     return rows.reshape(len(manifest), clips_per_video, -1)
