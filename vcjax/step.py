@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from vcjax import memory_bank, mesh, settings
+from vcjax.clustering import kmeans
 from vcjax.data import augment
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
@@ -30,7 +32,7 @@ class TrainState(NamedTuple):
     statistics: nnx.State  # of batch normalisation
     optimizer: Any
     bank: Float[Array, "rows d"]
-    labels: Int[Array, "runs n"]  # of the clusters; zeros while there are none
+    labels: Int[Array, "runs rows"]  # of the clusters; zeros while there are none
 
 
 def new_model(config: ConfigDict) -> ResNet3D:
@@ -78,10 +80,14 @@ def initial_state(
         memory_bank.init(
             jax.random.key(config.seed), num_videos, config.model.embedding_dim, mesh=devices
         ),
-        jax.device_put(
-            jnp.zeros((config.clusters.num_runs, num_videos), jnp.int32), mesh.replicated(devices)
-        ),
+        _no_labels(config.clusters.num_runs, num_videos, devices),
     )
+
+
+def _no_labels(num_runs: int, num_videos: int, devices: jax.sharding.Mesh) -> Array:
+    rows = np.arange(-(-num_videos // devices.size) * devices.size)
+    labels = np.where(rows < num_videos, 0, kmeans.UNLABELLED).astype(np.int32)
+    return jax.device_put(np.tile(labels, (num_runs, 1)), mesh.columns(devices))
 
 
 def make(
