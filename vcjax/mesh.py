@@ -18,9 +18,9 @@ def make(num_devices: int | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def local() -> Mesh:
-    """The devices of this process alone."""
-    devices = jax.local_devices()
+def local(num_devices: int | None = None) -> Mesh:
+    """The devices of this process alone, or the first `num_devices` of them."""
+    devices = jax.local_devices()[:num_devices]
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 

@@ -159,10 +159,12 @@ def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
             f"a batch of {stage.batch_size} needs as many training videos, and there are "
             f"{num_videos}; set --config.{name}.batch_size"
         )
-    if stage.batch_size % jax.device_count():
+    parts = stage.get("accumulation_steps", 1)
+    if stage.batch_size % (jax.device_count() * parts):
+        in_parts = f" in {parts} parts" if parts > 1 else ""
         raise settings.SettingsError(
-            f"a batch of {stage.batch_size} does not divide among {jax.device_count()} devices; "
-            f"set --config.{name}.batch_size"
+            f"a batch of {stage.batch_size}{in_parts} does not divide among {jax.device_count()} "
+            f"devices; set --config.{name}.batch_size"
         )
     return num_videos // stage.batch_size
 
