@@ -24,6 +24,7 @@ from vcjax.data import clips
 from vcjax.data.manifest import Manifest
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.objectives import probing
 from vcjax.prior import FisherVectors
 from vcjax.step import Batch, Scalars, TrainState
 
@@ -69,6 +70,9 @@ def pretrain(
     graphdef, state = steps.initial_state(config, optimizer, len(train), devices)
     train_step = steps.make(graphdef, optimizer, config, stage, len(train), devices)
     cluster = _clustering(stage, config, len(train), fisher, devices)
+    if stage.get("num_candidates"):
+        count = settings.num_clusters(config.clusters.num_clusters, len(train))
+        state = state._replace(cells=probing.empty(count, state.bank, devices))
 
     def take_over(state: TrainState) -> TrainState:
         if not stage.start:
@@ -79,8 +83,8 @@ def pretrain(
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         if not cluster or (epoch > 0 and stage.source == "idt"):
             return state, {}
-        labels, sizes = cluster(state.bank)
-        return state._replace(labels=labels), sizes
+        labels, cells, scalars = cluster(state.bank)
+        return state._replace(labels=labels, cells=cells), scalars
 
     def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         if (epoch + 1) % stage.validate_epochs and epoch + 1 < num_epochs:
@@ -181,8 +185,11 @@ def _clustering(
     num_videos: int,
     fisher: FisherVectors | None,
     devices: jax.sharding.Mesh,
-) -> Callable[[Array], tuple[Array, Scalars]] | None:
-    """bank -> labels [runs, n] and what to log of them; None for an objective without clusters."""
+) -> Callable[[Array], tuple[Array, probing.Cells | None, Scalars]] | None:
+    """bank -> labels [runs, rows], cells if B_i is sought in them, what to log of both.
+
+    None for an objective without clusters.
+    """
     if stage.objective != "local_aggregation":
         return None
     if stage.source not in ("idt", "bank", "joint"):
@@ -201,15 +208,14 @@ def _clustering(
     count = settings.num_clusters(config.clusters.num_clusters, int(known.sum()))
     seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
 
-    def cluster(bank: Array) -> tuple[Array, Scalars]:
-        runs = kmeans.fit_runs(
-            points[stage.source](bank),
-            seeds=seeds,
-            num_clusters=count,
-            num_iterations=config.clusters.num_iterations,
-            known=known,
-            mesh=devices,
-        )
+    options = {
+        "num_clusters": count,
+        "num_iterations": config.clusters.num_iterations,
+        "mesh": devices,
+    }
+
+    def cluster(bank: Array) -> tuple[Array, probing.Cells | None, Scalars]:
+        runs = kmeans.fit_runs(points[stage.source](bank), seeds=seeds, known=known, **options)
         sizes, inertia = np.asarray(runs.sizes[0]), np.asarray(runs.inertia[0])
         steps_down = " ".join(f"{value:.4g}" for value in inertia)
         log.info("K-means, %s: %d clusters, inertia %s", stage.source, count, steps_down)
@@ -219,7 +225,25 @@ def _clustering(
             "median_cluster": float(np.median(sizes)),
             "inertia": float(inertia[-1]),
         }
-        return runs.labels, scalars
+        if not stage.num_candidates:
+            return runs.labels, None, scalars
+        if stage.source == "bank":
+            cells = probing.make(runs.centroids[0], runs.labels[0], devices)
+        else:
+            everywhere = np.ones(num_videos, bool)
+            of_all = settings.num_clusters(config.clusters.num_clusters, num_videos)
+            of_bank = options | {"num_clusters": of_all}
+            found = kmeans.fit(bank, seed=seeds[0], known=everywhere, **of_bank)
+            cells = probing.make(found.centroids, found.labels, devices)
+        scalars["neighbor_recall"] = probing.recall(
+            bank,
+            cells,
+            num_rows=num_videos,
+            num_background=settings.num_background(stage.num_background, num_videos),
+            num_candidates=stage.num_candidates,
+            mesh=devices,
+        )
+        return runs.labels, cells, scalars
 
     return cluster
 
