@@ -128,10 +128,14 @@ def make(
             total = jax.tree.map(jnp.add, total, gradient)
             return (statistics, total), (embedding, {"loss": value / num_parts} | scalars)
 
-        zero = jax.tree.map(jnp.zeros_like, state.params)
-        (statistics, total), (embedding, scalars) = jax.lax.scan(
-            one_part, (state.statistics, zero), (_parts(batch, num_parts), jnp.arange(num_parts))
-        )
+        parts = _parts(batch, num_parts), jnp.arange(num_parts)
+        start = state.statistics, jax.tree.map(jnp.zeros_like, state.params)
+        if num_parts == 1:  # no loop: in the body of one XLA leaves convolutions on CPUs slow
+            carried, outputs = one_part(start, jax.tree.map(lambda x: x[0], parts))
+            outputs = jax.tree.map(lambda x: x[None], outputs)
+        else:
+            carried, outputs = jax.lax.scan(one_part, start, parts)
+        (statistics, total), (embedding, scalars) = carried, outputs
         gradient = jax.tree.map(lambda x: x / num_parts, total)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         embedding = embedding.swapaxes(0, 1).reshape(-1, embedding.shape[-1])
