@@ -34,6 +34,10 @@ class Checkpoints:
         )
         return restored["state"]
 
+    def reached_preemption(self, count: int) -> bool:
+        """Whether the processes of a run, told to stop, agreed on their call number `count`."""
+        return self._manager.reached_preemption(count)
+
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.wait_until_finished()

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -49,14 +48,13 @@ def _me() -> dict[str, str | int]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now().isoformat(" ", "seconds"),
-        "command": " ".join(os.path.basename(a) if not i else a for i, a in enumerate(sys.argv)),
     }
 
 
 def _holder(workdir: Path) -> str:
     try:
         told = json.loads((workdir / NAME).read_text())
-        who = f"process {told['pid']} on {told['host']} since {told['since']} ({told['command']})"
+        who = f"process {told['pid']} on {told['host']} since {told['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
         who = "another run"
     return f"{who}; wait for it, stop it, or take another --workdir"

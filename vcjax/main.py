@@ -14,6 +14,10 @@ Your own videos, from a folder or a TSV/CSV with a `path` column:
 Variants (behind the colon): rendered, folder, smoke, released; none: the paper's values. Any
 setting can be given as --config.KEY=VALUE, for instance --config.epochs_scale=0.1,
 --config.data.on_missing=skip, --config.seed=1; vcjax/settings.py says what each means.
+
+Exit codes: 0 done; 1 an error, which one line explains; 75 stopped by SIGTERM, or because another
+process of the run died: the same command goes on; 130 stopped by Ctrl-C. At SIGTERM and Ctrl-C
+training finishes its step and writes a checkpoint; a second Ctrl-C stops at once.
 """
 
 import logging
@@ -25,7 +29,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vcjax import experiments, pipeline, stages
+from vcjax import experiments, interruption, peers, pipeline, stages
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
@@ -53,17 +57,38 @@ def main(arguments: list[str]) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--config is required, for instance configs/la_idt.py:rendered")
     _log_to_standard_error()
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        log.info("process %d of %d", jax.process_index(), jax.process_count())
-    workdir = Path(_WORKDIR.value).absolute()
-    workdir.mkdir(parents=True, exist_ok=True)
-    log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
+    interruption.listen()
     try:
-        stages.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
+        if _DISTRIBUTED.value:
+            _join()
+        with peers.watched():
+            _run(Path(_WORKDIR.value).absolute())
+    except (interruption.Stopped, KeyboardInterrupt):
+        log.warning("vcjax: stopped. This goes on from here:\n  %s", interruption.command())
+        sys.exit(interruption.exit_code())
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         log.debug("traceback", exc_info=True)
         sys.exit(f"vcjax: {error}")
+    finally:
+        interruption.end_workers()
+
+
+def _run(workdir: Path) -> None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
+    stages.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
+
+
+def _join() -> None:
+    """Makes this process one of those of the run."""
+    jax.distributed.initialize(
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        heartbeat_timeout_seconds=peers.HEARTBEAT_TIMEOUT,
+    )
+    interruption.listen_to_all()
+    log.info("process %d of %d", jax.process_index(), jax.process_count())
 
 
 def _log_to_standard_error() -> None:
