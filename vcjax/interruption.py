@@ -24,6 +24,7 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 EXIT_CODE_BY_HAND = 130  # Ctrl-C, as shells have it
 
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # where jax's preemption service says so to all processes
+_POLL = 1.0  # seconds
 _calls = itertools.count(1)  # of `reached`: the same in all processes
 _several = False  # processes in this run
 _request: signal.Signals | None = None
@@ -40,23 +41,34 @@ def listen() -> None:
     signal.signal(signal.SIGINT, _receive)
 
 
-def listen_to_all() -> None:
-    """Takes what reaches any process of the run; called after jax.distributed.initialize.
+@contextlib.contextmanager
+def listening_to_all() -> Iterator[None]:
+    """While it is open, takes what reaches any process of the run too.
 
-    That has put its own handler of SIGTERM in the place of ours.
+    Opened after jax.distributed.initialize, which has put its own handler of SIGTERM in the place
+    of ours.
     """
     from jax._src import distributed
 
     global _several
     _several = True
     client: Any = distributed.global_state.client
+    closed = threading.Event()
 
-    def wait() -> None:
-        with contextlib.suppress(Exception):  # the run is over, or failed: others say so
-            client.blocking_key_value_get(_NOTICE, 2**31 - 1)
-            _thread.interrupt_main(signal.SIGTERM)
+    def look() -> None:
+        while not closed.wait(_POLL):
+            with contextlib.suppress(Exception):  # there is none; or the run has failed
+                client.key_value_try_get(_NOTICE)
+                _thread.interrupt_main(signal.SIGTERM)
+                return
 
-    threading.Thread(target=wait, daemon=True).start()
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        closed.set()
+        thread.join()  # a thread in jax's client when Python ends is an abort
 
 
 def _receive(number: int, frame: Any) -> None:

@@ -20,13 +20,16 @@ process of the run died: the same command goes on; 130 stopped by Ctrl-C. At SIG
 training finishes its step and writes a checkpoint; a second Ctrl-C stops at once.
 """
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from vcjax import experiments, interruption, peers, pipeline, stages
@@ -59,9 +62,7 @@ def main(arguments: list[str]) -> None:
     _log_to_standard_error()
     interruption.listen()
     try:
-        if _DISTRIBUTED.value:
-            _join()
-        with peers.watched():
+        with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
             _run(Path(_WORKDIR.value).absolute())
     except (interruption.Stopped, KeyboardInterrupt):
         log.warning("vcjax: stopped. This goes on from here:\n  %s", interruption.command())
@@ -79,16 +80,20 @@ def _run(workdir: Path) -> None:
     stages.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
 
 
-def _join() -> None:
-    """Makes this process one of those of the run."""
+@contextlib.contextmanager
+def _joined() -> Iterator[None]:
+    """While it is open, this process is one of those of the run."""
     jax.distributed.initialize(
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
         _PROCESS_ID.value,
         heartbeat_timeout_seconds=peers.HEARTBEAT_TIMEOUT,
     )
-    interruption.listen_to_all()
-    log.info("process %d of %d", jax.process_index(), jax.process_count())
+    with interruption.listening_to_all(), peers.watched():
+        # connects their devices now, while no process has to wait long for another
+        multihost_utils.sync_global_devices("vcjax")
+        log.info("process %d of %d", jax.process_index(), jax.process_count())
+        yield
 
 
 def _log_to_standard_error() -> None:

@@ -69,6 +69,7 @@ class _Links:
         state: Any = distributed.global_state
         self.me = f"process {jax.process_index()} (pid {os.getpid()} on {socket.gethostname()})"
         self._sockets: list[socket.socket] = []
+        self._leaving = False
         try:
             if jax.process_index() == 0:
                 self._serve(state.client)
@@ -78,6 +79,7 @@ class _Links:
             log.warning("processes cannot watch one another (%s): jax's heartbeats do", error)
 
     def leave(self, line: str) -> None:
+        self._leaving = True  # the others may end before this one
         for link in list(self._sockets):
             with contextlib.suppress(OSError):
                 link.sendall(f"{line}\n".encode())
@@ -125,7 +127,7 @@ class _Links:
         except OSError:  # the keepalive's
             line = ""
         self._sockets.remove(link)
-        if line != _LEFT:
+        if line != _LEFT and not self._leaving:
             self._end(line or f"{interruption.EXIT_CODE} {who} died")
 
     def _end(self, line: str) -> NoReturn:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _EXPLODED = 10.0  # times the loss at first, or times 1 where that was less
 _ALIKE = 0.99  # mean cosine of the embeddings of two videos
+_EPOCHS_ALIKE = 3  # in a row; a network that has seen little finds all alike for a while
 _TAKES_ALL = 0.8  # share of the videos in one cluster
 _STARVED = 0.5  # share of the time
 _LONG = 60.0  # seconds to wait before that is said
@@ -192,26 +193,29 @@ class Collapse:
     def __init__(self, name: str) -> None:
         self._name = name
         self._said: set[str] = set()
+        self._epochs_alike = 0
 
     def see_embeddings(self, similarity: float) -> None:
-        """Looks at the mean cosine of two videos."""
-        if similarity > _ALIKE:
+        """Looks at the mean cosine of two videos after an epoch."""
+        self._epochs_alike = self._epochs_alike + 1 if similarity > _ALIKE else 0
+        if self._epochs_alike == _EPOCHS_ALIKE:
             self._warn(
+                "embeddings",
                 f"the embeddings of all videos are alike (mean cosine {similarity:.3f}): try a "
-                f"lower --config.{self._name}.learning_rate, a longer warm-up, or more negatives"
+                f"lower --config.{self._name}.learning_rate, a longer warm-up, or more negatives",
             )
 
     def see_clusters(self, largest: int, num_videos: int) -> None:
         """Looks at the size of the largest cluster."""
         if largest > _TAKES_ALL * num_videos:
             self._warn(
+                "clusters",
                 f"one cluster has {largest} of {num_videos} videos: try other "
                 "--config.clusters.num_clusters or num_runs, and look whether the embeddings "
-                "(similarity in metrics.jsonl) or Fisher vectors that they are made of are alike"
+                "(similarity in metrics.jsonl) or Fisher vectors that they are made of are alike",
             )
 
-    def _warn(self, message: str) -> None:
-        kind = message.split(" of ")[0].split(" has ")[0]
+    def _warn(self, kind: str, message: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
             log.warning("%s: %s", self._name, message)
