@@ -33,7 +33,7 @@ def _reference(embedding, bank, labels, index, num_background):
 
 
 def _ours(embedding, bank, labels, index, num_background, mesh=None):
-    def total(embedding):
+    def total(embedding, bank):
         losses, has_close = local_aggregation.loss(
             embedding,
             bank,
@@ -45,7 +45,7 @@ def _ours(embedding, bank, labels, index, num_background, mesh=None):
         )
         return losses.sum(), (losses, has_close)
 
-    return jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(embedding))
+    return jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(embedding), bank)
 
 
 @pytest.mark.parametrize("num_background", [1, 7, 32, 300, 4096])

@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from vcjax import mesh as meshes
+from vcjax.clustering.kmeans import UNLABELLED
 from vcjax.objectives import threshold
 
 _EPSILON = 1e-7  # released; the loss of a clip without close neighbor is -log of it, 16.118
-_UNLABELLED = -1
 _BLOCK = 512  # rows
 
 
@@ -36,13 +36,14 @@ def loss(
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
     """-log P(C_i and B_i | d) / P(B_i | d) per clip, and which clips have a close neighbor in B_i.
 
-    C_i are the rows that share the clip's cluster in any of the runs. `bank` may have more rows
-    than the n that are labelled; these do not count. Rows as similar as the last of B_i belong to
-    it too. A clip whose C_i misses B_i has no gradient. The partition function of Eq. 2 cancels.
+    C_i are the rows that share the clip's cluster in any of the runs. Rows labelled `UNLABELLED`,
+    and those of `bank` beyond the n that have labels, do not count. Rows as similar as the last of
+    B_i belong to it too. A clip whose C_i misses B_i has no gradient. The partition function of
+    Eq. 2 cancels.
     `mesh` is that over which the rows of the bank are split.
     """
-    padding = bank.shape[0] - labels.shape[1]
-    labels = jnp.pad(labels, ((0, 0), (0, padding)), constant_values=_UNLABELLED)
+    if padding := bank.shape[0] - labels.shape[1]:
+        labels = jnp.pad(labels, ((0, 0), (0, padding)), constant_values=UNLABELLED)
     return _loss(embedding, bank, labels, labels[:, index], num_background, temperature, mesh)
 
 
@@ -129,7 +130,7 @@ def _few_clips(
     with_gradient: bool,
 ) -> tuple[Float[Array, " c"], Bool[Array, " c"], Float[Array, "c d"]]:
     similarity = jnp.matmul(embedding, bank.T, precision="highest")
-    similarity = jnp.where((labels[0] != _UNLABELLED)[None, :], similarity, -jnp.inf)
+    similarity = jnp.where((labels[0] != UNLABELLED)[None, :], similarity, -jnp.inf)
     bound = threshold.selecting(similarity, num_background, axis=axis)
     background = similarity >= bound[:, None]
     close = (own.T[:, :, None] == labels[:, None, :]).any(axis=0)
