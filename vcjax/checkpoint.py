@@ -12,6 +12,7 @@ class Checkpoints:
     """The newest checkpoints of one stage, each a pytree of arrays."""
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
+        self._directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
@@ -27,12 +28,8 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
 
     def restore(self, template: Any) -> Any:
-        """The newest state; shapes, types and shardings as in `template`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        restored = self._manager.restore(
-            self.latest, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )
-        return restored["state"]
+        """The newest state; shapes, types and shardings as in `template`, as by `restore_part`."""
+        return restore_part(self._directory, template)
 
     def reached_preemption(self, count: int) -> bool:
         """Whether the processes of a run, told to stop, agreed on their call number `count`."""
@@ -49,6 +46,7 @@ def restore_part(
 ) -> dict[str, Any]:
     """Those entries of the newest state under `directory` that `template` has, shaped as there.
 
+    The entry `bank` gets the rows of zeros it is padded with on the devices of `template`.
     With `alone` this process reads by itself, whatever others of the run do. Raises
     FileNotFoundError where there is no checkpoint.
     """
@@ -68,7 +66,10 @@ def restore_part(
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         restore = ocp.args.PyTreeRestore(
             item=abstract,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            restore_args={
+                name: ocp.checkpoint_utils.construct_restore_args(part, strict=name != "bank")
+                for name, part in abstract.items()
+            },
             partial_restore=True,
         )
         restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=restore))

@@ -34,6 +34,7 @@ class Window:
         self._name, self._video_ids, self._directory = name, video_ids, directory
         self._limit = np.inf
         self._steps: list[tuple[int, Scalars, Array]] = []
+        self._before: list[tuple[int, Scalars, Array]] = []  # the last of the window before
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -50,7 +51,7 @@ class Window:
     def close(self, latest: int | None) -> Scalars:
         """Means of the scalars; begins anew. Raises as `check` does."""
         host = self.check(latest)
-        self._steps.clear()
+        self._before, self._steps = self._steps[-1:], []
         means = {k: float(np.mean([s[k] for s in host])) for k in host[0]}
         self.learn_limit(means["loss"])
         return means
@@ -67,20 +68,20 @@ class Window:
             bad = losses > self._limit
         if bad.any():
             first = int(bad.argmax())
-            self._fail(f"the loss is {losses[first]:.4g}", first, float(losses[first]), latest)
+            steps = self._before + self._steps[: first + 1]
+            self._fail(f"the loss is {losses[first]:.4g}", steps, latest)
         return host
 
     def fail_after_last(self, what: str, latest: int | None) -> None:
         """Raises FloatingPointError for `what` the last step has led to."""
-        self._fail(what, len(self._steps) - 1, None, latest)
+        self._fail(what, self._before + self._steps, latest)
 
-    def _fail(self, what: str, number: int, loss: float | None, latest: int | None) -> None:
-        # weights that the step before spoiled show in the loss of this one
-        steps = self._steps[max(0, number - 1) : number + 1]
-        videos = {step: self._videos(index) for step, _, index in steps}
-        step = self._steps[number][0]
+    def _fail(self, what: str, steps: list[Any], latest: int | None) -> None:
+        # weights that the step before the last spoiled show in the loss of the last
+        videos = {step: self._videos(index) for step, _, index in steps[-2:]}
+        step = steps[-1][0]
         if processes.is_first():
-            told = {"step": step, "loss": str(loss), "video_ids": videos}
+            told = {"step": step, "problem": what, "video_ids": videos}
             (self._directory / "bad_batch.json").write_text(json.dumps(told, indent=1))
         last = f"the last good checkpoint is {self._directory / 'checkpoints' / str(latest)}"
         raise FloatingPointError(
@@ -184,7 +185,7 @@ def similarity(bank: Float[Array, "rows d"], num_videos: int) -> float:
 
 @jax.jit
 def _sum_of_rows(bank: Float[Array, "rows d"]) -> Float[Array, " d"]:
-    return bank.sum(axis=0)  # padding is zero
+    return bank.sum(axis=0, dtype=jnp.float32)  # padding is zero
 
 
 class Collapse:
