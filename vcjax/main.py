@@ -64,14 +64,16 @@ def main(arguments: list[str]) -> None:
     try:
         with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
             _run(Path(_WORKDIR.value).absolute())
+            return
     except (interruption.Stopped, KeyboardInterrupt):
-        log.warning("vcjax: stopped. This goes on from here:\n  %s", interruption.command())
-        sys.exit(interruption.exit_code())
+        pass  # said when its frames and with them the progress bars are gone
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         log.debug("traceback", exc_info=True)
         sys.exit(f"vcjax: {error}")
     finally:
         interruption.end_workers()
+    log.warning("vcjax: stopped. This goes on from here:\n  %s", interruption.command())
+    sys.exit(interruption.exit_code())
 
 
 def _run(workdir: Path) -> None:
