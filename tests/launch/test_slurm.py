@@ -76,7 +76,7 @@ def test_two_processes_form_one_mesh_train_and_go_on_after_one_is_killed(slurm, 
     workdir = tmp_path / "run"
     job = slurm(workdir)
     checkpoints = workdir / "ir" / "checkpoints"
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while not (checkpoints / "4").exists() and time.monotonic() < deadline:
         assert job.poll() is None, (tmp_path / "0.log").read_text()[-2000:]
         time.sleep(0.05)
