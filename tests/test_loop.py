@@ -1,7 +1,9 @@
 """The loop on a state of two numbers: stopped anywhere, watched, and going on to the same end."""
 
+import gc
 import json
 import signal
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ class State(NamedTuple):
 @pytest.fixture(autouse=True)
 def listening(monkeypatch):
     monkeypatch.setattr(interruption, "_request", None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     interruption.listen()
     yield
@@ -141,6 +144,17 @@ def test_ctrl_c_stops_with_a_checkpoint_and_a_second_one_at_once(tmp_path):
     assert interruption.exit_code() == 130 and _latest(tmp_path) == 5
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_request_that_meets_code_whose_errors_are_dropped_is_not_lost():
+    def at_collection(phase, info):
+        gc.callbacks.remove(at_collection)
+        signal.raise_signal(signal.SIGTERM)
+
+    gc.callbacks.append(at_collection)
+    gc.collect()
+    with pytest.raises(interruption.Stopped):
+        time.sleep(20)
 
 
 def _spoiled(at, loss, params=jnp.nan):

@@ -7,6 +7,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.options import MultiprocessingOptions
 
+_PADDED = ("bank", "labels")  # to a multiple of the devices
+
 
 class Checkpoints:
     """The newest checkpoints of one stage, each a pytree of arrays."""
@@ -46,7 +48,7 @@ def restore_part(
 ) -> dict[str, Any]:
     """Those entries of the newest state under `directory` that `template` has, shaped as there.
 
-    The entry `bank` gets the rows of zeros it is padded with on the devices of `template`.
+    On another number of devices the entries `bank` and `labels` are cut or padded with zeros.
     With `alone` this process reads by itself, whatever others of the run do. Raises
     FileNotFoundError where there is no checkpoint.
     """
@@ -67,7 +69,7 @@ def restore_part(
         restore = ocp.args.PyTreeRestore(
             item=abstract,
             restore_args={
-                name: ocp.checkpoint_utils.construct_restore_args(part, strict=name != "bank")
+                name: ocp.checkpoint_utils.construct_restore_args(part, strict=name not in _PADDED)
                 for name, part in abstract.items()
             },
             partial_restore=True,

@@ -39,6 +39,15 @@ def listen() -> None:
     """Takes SIGTERM and Ctrl-C from here on; called before jax.distributed.initialize."""
     signal.signal(signal.SIGTERM, _receive)
     signal.signal(signal.SIGINT, _receive)
+    sys.unraisablehook = _raise_again
+
+
+def _raise_again(lost: Any) -> None:
+    """Stops a little later where Stopped met code whose errors Python drops (jax's at each gc)."""
+    if lost.exc_type is Stopped:
+        threading.Timer(_POLL / 10, _thread.interrupt_main, [signal.SIGTERM]).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 @contextlib.contextmanager
@@ -75,7 +84,7 @@ def _receive(number: int, frame: Any) -> None:
     global _request
     if number == signal.SIGINT and _request:
         raise KeyboardInterrupt
-    _request = signal.Signals(number)
+    _request = _request or signal.Signals(number)
     if not _deferrals:
         _stop()
     log.warning("%s: stopping, with a checkpoint. Ctrl-C: at once", _request.name)

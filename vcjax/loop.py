@@ -30,6 +30,7 @@ class Stage(NamedTuple):
     end_epoch: Callable[[Any, int], tuple[Any, Scalars]]
     learning_rate: Callable[[Any, int], float]  # state, step
     video_ids: Sequence[str]  # of the rows that a batch's `index` means
+    restored: Callable[[Any], Any] = lambda state: state  # -> the same, padded for these devices
 
 
 def run(
@@ -105,7 +106,8 @@ class _Loop:
             self._first,
             self._num_steps,
         )
-        return type(template)(**self._checkpoints.restore(template._asdict()))
+        restored = type(template)(**self._checkpoints.restore(template._asdict()))
+        return self._training.restored(restored)
 
     def _between_epochs(self, state: Any, step: int) -> Any:
         """Ends the epoch before `step`, and begins that after it."""

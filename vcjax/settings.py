@@ -153,6 +153,8 @@ def _aggregation(*, epochs: int, drops: tuple[int, ...], start: str, source: str
     stage.objective = "local_aggregation"
     stage.source = source  # of the clusters: idt (fixed), bank or joint (anew every epoch)
     stage.num_background = 4096  # |B_i|, released; 0: the paper's proportion of the collection
+    stage.num_candidates = 0  # rows in the nearest cells of the bank that B_i is sought among, for
+    # collections of many millions; 0: all, exactly
     return stage
 
 

@@ -19,7 +19,7 @@ from vcjax.clustering import kmeans
 from vcjax.data import augment
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
-from vcjax.objectives import instance_recognition, local_aggregation
+from vcjax.objectives import instance_recognition, local_aggregation, probing
 
 Batch = dict[str, Array]
 Scalars = dict[str, Any]
@@ -33,6 +33,7 @@ class TrainState(NamedTuple):
     optimizer: Any
     bank: Float[Array, "rows d"]
     labels: Int[Array, "runs rows"]  # of the clusters; zeros while there are none
+    cells: probing.Cells | None = None  # that B_i is sought in, where it is not exact
 
 
 def new_model(config: ConfigDict) -> ResNet3D:
@@ -136,7 +137,7 @@ def make(
         embedding = embedding.swapaxes(0, 1).reshape(-1, embedding.shape[-1])
         bank = memory_bank.update(state.bank, batch["index"], embedding, momentum=momentum)
         params = optax.apply_updates(state.params, updates)
-        state = TrainState(params, statistics, optimizer_state, bank, state.labels)
+        state = TrainState(params, statistics, optimizer_state, bank, state.labels, state.cells)
         return state, jax.tree.map(lambda x: x.sum(axis=0), scalars)
 
     return jax.jit(step, donate_argnums=0)
@@ -164,6 +165,8 @@ def _objective(
                 index,
                 num_background=num_background,
                 temperature=stage.temperature,
+                cells=state.cells,
+                num_candidates=stage.num_candidates,
                 mesh=devices,
             )
             return losses, {"rows_without_close": jnp.sum(~has_close)}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
@@ -18,6 +19,7 @@ from vcjax.data import clips
 from vcjax.data.manifest import Manifest
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.objectives import probing
 from vcjax.prior import FisherVectors
 from vcjax.step import Batch, Scalars, TrainState
 
@@ -52,6 +54,9 @@ def pretrain(
     train_step = steps.make(graphdef, optimizer, config, stage, len(train), devices)
     cluster = _clustering(stage, config, len(train), fisher, devices)
     collapse = watch.Collapse(name)
+    if stage.get("num_candidates"):
+        count = settings.num_clusters(config.clusters.num_clusters, len(train))
+        state = state._replace(cells=probing.empty(count, state.bank, devices))
 
     def take_over(state: TrainState) -> TrainState:
         if not stage.start:
@@ -62,9 +67,9 @@ def pretrain(
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         if not cluster or (epoch > 0 and stage.source == "idt"):
             return state, {}
-        labels, sizes = cluster(state.bank)
-        collapse.see_clusters(sizes["largest_cluster"], len(train))
-        return state._replace(labels=labels), sizes
+        labels, cells, scalars = cluster(state.bank)
+        collapse.see_clusters(scalars["largest_cluster"], len(train))
+        return state._replace(labels=labels, cells=cells), scalars
 
     def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         scalars = {"similarity": watch.similarity(state.bank, len(train))}
@@ -82,6 +87,7 @@ def pretrain(
         end_epoch,
         lambda state, step: learning_rate(step),
         train.video_ids,
+        lambda restored: _padded_as(state, restored, len(train)),
     )
     loop.run(
         name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
@@ -105,6 +111,12 @@ def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
     return num_videos // stage.batch_size
 
 
+def _padded_as(first: TrainState, restored: TrainState, num_videos: int) -> TrainState:
+    """`restored`, the padding of its labels as in `first`; that of the bank is zero anyway."""
+    is_video = jnp.arange(first.labels.shape[1]) < num_videos
+    return restored._replace(labels=jnp.where(is_video, restored.labels, first.labels))
+
+
 def _take_over(state: TrainState, directory: Path) -> TrainState:
     """`state` with weights, statistics and bank, not the optimizer, of the stage in `directory`."""
     part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
@@ -117,8 +129,11 @@ def _clustering(
     num_videos: int,
     fisher: FisherVectors | None,
     devices: jax.sharding.Mesh,
-) -> Callable[[Array], tuple[Array, Scalars]] | None:
-    """bank -> labels [runs, n] and what to log of them; None for an objective without clusters."""
+) -> Callable[[Array], tuple[Array, probing.Cells | None, Scalars]] | None:
+    """bank -> labels [runs, rows], cells if B_i is sought in them, what to log of both.
+
+    None for an objective without clusters.
+    """
     if stage.objective != "local_aggregation":
         return None
     if stage.source not in ("idt", "bank", "joint"):
@@ -137,15 +152,14 @@ def _clustering(
     count = settings.num_clusters(config.clusters.num_clusters, int(known.sum()))
     seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
 
-    def cluster(bank: Array) -> tuple[Array, Scalars]:
-        runs = kmeans.fit_runs(
-            points[stage.source](bank),
-            seeds=seeds,
-            num_clusters=count,
-            num_iterations=config.clusters.num_iterations,
-            known=known,
-            mesh=devices,
-        )
+    options = {
+        "num_clusters": count,
+        "num_iterations": config.clusters.num_iterations,
+        "mesh": devices,
+    }
+
+    def cluster(bank: Array) -> tuple[Array, probing.Cells | None, Scalars]:
+        runs = kmeans.fit_runs(points[stage.source](bank), seeds=seeds, known=known, **options)
         sizes, inertia = np.asarray(runs.sizes[0]), np.asarray(runs.inertia[0])
         steps_down = " ".join(f"{value:.4g}" for value in inertia)
         log.info("K-means, %s: %d clusters, inertia %s", stage.source, count, steps_down)
@@ -155,7 +169,25 @@ def _clustering(
             "median_cluster": float(np.median(sizes)),
             "inertia": float(inertia[-1]),
         }
-        return runs.labels, scalars
+        if not stage.num_candidates:
+            return runs.labels, None, scalars
+        if stage.source == "bank":
+            cells = probing.make(runs.centroids[0], runs.labels[0], devices)
+        else:
+            everywhere = np.ones(num_videos, bool)
+            of_all = settings.num_clusters(config.clusters.num_clusters, num_videos)
+            of_bank = options | {"num_clusters": of_all}
+            found = kmeans.fit(bank, seed=seeds[0], known=everywhere, **of_bank)
+            cells = probing.make(found.centroids, found.labels, devices)
+        scalars["neighbor_recall"] = probing.recall(
+            bank,
+            cells,
+            num_rows=num_videos,
+            num_background=settings.num_background(stage.num_background, num_videos),
+            num_candidates=stage.num_candidates,
+            mesh=devices,
+        )
+        return runs.labels, cells, scalars
 
     return cluster
 

@@ -32,7 +32,7 @@ def _reference(embedding, bank, labels, index, num_background):
     return np.array(losses), np.array(gradients)
 
 
-def _ours(embedding, bank, labels, index, num_background, mesh=None):
+def _ours(embedding, bank, labels, index, num_background, mesh=None, **approximate):
     def total(embedding, bank):
         losses, has_close = local_aggregation.loss(
             embedding,
@@ -42,6 +42,7 @@ def _ours(embedding, bank, labels, index, num_background, mesh=None):
             num_background=num_background,
             temperature=TEMPERATURE,
             mesh=mesh,
+            **approximate,
         )
         return losses.sum(), (losses, has_close)
 

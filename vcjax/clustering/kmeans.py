@@ -68,6 +68,7 @@ class Runs(NamedTuple):
     """Several clusterings of the same points."""
 
     labels: Int[Array, "runs rows"]
+    centroids: Float[Array, "runs k d"]
     inertia: Float[Array, "runs iterations"]
     sizes: Float[Array, "runs k"]
 
@@ -85,7 +86,7 @@ def fit_runs(
     labels = jax.jit(lambda *rows: jnp.stack(rows), out_shardings=meshes.columns(mesh))(
         *(run.labels for run in runs)
     )
-    return Runs(labels, *(jnp.stack([run[i] for run in runs]) for i in (2, 3)))
+    return Runs(labels, *(jnp.stack([run[i] for run in runs]) for i in (1, 2, 3)))
 
 
 def assign(
