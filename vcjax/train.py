@@ -1,23 +1,18 @@
-"""The training loop, and the pretraining stages: instance recognition and local aggregation.
+"""The pretraining stages: instance recognition and local aggregation."""
 
-Everything that changes lives in the state and goes into the checkpoint; step s of a run is the
-same whether the run was interrupted before it or not.
-"""
-
-import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, embed, mesh, metrics, processes, progress, settings
+from vcjax import checkpoint, embed, loop, mesh, processes, settings, watch
 from vcjax import step as steps
 from vcjax.clustering import kmeans, neighbors
 from vcjax.data import clips
@@ -40,18 +35,6 @@ def load_model(config: ConfigDict, directory: Path) -> ResNet3D:
     return nnx.merge(graphdef, restored["params"], restored["statistics"])
 
 
-class Stage(NamedTuple):
-    """What a training stage brings to the loop; its states are pytrees of arrays."""
-
-    state: Any  # before the first step, and the template of its checkpoints
-    take_over: Callable[[Any], Any]  # state -> the same with what another stage learned
-    step: Callable[[Any, Batch, int], tuple[Any, Scalars]]
-    batches: Callable[[int], Iterator[Batch]]  # from a step on
-    begin_epoch: Callable[[Any, int], tuple[Any, Scalars]]  # state, epoch from 0
-    end_epoch: Callable[[Any, int], tuple[Any, Scalars]]
-    learning_rate: Callable[[Any, int], float]  # state, step
-
-
 def pretrain(
     name: str,
     config: ConfigDict,
@@ -70,6 +53,7 @@ def pretrain(
     graphdef, state = steps.initial_state(config, optimizer, len(train), devices)
     train_step = steps.make(graphdef, optimizer, config, stage, len(train), devices)
     cluster = _clustering(stage, config, len(train), fisher, devices)
+    collapse = watch.Collapse(name)
     if stage.get("num_candidates"):
         count = settings.num_clusters(config.clusters.num_clusters, len(train))
         state = state._replace(cells=probing.empty(count, state.bank, devices))
@@ -84,14 +68,17 @@ def pretrain(
         if not cluster or (epoch > 0 and stage.source == "idt"):
             return state, {}
         labels, cells, scalars = cluster(state.bank)
+        collapse.see_clusters(scalars["largest_cluster"], len(train))
         return state._replace(labels=labels, cells=cells), scalars
 
     def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
+        scalars = {"similarity": watch.similarity(state.bank, len(train))}
+        collapse.see_embeddings(scalars["similarity"])
         if (epoch + 1) % stage.validate_epochs and epoch + 1 < num_epochs:
-            return state, {}
-        return state, _validate(graphdef, state, config, train, test)
+            return state, scalars
+        return state, scalars | _validate(graphdef, state, config, train, test)
 
-    training = Stage(
+    training = loop.Stage(
         state,
         take_over,
         train_step,
@@ -99,61 +86,12 @@ def pretrain(
         begin_epoch,
         end_epoch,
         lambda state, step: learning_rate(step),
+        train.video_ids,
+        lambda restored: _padded_as(state, restored, len(train)),
     )
-    loop(name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
-
-
-def loop(
-    name: str,
-    config: ConfigDict,
-    training: Stage,
-    workdir: Path,
-    *,
-    num_epochs: int,
-    steps_per_epoch: int,
-) -> Any:
-    """The state after all epochs, from the last checkpoint in `workdir/name` on.
-
-    `name` is a stage of `config`, or a part STAGE/PART of one.
-    """
-    stage = config[name.split("/")[0]]
-    num_steps = num_epochs * steps_per_epoch
-    checkpoints = checkpoint.Checkpoints(workdir / name / "checkpoints")
-    first = checkpoints.latest or 0
-    if first:
-        state = type(training.state)(**checkpoints.restore(training.state._asdict()))
-        log.info("%s: continues from the checkpoint of step %d of %d", name, first, num_steps)
-    else:
-        state = training.take_over(training.state)
-    writer = metrics.Writer(workdir, name, step=first)
-    batches = training.batches(first)
-    bar = progress.bar(desc=name, unit="step", total=num_steps, initial=first)
-    window = _Window()
-    with contextlib.closing(checkpoints), contextlib.closing(writer), bar:
-        for step in range(first, num_steps):
-            epoch, within = divmod(step, steps_per_epoch)
-            if within == 0:
-                state, scalars = training.begin_epoch(state, epoch)
-                if scalars:
-                    writer.write(step, scalars)
-            state, scalars = training.step(state, next(batches), step)
-            window.add(scalars)
-            bar.update()
-            done, epoch_ends = step + 1, within + 1 == steps_per_epoch
-            if epoch_ends or done % config.log_steps == 0:
-                scalars = window.close(stage.batch_size)
-                _check(name, done, scalars, checkpoints.latest)
-                rate = training.learning_rate(state, step)
-                scalars |= {"epoch": done / steps_per_epoch, "learning_rate": rate}
-                if epoch_ends:
-                    state, more = training.end_epoch(state, epoch)
-                    scalars |= more
-                    window = _Window()  # its clock does not count validation
-                writer.write(done, scalars)
-                bar.set_postfix(loss=f"{scalars['loss']:.3f}", refresh=False)
-            if done % (stage.checkpoint_steps or steps_per_epoch) == 0 or done == num_steps:
-                checkpoints.save(done, state._asdict())
-    return state
+    loop.run(
+        name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
+    )
 
 
 def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
@@ -171,6 +109,12 @@ def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
             f"devices; set --config.{name}.batch_size"
         )
     return num_videos // stage.batch_size
+
+
+def _padded_as(first: TrainState, restored: TrainState, num_videos: int) -> TrainState:
+    """`restored`, the padding of its labels as in `first`; that of the bank is zero anyway."""
+    is_video = jnp.arange(first.labels.shape[1]) < num_videos
+    return restored._replace(labels=jnp.where(is_video, restored.labels, first.labels))
 
 
 def _take_over(state: TrainState, directory: Path) -> TrainState:
@@ -298,32 +242,3 @@ def _validate(
         if set(known) & set(wanted) - {""}:
             scalars[f"validation/{column}"] = float(np.mean(known[nearest] == wanted))
     return scalars
-
-
-def _check(name: str, step: int, scalars: Scalars, checkpoint_step: int | None) -> None:
-    if not np.isfinite(scalars["loss"]):
-        last = f"the checkpoint of step {checkpoint_step}" if checkpoint_step else "no checkpoint"
-        raise FloatingPointError(
-            f"{name}: the loss is {scalars['loss']} at step {step}; there is {last} before it. "
-            f"Lower --config.{name.split('/')[0]}.learning_rate and run again."
-        )
-
-
-class _Window:
-    """Scalars since the last log, left on the device until they are wanted, and the time."""
-
-    def __init__(self) -> None:
-        self._scalars: list[Scalars] = []
-        self._begin = time.monotonic()
-
-    def add(self, scalars: Scalars) -> None:
-        self._scalars.append(scalars)
-
-    def close(self, batch_size: int) -> Scalars:
-        """Means of the scalars, clips a second; begins anew."""
-        host = jax.device_get(self._scalars)
-        means: Scalars = {k: float(np.mean([s[k] for s in host])) for k in host[0]}
-        seconds = time.monotonic() - self._begin
-        means["clips_per_second"] = round(len(host) * batch_size / seconds, 2)
-        self.__init__()  # type: ignore[misc]
-        return means

@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int, UInt8
 
+from vcjax import interruption
 from vcjax.data import video
 from vcjax.data.manifest import Manifest, ManifestError
 
@@ -86,7 +87,9 @@ def iterate(dataset: grain.MapDataset, *, num_workers: int, num_threads: int) ->
     if num_workers:
         if not flags.FLAGS.is_parsed():  # grain reads its own, also where there is no absl app
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers), interruption.in_worker()
+        )
     return iter(batches)
 
 
