@@ -1,11 +1,12 @@
 """What a run says while it goes on: one JSON line an event, and TensorBoard."""
 
 import json
-import os
 from pathlib import Path
 
 import jax
 import tensorboardX
+
+from vcjax.idt import atomic
 
 
 class Writer:
@@ -55,6 +56,4 @@ def _forget(path: Path, stage: str, step: int) -> None:
             continue
         if event["stage"] != stage or event["step"] <= step:
             kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    atomic.write_text(path, "".join(kept))

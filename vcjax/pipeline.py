@@ -109,12 +109,14 @@ def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             len(empty),
         )
 
-    return Stage(name, config.idt.to_dict(), ("manifest",), run, keeps=True)
+    # each file of trajectories has its own checksum
+    return Stage(name, config.idt.to_dict(), ("manifest",), run, keeps=True, files="")
 
 
 def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         from vcjax import prior
+        from vcjax.idt import storage
 
         manifest = workdirs.manifest(workdir)
         if config.fisher.fitted_to not in ("train", "all"):
@@ -122,11 +124,15 @@ def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
                 f"fisher.fitted_to is {config.fisher.fitted_to!r}; use train or all"
             )
         fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
-        model = prior.fit(fitted.video_ids, workdir / "idt", config.fisher, seed=config.seed)
-        model.save(directory / "model.npz")
-        vectors = prior.encode(
-            model, manifest.video_ids, workdir / "idt", reading=config.fisher.reading
-        )
+        try:
+            model = prior.fit(fitted.video_ids, workdir / "idt", config.fisher, seed=config.seed)
+            model.save(directory / "model.npz")
+            vectors = prior.encode(
+                model, manifest.video_ids, workdir / "idt", reading=config.fisher.reading
+            )
+        except storage.StorageError as error:
+            stages.reopen(workdir, "idt")
+            raise stages.StageError(f"{error}; run again, and idt extracts it anew") from error
         vectors.save(directory / "vectors.npz")
         log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
 
@@ -188,7 +194,8 @@ def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         print(evaluation.table(report))
         print(f"report: {workdir / 'report.json'}   clusters: {directory / 'index.html'}")
 
-    return Stage(name, depends | {"seed": config.seed}, inputs, run)
+    depends |= {"seed": config.seed}
+    return Stage(name, depends, inputs, run, beside=("report.json",))
 
 
 def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
@@ -225,7 +232,8 @@ def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         print(evaluation.table(report))
         print(f"report: {workdir / 'report.json'}")
 
-    return Stage(name, depends | {"seed": config.seed}, ("manifest", "fisher"), run)
+    depends |= {"seed": config.seed}
+    return Stage(name, depends, ("manifest", "fisher"), run, beside=("report.json",))
 
 
 def model_name(stage: str, config: ConfigDict) -> str:

@@ -6,6 +6,7 @@ so the order of the list that a user writes does not matter.
 
 import csv
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vcjax.data import shards, verification
+from vcjax.idt import atomic
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
@@ -81,6 +83,7 @@ def read(source: str | Path) -> Manifest:
     source = Path(source)
     if (source / INDEX).is_file():
         source = source / INDEX
+        _check_index(source)
     if source.is_dir():
         return _from_rows(source, _folder_rows(source))
     if not source.is_file():
@@ -263,8 +266,36 @@ def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Pa
             labels = [values[row] for values in manifest.labels.values()]
             values = (manifest.split[row], place.num_frames, entry["fps"])
             rows.append([manifest.video_ids[row], str(place), *map(str, values), *labels])
-    write_table(out / INDEX, columns, rows)
+    text = _table(columns, rows)
+    # before the index, which nothing reads without; in the format of the program sha256sum
+    atomic.write_text(_index_checksum(out / INDEX), f"{_sha256(text.encode())}  {INDEX}\n")
+    atomic.write_text(out / INDEX, text)
     return read(out)
+
+
+def remove_index(out: Path) -> None:
+    """Leaves a prepared folder without an index, if it has one."""
+    (out / INDEX).unlink(missing_ok=True)
+    _index_checksum(out / INDEX).unlink(missing_ok=True)
+
+
+def _check_index(index: Path) -> None:
+    checksum = _index_checksum(index)
+    if not checksum.is_file():
+        return
+    if checksum.read_bytes().partition(b" ")[0] != _sha256(index.read_bytes()).encode():
+        raise ManifestError(
+            f"{index}: damaged, or changed since it was prepared; prepare again, or remove "
+            f"{checksum.name} if you changed it yourself"
+        )
+
+
+def _index_checksum(index: Path) -> Path:
+    return index.with_name(f"{index.name}.sha256")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(path: Path) -> Manifest:
@@ -307,12 +338,15 @@ def signature(source: str | Path) -> str:
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Writes a TSV, atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    atomic.write_text(path, _table(columns, rows))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _hash(key: str, seed: int) -> str:
