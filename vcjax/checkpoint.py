@@ -4,8 +4,12 @@ Each has `checksums.json` beside its arrays, since orbax itself restores some fl
 are. It is written before orbax commits the checkpoint: none is there without it.
 """
 
+import contextlib
 import logging
+import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,10 @@ log = logging.getLogger(__name__)
 _CHECKSUMS = "checksums.json"
 
 
+class CheckpointError(OSError):
+    """A checkpoint cannot be written; the message says where and why."""
+
+
 class Checkpoints:
     """The newest checkpoints of one stage, each a pytree of arrays.
 
@@ -29,7 +37,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
-        directory = directory.absolute()
+        self._directory = directory = directory.absolute()
         processes.on_first(lambda: _remove_damaged(directory))
         self._manager = ocp.CheckpointManager(
             directory,
@@ -49,8 +57,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to write `state`, arrays only, as the checkpoint of `step`."""
-        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+        """Starts to write `state`, arrays only, as the checkpoint of `step`.
+
+        Raises CheckpointError where the one before it could not be written, as `close` does.
+        """
+        with self._explained():
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
 
     def restore(self, template: Any) -> Any:
         """The newest state; shapes, types and shardings as in `template`."""
@@ -62,8 +74,21 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            reason = os.strerror(int(code[1])) if code else str(error).partition("\n")[0]
+            whole = f"that of step {self.latest} is whole" if self.latest else "there is none"
+            raise CheckpointError(
+                f"{self._directory}: a checkpoint cannot be written: {reason}; {whole}"
+            ) from error
 
 
 def restore_part(
@@ -142,6 +167,14 @@ def _remove_damaged(directory: Path) -> None:
     for checkpoint, file in bad.items():
         log.warning("%s: damaged; the checkpoint before it is used", file)
         shutil.rmtree(checkpoint)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a message is not the traceback of what orbax raises, too, at the next call."""
+    return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+
+
+logging.getLogger("absl").addFilter(_is_news)
 
 
 def _write_checksums(directory: Path) -> None:

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
     try:
         stages.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
-    except (ValueError, FloatingPointError, FileNotFoundError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)
         sys.exit(f"vcjax: {error}")
 
