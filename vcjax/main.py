@@ -79,4 +79,4 @@ def _log_to_standard_error() -> None:
 flags.DEFINE_bool("debug", False, "Show tracebacks of errors, and more messages.")
 
 if __name__ == "__main__":
-    app.run(main, argv=experiments.find_in_arguments(sys.argv))
+    app.run(main, flags_parser=experiments.parse)

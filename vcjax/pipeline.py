@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vcjax import settings, stages, transfer_stages
+from vcjax import settings, stages, transfer_stages, validation
 from vcjax import workdir as workdirs
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def build(config: ConfigDict, workdir: Path) -> list[Stage]:
-    """The stages that `config.stages` lists, in order. Raises SettingsError for an unknown one."""
+    """The stages that `config.stages` lists, in order.
+
+    Raises SettingsError for an unknown one, and for settings that cannot be.
+    """
+    validation.check(config)
     if unknown := [s for s in config.stages if s not in _BUILDERS]:
         raise settings.SettingsError(f"no stage {unknown[0]!r}; use some of {sorted(_BUILDERS)}")
     return [_BUILDERS[name](name, config, workdir) for name in config.stages]

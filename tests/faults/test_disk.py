@@ -1,4 +1,4 @@
-"""A disk that is full while a checkpoint, shards or trajectories are written; a read-only folder."""
+"""A disk that is full while checkpoints, shards or trajectories are written, or read-only."""
 
 import contextlib
 import os

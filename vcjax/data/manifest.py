@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpe
 _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
 INDEX = "index.tsv"  # of a folder of prepared shards
 _SPLITS = ("train", "test")
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 class ManifestError(ValueError):
@@ -110,10 +112,9 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
     try:
         with source.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            rows = list(reader)
+            rows, columns = list(reader), reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{source}: not a readable table: {error}") from error
-    columns = reader.fieldnames or []
     if "path" not in columns:
         raise ManifestError(
             f"{source}: no `path` column among {list(columns)}; columns are separated by "
@@ -126,15 +127,28 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
             raise ManifestError(f"{source}, line {line}: no path")
     if not rows:
         raise ManifestError(f"{source}: no videos")
-    base = source.absolute().parent
-    named = [(row.get("video_id") or str(Path(row["path"]).with_suffix("")), row) for row in rows]
-    return [row | {"path": str(base / row["path"]), "video_id": name} for name, row in named]
+    base = str(source.absolute().parent)
+    for row in rows:
+        row["video_id"] = row.get("video_id") or _id_of(row["path"])
+        row["path"] = os.path.join(base, row["path"])
+    return rows
+
+
+def _id_of(path: str) -> str:
+    """The path without suffix, written in one way."""
+    stem = os.path.splitext(path)[0]
+    # the few that Path would change; it takes its time
+    return str(Path(stem)) if "//" in stem or "./" in stem or stem.endswith("/") else stem
 
 
 def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
     for row in rows:
-        if any(ord(character) < 32 for character in row["video_id"] + row["path"]):
+        if _CONTROL.search(row["video_id"]) or _CONTROL.search(row["path"]):
             raise ManifestError(f"{source}: control characters in {row['video_id']!r}")
+        if not (row.get("num_frames") or "0").isdecimal():
+            raise ManifestError(
+                f"{source}: num_frames of {row['video_id']} is {row['num_frames']!r}, not a number"
+            )
         if row.get("split", "") not in ("", *_SPLITS):
             raise ManifestError(
                 f"{source}: split of {row['video_id']} is {row['split']!r}; use train or test"
