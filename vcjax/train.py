@@ -24,6 +24,7 @@ from vcjax.data import clips
 from vcjax.data.manifest import Manifest
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.objectives import probing
 from vcjax.prior import FisherVectors
 from vcjax.step import Batch, Scalars, TrainState
 
@@ -69,6 +70,9 @@ def pretrain(
     graphdef, state = steps.initial_state(config, optimizer, len(train), devices)
     train_step = steps.make(graphdef, optimizer, config, stage, len(train), devices)
     cluster = _clustering(stage, config, len(train), fisher, devices)
+    if stage.get("num_candidates"):
+        count = settings.num_clusters(config.clusters.num_clusters, len(train))
+        state = state._replace(cells=probing.empty(count, state.bank, devices))
 
     def take_over(state: TrainState) -> TrainState:
         if not stage.start:
@@ -79,8 +83,8 @@ def pretrain(
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         if not cluster or (epoch > 0 and stage.source == "idt"):
             return state, {}
-        labels, sizes = cluster(state.bank)
-        return state._replace(labels=labels), sizes
+        labels, cells, scalars = cluster(state.bank)
+        return state._replace(labels=labels, cells=cells), scalars
 
     def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         if (epoch + 1) % stage.validate_epochs and epoch + 1 < num_epochs:
@@ -159,10 +163,12 @@ def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
             f"a batch of {stage.batch_size} needs as many training videos, and there are "
             f"{num_videos}; set --config.{name}.batch_size"
         )
-    if stage.batch_size % jax.device_count():
+    parts = stage.get("accumulation_steps", 1)
+    if stage.batch_size % (jax.device_count() * parts):
+        in_parts = f" in {parts} parts" if parts > 1 else ""
         raise settings.SettingsError(
-            f"a batch of {stage.batch_size} does not divide among {jax.device_count()} devices; "
-            f"set --config.{name}.batch_size"
+            f"a batch of {stage.batch_size}{in_parts} does not divide among {jax.device_count()} "
+            f"devices; set --config.{name}.batch_size"
         )
     return num_videos // stage.batch_size
 
@@ -179,45 +185,65 @@ def _clustering(
     num_videos: int,
     fisher: FisherVectors | None,
     devices: jax.sharding.Mesh,
-) -> Callable[[Array], tuple[Array, Scalars]] | None:
-    """bank -> labels [runs, n] and what to log of them; None for an objective without clusters."""
+) -> Callable[[Array], tuple[Array, probing.Cells | None, Scalars]] | None:
+    """bank -> labels [runs, rows], cells if B_i is sought in them, what to log of both.
+
+    None for an objective without clusters.
+    """
     if stage.objective != "local_aggregation":
         return None
-    # K-means of the whole in every process, where there are several
-    cluster_devices = devices if jax.process_count() == 1 else mesh.local()
-    vectors = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
-    points: dict[str, Callable[[Array], Array | np.ndarray]] = {
-        "idt": lambda bank: vectors,
-        "bank": lambda bank: bank[:num_videos],
-        "joint": lambda bank: kmeans.joint_space(
-            bank[:num_videos], vectors, weight=config.clusters.fisher_weight
-        ),
-    }
-    if stage.source not in points:
+    if stage.source not in ("idt", "bank", "joint"):
         raise settings.SettingsError(
-            f"source of the clusters is {stage.source!r}; use one of {sorted(points)}"
+            f"source of the clusters is {stage.source!r}; use one of bank, idt, joint"
         )
-    known = fisher.has_vector if fisher and stage.source == "idt" else None
-    num_points = num_videos if known is None else int(known.sum())
-    count = settings.num_clusters(config.clusters.num_clusters, num_points)
+    vectors: Any = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
+    if stage.source == "joint":
+        vectors = mesh.put_rows(config.clusters.fisher_weight * vectors, devices)
+    points: dict[str, Callable[[Array], list[Any]]] = {
+        "idt": lambda bank: [vectors],
+        "bank": lambda bank: [bank],
+        "joint": lambda bank: [bank, vectors],  # side by side (Sec. 3.3)
+    }
+    known = fisher.has_vector if fisher and stage.source == "idt" else np.ones(num_videos, bool)
+    count = settings.num_clusters(config.clusters.num_clusters, int(known.sum()))
     seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
 
-    def cluster(bank: Array) -> tuple[Array, Scalars]:
-        labels = kmeans.fit_runs(
-            points[stage.source](mesh.gather(bank)),
-            seeds=seeds,
-            num_clusters=count,
-            num_iterations=config.clusters.num_iterations,
-            known=known,
-            mesh=cluster_devices,
-        )
-        sizes = np.bincount(labels[0])
+    options = {
+        "num_clusters": count,
+        "num_iterations": config.clusters.num_iterations,
+        "mesh": devices,
+    }
+
+    def cluster(bank: Array) -> tuple[Array, probing.Cells | None, Scalars]:
+        runs = kmeans.fit_runs(points[stage.source](bank), seeds=seeds, known=known, **options)
+        sizes, inertia = np.asarray(runs.sizes[0]), np.asarray(runs.inertia[0])
+        steps_down = " ".join(f"{value:.4g}" for value in inertia)
+        log.info("K-means, %s: %d clusters, inertia %s", stage.source, count, steps_down)
         scalars = {
             "clusters": int((sizes > 0).sum()),
             "largest_cluster": int(sizes.max()),
             "median_cluster": float(np.median(sizes)),
+            "inertia": float(inertia[-1]),
         }
-        return jax.device_put(labels, mesh.replicated(devices)), scalars
+        if not stage.num_candidates:
+            return runs.labels, None, scalars
+        if stage.source == "bank":
+            cells = probing.make(runs.centroids[0], runs.labels[0], devices)
+        else:
+            everywhere = np.ones(num_videos, bool)
+            of_all = settings.num_clusters(config.clusters.num_clusters, num_videos)
+            of_bank = options | {"num_clusters": of_all}
+            found = kmeans.fit(bank, seed=seeds[0], known=everywhere, **of_bank)
+            cells = probing.make(found.centroids, found.labels, devices)
+        scalars["neighbor_recall"] = probing.recall(
+            bank,
+            cells,
+            num_rows=num_videos,
+            num_background=settings.num_background(stage.num_background, num_videos),
+            num_candidates=stage.num_candidates,
+            mesh=devices,
+        )
+        return runs.labels, cells, scalars
 
     return cluster
 
