@@ -1,7 +1,8 @@
 """Stages run in order, each in its folder; what is complete for the same settings is skipped.
 
 A stage's fingerprint hashes its settings and the digests of the stages it takes from, so a change
-redoes what depends on it and nothing else. `STAGE/stage.json` records it.
+redoes what depends on it and nothing else. `STAGE/stage.json` records it, with checksums of the
+files that the stage left: what is damaged since is made again.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vcjax import lock, processes
+from vcjax import checksums, lock, processes
 
 log = logging.getLogger(__name__)
+
+_RECORD, _PREVIOUS = "stage.json", "stage.previous.json"
 
 
 class StageError(ValueError):
@@ -37,6 +40,8 @@ class Stage(NamedTuple):
     run: Callable[[Path], str | None]
     together: bool = False  # every process of the run takes part; else the first alone
     keeps: bool = False  # its folder survives a change of settings: the stage checks each file
+    files: str = "**/*"  # in its folder, that have checksums; "": none, it has its own
+    beside: tuple[str, ...] = ()  # files in the workdir itself that it writes
 
 
 def run(stages: Sequence[Stage], workdir: Path, *, only: Sequence[str] = ()) -> None:
@@ -63,8 +68,52 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 def seconds(workdir: Path, names: Sequence[str]) -> dict[str, float]:
     """Seconds that each complete stage of `names` took."""
-    records = {name: _read(workdir / name) for name in names}
+    records = {name: read(workdir / name) for name in names}
     return {name: r["seconds"] for name, r in records.items() if r.get("complete")}
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The record of the stage in `directory`, {} where it has not begun.
+
+    The one before it where it is damaged. Raises StageError where that is, too.
+    """
+    problems = []
+    for path in (directory / _RECORD, directory / _PREVIOUS):
+        try:
+            return checksums.read_json(path)
+        except FileNotFoundError:
+            continue
+        except checksums.DamagedError as error:
+            log.warning("%s; the record before it is used", error)
+            problems.append(path)
+    if problems:
+        raise StageError(f"{problems[0]}: damaged; remove {directory} to do the stage anew")
+    return {}
+
+
+def damaged(workdir: Path, record: dict[str, Any]) -> list[Path]:
+    """The files of a stage with this record that are missing, or not as the stage left them.
+
+    A checkpoint that is removed, as one may to save space, is not among them.
+    """
+    files = record.get("files", {})
+    missing = [p for p in checksums.missing(files, workdir) if "checkpoints" not in p.parts]
+    return missing + checksums.damaged(files, workdir)
+
+
+def check(directory: Path) -> None:
+    """Raises StageError if files that the complete stage in `directory` left are damaged."""
+    if bad := damaged(directory.parent, read(directory)):
+        raise StageError(
+            f"{_some(bad)} is missing or damaged; run the stage {directory.name} again"
+        )
+
+
+def reopen(workdir: Path, name: str) -> None:
+    """Lets the stage `name`, which checks each file, run again although it is complete."""
+    record = read(workdir / name)
+    if record.get("complete"):
+        _write(workdir / name, record | {"complete": False})
 
 
 def _run(stage: Stage, workdir: Path) -> None:
@@ -80,12 +129,25 @@ def _run(stage: Stage, workdir: Path) -> None:
 def _begin(stage: Stage, workdir: Path) -> bool:
     """Whether the stage has to run, its folder then made ready for it."""
     directory = workdir / stage.name
-    inputs = {name: _digest(stage.name, workdir, name) for name in stage.inputs}
+    taken = {name: _complete(stage.name, workdir, name) for name in stage.inputs}
+    inputs = {name: record["digest"] for name, record in taken.items()}
     fingerprint = _hash({"settings": stage.settings, "inputs": inputs})
-    record = _read(directory)
+    record = read(directory)
     if record.get("fingerprint") == fingerprint and record.get("complete"):
-        log.info("%s: complete, skipped", stage.name)
-        return False
+        bad = damaged(workdir, record)
+        if not bad:
+            log.info("%s: complete, skipped", stage.name)
+            return False
+        log.warning("%s: %s: missing or damaged; made again", stage.name, _some(bad))
+        for path in bad:
+            if "checkpoints" not in path.parts:  # of which an older one may be sound
+                path.unlink(missing_ok=True)
+    for name, of_input in taken.items():
+        if bad := damaged(workdir, of_input):
+            raise StageError(
+                f"{stage.name} needs {name}, of which {_some(bad)} is missing or damaged; "
+                f"run {name} again, which makes it anew"
+            )
     if record and record.get("fingerprint") != fingerprint:
         changed = _changed(record, stage.settings, inputs)
         log.info("%s: redone, because %s changed", stage.name, ", ".join(changed))
@@ -108,22 +170,38 @@ def _begin(stage: Stage, workdir: Path) -> bool:
 def _finish(stage: Stage, workdir: Path) -> None:
     """Runs a stage that has begun, and records how that went."""
     directory = workdir / stage.name
-    record = _read(directory)
+    record = read(directory)
     begin = time.monotonic()
+    before = record["seconds"]
     try:
         digest = stage.run(directory)
-        record |= {"complete": True, "digest": digest or record["fingerprint"]}
-    finally:
-        record["seconds"] = round(record["seconds"] + time.monotonic() - begin, 2)
-        _write(directory, record)
-    log.info("%s: done in %.0f s", stage.name, record["seconds"])
+        files = checksums.of_files(_left(stage, workdir), workdir)
+        record |= {"digest": digest or record["fingerprint"], "files": files, "complete": True}
+    except BaseException:
+        with contextlib.suppress(OSError):  # of a full disk, say: not what is told
+            _write(directory, record | {"seconds": _seconds(before, begin)})
+        raise
+    _write(directory, record | {"seconds": _seconds(before, begin)})
+    log.info("%s: done in %.0f s", stage.name, _seconds(before, begin))
 
 
-def _digest(name: str, workdir: Path, needed: str) -> str:
-    record = _read(workdir / needed)
+def _seconds(before: float, begin: float) -> float:
+    return round(before + time.monotonic() - begin, 2)
+
+
+def _left(stage: Stage, workdir: Path) -> list[Path]:
+    """The files that the stage left and that have no checksums of their own."""
+    found = (workdir / stage.name).glob(stage.files) if stage.files else []
+    own = [p for p in found if p.is_file() and p.name not in (_RECORD, _PREVIOUS)]
+    return own + [workdir / name for name in stage.beside]
+
+
+def _complete(name: str, workdir: Path, needed: str) -> dict[str, Any]:
+    """The record of a stage that the stage `name` takes from."""
+    record = read(workdir / needed)
     if not record.get("complete"):
         raise StageError(f"{name} needs {needed}, which is not complete; add it to --stages")
-    return record["digest"]
+    return record
 
 
 def _changed(record: dict[str, Any], settings: dict[str, Any], inputs: dict[str, str]) -> list[str]:
@@ -138,14 +216,13 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read(directory: Path) -> dict[str, Any]:
-    try:
-        return json.loads((directory / "stage.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+def _some(paths: Sequence[Path]) -> str:
+    return f"{paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
 def _write(directory: Path, record: dict[str, Any]) -> None:
-    temporary = directory / "stage.json.tmp"
-    temporary.write_text(json.dumps(record, indent=1))
-    os.replace(temporary, directory / "stage.json")
+    """Records it; the record before it stays beside it."""
+    with contextlib.suppress(FileNotFoundError, checksums.DamagedError):
+        checksums.read_json(directory / _RECORD)
+        os.replace(directory / _RECORD, directory / _PREVIOUS)
+    checksums.write_json(directory / _RECORD, record)

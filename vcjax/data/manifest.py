@@ -6,7 +6,9 @@ so the order of the list that a user writes does not matter.
 
 import csv
 import hashlib
+import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +19,13 @@ import numpy as np
 from jaxtyping import Int
 
 from vcjax.data import shards, verification
+from vcjax.idt import atomic
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
 INDEX = "index.tsv"  # of a folder of prepared shards
 _SPLITS = ("train", "test")
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 class ManifestError(ValueError):
@@ -81,6 +85,7 @@ def read(source: str | Path) -> Manifest:
     source = Path(source)
     if (source / INDEX).is_file():
         source = source / INDEX
+        _check_index(source)
     if source.is_dir():
         return _from_rows(source, _folder_rows(source))
     if not source.is_file():
@@ -107,10 +112,9 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
     try:
         with source.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            rows = list(reader)
+            rows, columns = list(reader), reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{source}: not a readable table: {error}") from error
-    columns = reader.fieldnames or []
     if "path" not in columns:
         raise ManifestError(
             f"{source}: no `path` column among {list(columns)}; columns are separated by "
@@ -123,15 +127,28 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
             raise ManifestError(f"{source}, line {line}: no path")
     if not rows:
         raise ManifestError(f"{source}: no videos")
-    base = source.absolute().parent
-    named = [(row.get("video_id") or str(Path(row["path"]).with_suffix("")), row) for row in rows]
-    return [row | {"path": str(base / row["path"]), "video_id": name} for name, row in named]
+    base = str(source.absolute().parent)
+    for row in rows:
+        row["video_id"] = row.get("video_id") or _id_of(row["path"])
+        row["path"] = os.path.join(base, row["path"])
+    return rows
+
+
+def _id_of(path: str) -> str:
+    """The path without suffix, written in one way."""
+    stem = os.path.splitext(path)[0]
+    # the few that Path would change; it takes its time
+    return str(Path(stem)) if "//" in stem or "./" in stem or stem.endswith("/") else stem
 
 
 def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
     for row in rows:
-        if any(ord(character) < 32 for character in row["video_id"] + row["path"]):
+        if _CONTROL.search(row["video_id"]) or _CONTROL.search(row["path"]):
             raise ManifestError(f"{source}: control characters in {row['video_id']!r}")
+        if not (row.get("num_frames") or "0").isdecimal():
+            raise ManifestError(
+                f"{source}: num_frames of {row['video_id']} is {row['num_frames']!r}, not a number"
+            )
         if row.get("split", "") not in ("", *_SPLITS):
             raise ManifestError(
                 f"{source}: split of {row['video_id']} is {row['split']!r}; use train or test"
@@ -263,8 +280,36 @@ def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Pa
             labels = [values[row] for values in manifest.labels.values()]
             values = (manifest.split[row], place.num_frames, entry["fps"])
             rows.append([manifest.video_ids[row], str(place), *map(str, values), *labels])
-    write_table(out / INDEX, columns, rows)
+    text = _table(columns, rows)
+    # before the index, which nothing reads without; in the format of the program sha256sum
+    atomic.write_text(_index_checksum(out / INDEX), f"{_sha256(text.encode())}  {INDEX}\n")
+    atomic.write_text(out / INDEX, text)
     return read(out)
+
+
+def remove_index(out: Path) -> None:
+    """Leaves a prepared folder without an index, if it has one."""
+    (out / INDEX).unlink(missing_ok=True)
+    _index_checksum(out / INDEX).unlink(missing_ok=True)
+
+
+def _check_index(index: Path) -> None:
+    checksum = _index_checksum(index)
+    if not checksum.is_file():
+        return
+    if checksum.read_bytes().partition(b" ")[0] != _sha256(index.read_bytes()).encode():
+        raise ManifestError(
+            f"{index}: damaged, or changed since it was prepared; prepare again, or remove "
+            f"{checksum.name} if you changed it yourself"
+        )
+
+
+def _index_checksum(index: Path) -> Path:
+    return index.with_name(f"{index.name}.sha256")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(path: Path) -> Manifest:
@@ -307,12 +352,15 @@ def signature(source: str | Path) -> str:
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Writes a TSV, atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    atomic.write_text(path, _table(columns, rows))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _hash(key: str, seed: int) -> str:

@@ -116,7 +116,7 @@ def clip(
 def _prepared(place: shards.Reference, wanted: Sequence[int]) -> list[Frame]:
     try:
         return shards.read(place, wanted)
-    except (ValueError, IndexError, OSError, av.FFmpegError) as error:
+    except (ValueError, IndexError, OSError, RuntimeError, av.FFmpegError) as error:
         raise DecodeError(f"{place}: {_reason(error)}") from error
 
 

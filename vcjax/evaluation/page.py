@@ -1,7 +1,6 @@
 """The page of clusters: one HTML file and its PNGs, opened from disk."""
 
 import html
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ from vcjax import progress
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import sheets, tables
 from vcjax.evaluation.clusters import Cluster
+from vcjax.idt import atomic
 
 NUM_VIDEOS = 6  # of a cluster in its sheet
 _NUM_SHEETS = 60  # of a model, its largest clusters
@@ -50,9 +50,7 @@ def write(
         links=" · ".join(links),
         sections="\n".join(sections),
     )
-    temporary = directory / "index.html.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, directory / "index.html")
+    atomic.write_text(directory / "index.html", text)
 
 
 def _shown(described: Sequence[Cluster]) -> list[Cluster]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from vcjax.evaluation import agreement, clusters, explorer, measures, page, prob
 from vcjax.evaluation.measures import Probing
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.protocol import Sides
+from vcjax.idt import atomic
 
 log = logging.getLogger(__name__)
 
@@ -223,6 +223,4 @@ def _in_order_of_ids(
 
 def write(report: dict[str, Any], path: Path) -> None:
     """Writes the report as JSON, atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    atomic.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
