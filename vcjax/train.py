@@ -65,7 +65,7 @@ def pretrain(
         return _take_over(state, workdir / stage.start)
 
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
-        if not cluster or (epoch > 0 and stage.source == "idt"):
+        if not cluster or (epoch > 0 and stage.source == "idt" and not stage.num_candidates):
             return state, {}
         labels, cells, scalars = cluster(state.bank)
         collapse.see_clusters(scalars["largest_cluster"], len(train))
