@@ -41,13 +41,13 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self._directory = directory = directory.absolute()
+        processes.on_first(lambda: _remove_unfinished(directory))
         processes.on_first(lambda: _remove_damaged(directory))
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 create=True,
-                cleanup_tmp_directories=True,  # of runs that were killed while they wrote
                 async_options=AsyncOptions(
                     post_finalization_callback=lambda: _write_checksums(directory)
                 ),
@@ -156,6 +156,12 @@ def committed(directory: Path) -> list[Path]:
         (path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()),
         key=lambda path: -int(path.name),
     )
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """What runs that were killed were writing."""
+    for folder in directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(folder)
 
 
 def _remove_damaged(directory: Path) -> None:
