@@ -39,7 +39,7 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
         first, *_ = _prepared(place, range(place.num_frames) if decode else [0])
         return VideoInfo(place.num_frames, first.shape[0], first.shape[1], 0.0)
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, false for a name that is too long
         raise DecodeError(f"{path}: no such file")
     if not path.stat().st_size:
         raise DecodeError(f"{path}: the file is empty")
