@@ -52,7 +52,12 @@ class SmallRun:
         command += [f"--config.stages={stages!r}", f"--workdir={workdir}", *more]
         with (workdir.parent / f"{workdir.name}.log").open("a") as log:
             return subprocess.Popen(
-                command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
+                command,
+                cwd=ROOT,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def finish(self, workdir: Path, stages: tuple[str, ...]) -> None:

@@ -3,16 +3,19 @@
 From 10 kills on it has all stages, to the report. JAX_COMPILATION_CACHE_DIR keeps what is compiled.
 """
 
+import contextlib
 import json
 import os
 import random
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 NUM_KILLS = int(os.environ.get("VCJAX_KILLS", "3"))
+PATIENCE = 60  # seconds
 STAGES = ("manifest", "idt", "fisher", "ir")
 if NUM_KILLS >= 10:
     STAGES += ("la", "tune", "evaluate")
@@ -39,7 +42,22 @@ def is_killed(process, seconds):
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+        end = time.monotonic() + PATIENCE
+        while living := processes_of(process.pid):  # nor do those that it started live on
+            assert time.monotonic() < end, living
+            time.sleep(0.1)
         return True
+
+
+def processes_of(session):
+    """Those of a session that are not zombies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, _, _, owner = path.read_text().rpartition(")")[2].split()[:4]
+            if int(owner) == session and state != "Z":
+                found.append(int(path.parent.name))
+    return found
 
 
 def stage_of(workdir):
@@ -50,6 +68,7 @@ def stage_of(workdir):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
 def test_a_run_that_is_killed_and_started_again_ends_as_an_undisturbed_one(
     small_run, undisturbed, result, tmp_path
 ):

@@ -7,6 +7,7 @@ from functools import partial
 
 from vcjax import progress
 from vcjax.data import video
+from vcjax.idt import workers
 
 
 def probe_all(paths: Sequence[str], *, decode: bool, num_workers: int) -> list[int | str]:
@@ -20,7 +21,7 @@ def probe_all(paths: Sequence[str], *, decode: bool, num_workers: int) -> list[i
             bar.update()
     else:
         context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(num_workers, context, workers.end_with_parent) as pool:
             results = []
             for result in pool.map(probe, paths, chunksize=4):
                 results.append(result)
