@@ -23,13 +23,12 @@ from vcjax.checksums import DamagedError
 log = logging.getLogger(__name__)
 
 _CHECKSUMS = "checksums.json"
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
+_PADDED = ("bank", "labels")  # to a multiple of the devices
 
 
 class CheckpointError(OSError):
     """A checkpoint cannot be written; the message says where and why."""
-
-
-_PADDED = ("bank", "labels")  # to a multiple of the devices
 
 
 class Checkpoints:
@@ -41,8 +40,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self._directory = directory = directory.absolute()
-        processes.on_first(lambda: _remove_unfinished(directory))
-        processes.on_first(lambda: _remove_damaged(directory))
+        processes.on_first(lambda: _clean(directory))
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
@@ -158,14 +156,10 @@ def committed(directory: Path) -> list[Path]:
     )
 
 
-def _remove_unfinished(directory: Path) -> None:
-    """What runs that were killed were writing."""
-    for folder in directory.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(folder)
-
-
-def _remove_damaged(directory: Path) -> None:
-    """Removes checkpoints until the newest is sound."""
+def _clean(directory: Path) -> None:
+    """Removes what killed runs were writing, and checkpoints until the newest is sound."""
+    for unfinished in directory.glob(_UNFINISHED):
+        shutil.rmtree(unfinished)
     bad: dict[Path, Path] = {}
     for checkpoint in committed(directory):
         if not (found := damaged(checkpoint)):
@@ -192,6 +186,6 @@ logging.getLogger("absl").addFilter(_is_news)
 
 def _write_checksums(directory: Path) -> None:
     """Of the checkpoint that is about to be committed: all but orbax's own record of the commit."""
-    for checkpoint in directory.glob("*.orbax-checkpoint-tmp*"):
+    for checkpoint in directory.glob(_UNFINISHED):
         files = (path for path in checkpoint.glob("*/**/*") if path.is_file())
         checksums.write_json(checkpoint / _CHECKSUMS, checksums.of_files(files, checkpoint))

@@ -20,11 +20,11 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from vcjax import progress
+from vcjax import atomic, progress
 from vcjax.data import augment, clips
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
-from vcjax.idt import atomic, storage
+from vcjax.idt import storage
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import tensorboardX
 
-from vcjax.idt import atomic
+from vcjax import atomic
 
 
 class Writer:

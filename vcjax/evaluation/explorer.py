@@ -16,12 +16,11 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from PIL import Image
 
-from vcjax import progress, stages
+from vcjax import atomic, progress, stages
 from vcjax.clustering import neighbors
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import clusters, probes, sheets, tables
-from vcjax.idt import atomic
 
 _MAX_VIDEOS = 2000  # shown, drawn at random from more
 _MAX_MAPPED = 1000  # by t-SNE; more by their principal components

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from vcjax.idt import atomic
+from vcjax import atomic
 from vcjax.idt.trajectories import COLUMNS, Trajectories, with_time
 
 # Descriptors are in [0, 1].

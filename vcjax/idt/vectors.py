@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 import fisher
-from vcjax.idt import atomic, collection, storage, workers
+from vcjax import atomic
+from vcjax.idt import collection, storage, workers
 from vcjax.prior import FisherVectors
 
 log = logging.getLogger(__name__)
