@@ -47,7 +47,9 @@ class Checkpoints:
                 max_to_keep=keep,
                 create=True,
                 async_options=AsyncOptions(
-                    post_finalization_callback=lambda: _write_checksums(directory)
+                    # or threads wait 20 minutes for a folder that could not be made
+                    create_directories_asynchronously=False,
+                    post_finalization_callback=lambda: _write_checksums(directory),
                 ),
             ),
         )

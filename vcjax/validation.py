@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from vcjax import settings
+from vcjax import prior, settings
 from vcjax.settings import SettingsError
 
 
@@ -77,7 +77,7 @@ _RULES: dict[str, _Rule] = {
     "fisher.num_videos": _AT_LEAST_1,
     "fisher.rows_per_video": _AT_LEAST_1,
     "fisher.reading": _one_of("paper", "released"),
-    "fisher.descriptors": _each(_one_of("all", "trajectory", "hog", "hof", "mbh"), str),
+    "fisher.descriptors": _each(_NAME, str),
     "clusters.num_clusters": _Rule(lambda v: v == 0 or v >= 2, "2 or more, or 0"),
     "clusters.num_runs": _AT_LEAST_1,
     "clusters.num_iterations": _AT_LEAST_1,
@@ -123,6 +123,10 @@ def check(config: ConfigDict) -> None:
             raise SettingsError(f"--config.{key} is {value!r}; use {rule.wanted}")
         if value == () and (key in _NOT_EMPTY or key.rpartition(".")[2] in _NOT_EMPTY):
             raise SettingsError(f"--config.{key} is empty")
+    try:
+        prior.columns(config.fisher.descriptors, square_root=config.fisher.square_root)
+    except ValueError as error:
+        raise SettingsError(f"--config.fisher.descriptors: {error}") from error
 
 
 def _default(value: Any) -> _Rule:
