@@ -162,7 +162,7 @@ def _clustering(
         runs = kmeans.fit_runs(points[stage.source](bank), seeds=seeds, known=known, **options)
         sizes, inertia = np.asarray(runs.sizes[0]), np.asarray(runs.inertia[0])
         steps_down = " ".join(f"{value:.4g}" for value in inertia)
-        log.info("K-means, %s: %d clusters, inertia %s", stage.source, count, steps_down)
+        log.debug("K-means, %s: %d clusters, inertia %s", stage.source, count, steps_down)
         scalars = {
             "clusters": int((sizes > 0).sum()),
             "largest_cluster": int(sizes.max()),
