@@ -63,18 +63,23 @@ def compiled(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def start(compiled, tmp_path):
-    """Starts a run of one process on so many devices, or of several; ends what is left of them."""
+    """Starts a run of one process on so many devices, or of several; ends what is left of them.
+
+    With `seeds` it is one of `vcjax.evaluation claim`.
+    """
     started = []
 
-    def begin(workdir, *flags, devices=1, count=1, config="la_idt.py:rendered,smoke"):
+    def begin(workdir, *flags, devices=1, count=1, seeds=(), config="la_idt.py:rendered,smoke"):
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        command = [sys.executable, "-m", "vcjax.main", f"--config={config}", *TINY, *flags]
-        command += [f"--workdir={workdir}"]
+        program = ["vcjax.evaluation", "claim"] if seeds else ["vcjax.main"]
+        command = [sys.executable, "-m", *program, f"--config={config}", f"--workdir={workdir}"]
+        command += ["--seeds", *map(str, seeds), "--"] if seeds else []
+        command += [*TINY, *flags]
         if count > 1:
             with socket.socket() as free:
                 free.bind(("localhost", 0))

@@ -3,12 +3,12 @@
 import csv
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vcjax import interruption
 from vcjax.data import manifest as manifests
 from vcjax.evaluation import few_shot, tables
 from vcjax.evaluation.few_shot import Estimate
@@ -32,7 +32,8 @@ def train(
 ) -> list[Path]:
     """Runs `config` once a seed, each into `workdir/seedN`, and returns these folders.
 
-    What is complete is skipped, what was interrupted goes on. Raises RuntimeError where one fails.
+    What is complete is skipped, what was interrupted goes on. Raises RuntimeError where one fails,
+    and interruption.Stopped, when the run has its checkpoint, where that is asked for.
     """
     folders: list[Path] = []
     for seed in seeds:
@@ -42,7 +43,7 @@ def train(
             _share(folders[0], folder)
         command = [sys.executable, "-m", "vcjax.main", f"--config={config}"]
         command += [f"--workdir={folder}", f"--config.seed={seed}", *overrides]
-        if code := subprocess.run(command, check=False).returncode:
+        if code := interruption.run(command):
             raise RuntimeError(f"seed {seed} ended with {code}; run the same command to go on")
         folders.append(folder)
     return folders
