@@ -1,5 +1,6 @@
 """A run goes on with another number of processes and devices; VCJAX_LONG=1 runs this."""
 
+import functools
 import os
 
 import jax
@@ -34,6 +35,12 @@ def _state(workdir, stage):
     padded = {"bank": state["bank"][videos], "labels": state["labels"][:, videos]}
     assert not state["bank"][~videos].any()
     return state | padded, newest.name
+
+
+@pytest.fixture
+def start(start):
+    """Runs compiled as those of users."""
+    return functools.partial(start, optimized=True)
 
 
 def _stop_in(run, stage, workdir):
