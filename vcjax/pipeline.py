@@ -62,13 +62,33 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             group=group_column(config, manifest),
             holdout=config.data.holdout,
             seed=seed,
+            known=_known_split(directory / "manifest.tsv", manifest, config),
         )
         manifest = manifests.limit(manifest, config.data.num_videos, seed=seed)
         manifests.save(manifest, directory / "manifest.tsv")
         log.info("%s", manifests.summary(manifest, problems))
         return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]
 
-    return Stage(name, data | {"seed": seed}, (), run, keeps=True)
+    return Stage(
+        name,
+        data | {"seed": seed},
+        (),
+        run,
+        keeps=True,
+        which_videos=("manifest", "source", "on_missing", "verify"),
+        by_video=("manifest.tsv",),
+    )
+
+
+def _known_split(path: Path, manifest: Manifest, config: ConfigDict) -> dict[str, str]:
+    """The side of each video by id, as this stage has drawn it before; only some have changed."""
+    if not path.exists():
+        return {}
+    before = manifests.load(path)
+    share = config.data.max_changed_share
+    if not manifests.few_changes(before.video_ids, manifest.video_ids, max_share=share):
+        return {}
+    return dict(zip(before.video_ids, before.split, strict=True))
 
 
 def group_column(config: ConfigDict, manifest: Manifest) -> str:
@@ -114,6 +134,7 @@ def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
 
 def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
+        import fisher
         from vcjax import prior
 
         manifest = workdirs.manifest(workdir)
@@ -121,16 +142,33 @@ def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             raise settings.SettingsError(
                 f"fisher.fitted_to is {config.fisher.fitted_to!r}; use train or all"
             )
-        fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
-        model = prior.fit(fitted.video_ids, workdir / "idt", config.fisher, seed=config.seed)
-        model.save(directory / "model.npz")
+        known = prior.known(directory, workdir / "idt")
+        share = config.data.max_changed_share
+        if manifests.few_changes(known.video_ids, manifest.video_ids, max_share=share):
+            model = fisher.Model.load(directory / "model.npz")
+        else:
+            (directory / "vectors.npz").unlink(missing_ok=True)  # of another mixture
+            fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
+            model = prior.fit(fitted.video_ids, workdir / "idt", config.fisher, seed=config.seed)
+            model.save(directory / "model.npz")
+            known = known.of(())
         vectors = prior.encode(
-            model, manifest.video_ids, workdir / "idt", reading=config.fisher.reading
+            model,
+            manifest.video_ids,
+            workdir / "idt",
+            reading=config.fisher.reading,
+            known=known,
         )
         vectors.save(directory / "vectors.npz")
         log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
 
-    return Stage(name, config.fisher.to_dict() | {"seed": config.seed}, ("manifest", "idt"), run)
+    return Stage(
+        name,
+        config.fisher.to_dict() | {"seed": config.seed},
+        ("manifest", "idt"),
+        run,
+        by_video=("model.npz", "vectors.npz"),
+    )
 
 
 def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
@@ -157,7 +195,7 @@ def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             workdir=workdir,
         )
 
-    return Stage(name, depends, tuple(inputs), run, together=True)
+    return Stage(name, depends, tuple(inputs), run, together=True, by_video=("checkpoints",))
 
 
 def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:

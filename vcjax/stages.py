@@ -1,7 +1,9 @@
 """Stages run in order, each in its folder; what is complete for the same settings is skipped.
 
 A stage's fingerprint hashes its settings and the digests of the stages it takes from, so a change
-redoes what depends on it and nothing else. `STAGE/stage.json` records it.
+redoes what depends on it and nothing else. Its recipe is the same without what says which videos
+there are: where that alone changed, what is known of single videos outlives it. `STAGE/stage.json`
+records both.
 """
 
 import hashlib
@@ -36,6 +38,8 @@ class Stage(NamedTuple):
     run: Callable[[Path], str | None]
     together: bool = False  # every process of the run takes part; else the first alone
     keeps: bool = False  # its folder survives a change of settings: the stage checks each file
+    which_videos: tuple[str, ...] = ()  # settings that only say which videos there are
+    by_video: tuple[str, ...] = ()  # what in its folder knows videos by id, and outlives others
 
 
 def run(stages: Sequence[Stage], workdir: Path, *, only: Sequence[str] = ()) -> None:
@@ -69,20 +73,24 @@ def _begin(stage: Stage, workdir: Path) -> bool:
     directory = workdir / stage.name
     inputs = {name: _digest(stage.name, workdir, name) for name in stage.inputs}
     fingerprint = _hash({"settings": stage.settings, "inputs": inputs})
+    recipe = _recipe(stage, workdir)
     record = _read(directory)
     if record.get("fingerprint") == fingerprint and record.get("complete"):
         log.info("%s: complete, skipped", stage.name)
         return False
     if record and record.get("fingerprint") != fingerprint:
-        changed = _changed(record, stage.settings, inputs)
-        log.info("%s: redone, because %s changed", stage.name, ", ".join(changed))
-        if not stage.keeps:
-            shutil.rmtree(directory)
+        changed = ", ".join(_changed(record, stage.settings, inputs))
+        if stage.by_video and record.get("recipe") == recipe:
+            log.info("%s: brought up to date, because %s changed", stage.name, changed)
+        else:
+            log.info("%s: redone, because %s changed", stage.name, changed)
+            _clear(stage, directory)
         record = {}
     log.info("%s: %s", stage.name, "continued" if record else "started")
     directory.mkdir(parents=True, exist_ok=True)
     record = {
         "fingerprint": fingerprint,
+        "recipe": recipe,
         "settings": stage.settings,
         "inputs": inputs,
         "complete": False,
@@ -90,6 +98,20 @@ def _begin(stage: Stage, workdir: Path) -> bool:
     }
     _write(directory, record)
     return True
+
+
+def _clear(stage: Stage, directory: Path) -> None:
+    if not stage.keeps:
+        shutil.rmtree(directory)
+        return
+    for name in stage.by_video:
+        (directory / name).unlink(missing_ok=True)
+
+
+def _recipe(stage: Stage, workdir: Path) -> str:
+    chosen = {k: v for k, v in stage.settings.items() if k not in stage.which_videos}
+    inputs = {name: _read(workdir / name).get("recipe") for name in stage.inputs}
+    return _hash({"settings": chosen, "inputs": inputs})
 
 
 def _finish(stage: Stage, workdir: Path) -> None:

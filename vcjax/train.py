@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, embed, mesh, metrics, processes, progress, settings
+from vcjax import carry_over, checkpoint, embed, mesh, metrics, processes, progress, settings
 from vcjax import step as steps
 from vcjax.clustering import kmeans, neighbors
 from vcjax.data import clips
@@ -69,12 +69,24 @@ def pretrain(
     graphdef, state = steps.initial_state(config, optimizer, len(train), devices)
     train_step = steps.make(graphdef, optimizer, config, stage, len(train), devices)
     cluster = _clustering(stage, config, len(train), fisher, devices)
+    carry_over.continue_with(
+        train.video_ids,
+        state,
+        workdir / name / "checkpoints",
+        batch_size=stage.batch_size,
+        max_share=config.data.max_changed_share,
+        seed=config.seed,
+    )
 
     def take_over(state: TrainState) -> TrainState:
         if not stage.start:
             return state
         log.info("%s: starts from the weights and bank of %s", name, stage.start)
-        return _take_over(state, workdir / stage.start)
+        part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
+        found = carry_over.restore(
+            workdir / stage.start / "checkpoints", part, train.video_ids, seed=config.seed
+        )
+        return state._replace(**found)
 
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         if not cluster or (epoch > 0 and stage.source == "idt"):
@@ -165,12 +177,6 @@ def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
             f"set --config.{name}.batch_size"
         )
     return num_videos // stage.batch_size
-
-
-def _take_over(state: TrainState, directory: Path) -> TrainState:
-    """`state` with weights, statistics and bank, not the optimizer, of the stage in `directory`."""
-    part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
-    return state._replace(**checkpoint.restore_part(directory / "checkpoints", part))
 
 
 def _clustering(

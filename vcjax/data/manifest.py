@@ -185,12 +185,20 @@ def check_problems(problems: Sequence[Problem], num_videos: int, on_missing: str
         raise ManifestError(f"none of {num_videos} videos can be used, first: {problems[0]}")
 
 
-def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -> Manifest:
+def assign_split(
+    manifest: Manifest,
+    *,
+    group: str,
+    holdout: float,
+    seed: int,
+    known: Mapping[str, str] | None = None,
+) -> Manifest:
     """`manifest` with every video in train or test.
 
     A `split` column that is there stays. Else the values of the label column `group` are taken in
     an order that depends on them and the seed alone, and whole groups are held out until about the
-    share `holdout` of the videos is; without a group, single videos. Raises ManifestError.
+    share `holdout` of the videos is; without a group, single videos. A group of which there are
+    videos among the `known` (id -> train or test) stays on their side. Raises ManifestError.
     """
     if any(manifest.split):
         if not all(manifest.split):
@@ -208,8 +216,10 @@ def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -
             "column, or another --config.data.group"
         )
     wanted = holdout * len(manifest)
-    held: set[str] = set()
-    for key in sorted(sizes, key=lambda key: _hash(key, seed)):
+    ids = zip(keys, manifest.video_ids, strict=True)
+    sides = {key: known[video_id] for key, video_id in ids if known and video_id in known}
+    held = {key for key, side in sides.items() if side == "test"}
+    for key in sorted(sizes.keys() - sides.keys(), key=lambda key: _hash(key, seed)):
         now = sum(sizes[k] for k in held)
         # a group is held out when that brings the share nearer to the wanted one
         if len(held) < len(sizes) - 1 and abs(now + sizes[key] - wanted) <= abs(now - wanted):
@@ -217,6 +227,11 @@ def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -
     if not held:
         held.add(min(sizes, key=lambda key: (sizes[key], _hash(key, seed))))
     return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))
+
+
+def few_changes(known: Sequence[str], now: Sequence[str], *, max_share: float) -> bool:
+    """Whether the ids that came and those that went are at most `max_share` of the known."""
+    return len(set(known) ^ set(now)) <= max_share * len(known)
 
 
 def limit(manifest: Manifest, num_videos: int, *, seed: int) -> Manifest:
