@@ -164,13 +164,13 @@ def test_batch_larger_than_the_collection_names_the_setting(videos, tmp_path):
 
 
 @pytest.mark.parametrize("first", [0, 3])
-def test_processes_read_the_parts_of_the_batches_of_one(videos, monkeypatch, first):
+def test_processes_read_the_parts_of_the_batches_of_one(videos, monkeypatch, first, tmp_path):
     config, training = _config(), videos.subset("train").take(range(10))  # two are left over
     config.ir.batch_size = 4
     devices = mesh.make(1)
 
     def batches():
-        found = train.batches(config, config.ir, training, 3, first, devices)
+        found = train.batches("ir", config, training, 3, first, devices, tmp_path)
         return [{k: np.asarray(v) for k, v in batch.items()} for batch in found]
 
     whole, parts = batches(), []

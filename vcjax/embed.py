@@ -41,7 +41,12 @@ class Embedded(NamedTuple):
 
 
 def batches(
-    manifest: Manifest, config: ConfigDict, *, clips_per_video: int, desc: str
+    manifest: Manifest,
+    config: ConfigDict,
+    *,
+    clips_per_video: int,
+    desc: str,
+    skip_bad: bool = False,
 ) -> Iterable[clips.Batch]:
     """`clips.evaluation_clips` as the config has them, read under a progress bar."""
     dataset = clips.evaluation_clips(
@@ -52,6 +57,7 @@ def batches(
         clips_per_video=clips_per_video,
         seed=config.seed,
         batch_size=config.evaluation.batch_size,
+        skip_bad=skip_bad,
     )
     reading = clips.iterate(
         dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
@@ -66,18 +72,22 @@ def videos(
     *,
     clips_per_video: int,
     desc: str = "embed",
+    skip_bad: bool = False,
 ) -> dict[str, Embedded]:
     """Each model's embedding and pooled features of every video, means over its clips.
 
-    Every clip is decoded once for all models.
+    Every clip is decoded once for all models. With `skip_bad` a video that cannot be decoded has
+    zeros, else it is an error.
     """
     split = {}
     for name, model in models.items():
         model.eval()
         split[name] = resnet3d.split(model)
     sums: dict[str, list[np.ndarray]] = {}
-    for batch in batches(manifest, config, clips_per_video=clips_per_video, desc=desc):
-        real = batch["index"] >= 0  # the last batch is filled up
+    for batch in batches(
+        manifest, config, clips_per_video=clips_per_video, desc=desc, skip_bad=skip_bad
+    ):
+        real = batch["index"] >= 0
         for name, (graphdef, params, statistics) in split.items():
             outputs = _forward(graphdef, params, statistics, batch["clip"])
             if name not in sums:

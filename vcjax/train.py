@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grain
 import jax
 import numpy as np
 from flax import nnx
@@ -20,8 +21,9 @@ from ml_collections import ConfigDict
 from vcjax import carry_over, checkpoint, embed, mesh, metrics, processes, progress, settings
 from vcjax import step as steps
 from vcjax.clustering import kmeans, neighbors
-from vcjax.data import clips
+from vcjax.data import clips, crashes
 from vcjax.data.manifest import Manifest
+from vcjax.data.marks import Marks
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.prior import FisherVectors
@@ -103,7 +105,7 @@ def pretrain(
         state,
         take_over,
         train_step,
-        lambda first: batches(config, stage, train, num_epochs, first, devices),
+        lambda first: batches(name, config, train, num_epochs, first, devices, workdir),
         begin_epoch,
         end_epoch,
         lambda state, step: learning_rate(step),
@@ -229,31 +231,46 @@ def _clustering(
 
 
 def batches(
+    name: str,
     config: ConfigDict,
-    stage: ConfigDict,
     train: Manifest,
     num_epochs: int,
     first: int,
     devices: jax.sharding.Mesh,
+    workdir: Path,
 ) -> Iterator[Batch]:
-    """Batches from step `first` on, each array split over the devices, each process its part."""
-    num_parts = jax.process_count()
-    parts = clips.training_clips(
-        train,
-        num_frames=config.clip.num_frames,
-        stride=config.clip.stride,
-        side=config.clip.side,
-        scales=stage.scales if "scales" in stage else config.clip.scales,
-        batch_size=stage.batch_size // num_parts,
-        num_epochs=1,
-        seed=config.seed,
-    )
-    # a batch is that of one process, cut: row for row the same for any number of them
-    num_whole = len(train) // stage.batch_size * num_parts
-    dataset = parts[:num_whole][jax.process_index() :: num_parts].repeat(num_epochs)[first:]
+    """Batches from step `first` on, each array split over the devices, each process its part.
+
+    `name` is a stage of `config`, or a part STAGE/PART of one.
+    """
+    stage, num_parts = config[name.split("/")[0]], jax.process_count()
+
+    def dataset(excluded: frozenset[int], marks: Marks) -> grain.MapDataset:
+        parts = clips.training_clips(
+            train,
+            num_frames=config.clip.num_frames,
+            stride=config.clip.stride,
+            side=config.clip.side,
+            scales=stage.scales if "scales" in stage else config.clip.scales,
+            batch_size=stage.batch_size // num_parts,
+            num_epochs=1,
+            seed=config.seed,
+            excluded=excluded,
+            marks=marks,
+        )
+        # a batch is that of one process, cut: row for row the same for any number of them
+        num_whole = len(train) // stage.batch_size * num_parts
+        own = parts[:num_whole][jax.process_index() :: num_parts]
+        return own.repeat(num_epochs)[first:]
+
     rows = mesh.rows(devices)
-    batches = clips.iterate(
-        dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
+    batches = crashes.outlived(
+        dataset,
+        train,
+        listed=workdir / "crashed.tsv",
+        marks=workdir / name / f"reading.{jax.process_index()}",
+        num_workers=config.data.num_workers,
+        num_threads=config.data.num_threads,
     )
     for batch in clips.watched(batches, train, max_bad_share=config.data.max_bad_share):
         yield {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
@@ -270,13 +287,16 @@ def _validate(
         return {}
     here = jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics))
     model = nnx.merge(graphdef, *here, copy=True)
-    embedding = embed.videos({"": model}, test, config, clips_per_video=1)[""].embedding
+    embedding = embed.videos({"": model}, test, config, clips_per_video=1, skip_bad=True)[
+        ""
+    ].embedding
+    seen = embedding.any(axis=1)  # not of files that have vanished since
     nearest = np.asarray(neighbors.nearest(embedding, bank))[:, 0]
     scalars = {}
     for column in train.labels:
         known, wanted = np.array(train.labels[column]), np.array(test.labels[column])
         if set(known) & set(wanted) - {""}:
-            scalars[f"validation/{column}"] = float(np.mean(known[nearest] == wanted))
+            scalars[f"validation/{column}"] = float(np.mean((known[nearest] == wanted)[seen]))
     return scalars
 
 
