@@ -287,9 +287,8 @@ def _validate(
         return {}
     here = jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics))
     model = nnx.merge(graphdef, *here, copy=True)
-    embedding = embed.videos({"": model}, test, config, clips_per_video=1, skip_bad=True)[
-        ""
-    ].embedding
+    views = embed.videos({"": model}, test, config, clips_per_video=1, skip_bad=True)
+    embedding = views[""].embedding
     seen = embedding.any(axis=1)  # not of files that have vanished since
     nearest = np.asarray(neighbors.nearest(embedding, bank))[:, 0]
     scalars = {}
