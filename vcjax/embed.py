@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from vcjax import progress
-from vcjax.data import augment, clips
+from vcjax.data import augment, clips, remote, shards
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.idt import atomic
@@ -194,7 +194,7 @@ def _part(
     clips_per_video: int,
 ) -> Embedded:
     """Some videos' view: from `parts` where it is of the same network, files and clips."""
-    stats = [(path, Path(path).stat().st_mtime_ns) for path in manifest.paths]
+    stats = [(path, remote.stamp(shards.file_of(path))) for path in manifest.paths]
     how: Any = [manifest.video_ids, stats, clips_per_video, config.clip.to_dict()]
     digest = hashlib.sha256(json.dumps(how, default=str).encode())
     for value in jax.tree.leaves(nnx.state(network.model)):

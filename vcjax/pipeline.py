@@ -36,10 +36,10 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             raise settings.SettingsError(
                 "no videos: give --config.data.manifest=FOLDER_OR_TSV, or use the variant :rendered"
             )
-        data["source"] = manifests.signature(Path(config.data.manifest))
+        data["source"] = manifests.signature(config.data.manifest)
 
     def run(directory: Path) -> str:
-        source = Path(config.data.manifest)
+        source = config.data.manifest
         if config.data.rendered.num_videos:
             from vcjax.data import rendered
 
@@ -105,13 +105,17 @@ def group_column(config: ConfigDict, manifest: Manifest) -> str:
 
 def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
-        from vcjax.data import shards
+        from vcjax.data import remote, shards
         from vcjax.idt import collection
 
         manifest = workdirs.manifest(workdir)
         if any(shards.parse(path) for path in manifest.paths):
             raise settings.SettingsError(
                 "dense trajectories want the videos themselves: data.manifest is a prepared folder"
+            )
+        if any(map(remote.is_remote, manifest.paths)):
+            raise settings.SettingsError(
+                "dense trajectories want videos on a disk: some of data.manifest are remote"
             )
         counts = collection.extract_collection(
             dict(zip(manifest.video_ids, manifest.paths, strict=True)),

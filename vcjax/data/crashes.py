@@ -8,14 +8,13 @@ size and time, in this run and the next.
 import contextlib
 import csv
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import grain
 
-from vcjax.data import clips, shards, video
+from vcjax.data import clips, remote, shards, video
 from vcjax.data.manifest import Manifest
 from vcjax.data.marks import Marks
 from vcjax.idt import workers
@@ -23,7 +22,7 @@ from vcjax.idt import workers
 log = logging.getLogger(__name__)
 
 _PATIENCE = 3  # deaths at the same step without a culprit
-_COLUMNS = ("video_id", "path", "size", "mtime_ns")
+_COLUMNS = ("video_id", "path", "size", "version")
 
 
 def outlived(
@@ -78,7 +77,7 @@ class _Job(NamedTuple):
 
     @property
     def video(self) -> Path:
-        return _file(self.path)
+        return remote.path_of(shards.file_of(self.path))
 
 
 def _culprits(rows: set[int], videos: Manifest, listed: Path) -> set[int]:
@@ -121,12 +120,7 @@ def _excluded(listed: Path, videos: Manifest) -> set[int]:
 
 def _stamp(path: str) -> tuple[str, str]:
     try:
-        status = os.stat(_file(path))
+        size, version = remote.stamp(shards.file_of(path))
     except OSError:
-        return "0", "0"
-    return str(status.st_size), str(status.st_mtime_ns)
-
-
-def _file(path: str) -> Path:
-    place = shards.parse(path)
-    return Path(place.shard if place else path)
+        return "0", ""
+    return str(size), version

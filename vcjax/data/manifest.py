@@ -10,13 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from vcjax.data import shards, verification
+from vcjax.data import remote, shards, verification
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
@@ -71,14 +71,17 @@ class Manifest:
 
 
 def read(source: str | Path) -> Manifest:
-    """The videos of a folder, prepared or not, or of a TSV/CSV with a `path` column.
+    """The videos of a folder, prepared or not, or of a TSV/CSV with a `path` column, also remote.
 
     In a folder every video file counts, its id is its path in the folder without suffix, and its
     parent folder is its label `class`. In a file, paths are relative to it; `video_id` (default:
     the path without suffix) and `split` (train or test) are optional; every other column is a
     label. Raises ManifestError.
     """
-    source = Path(source)
+    return _read(remote.path_of(source))
+
+
+def _read(source: Path) -> Manifest:
     if (source / INDEX).is_file():
         source = source / INDEX
     if source.is_dir():
@@ -89,14 +92,15 @@ def read(source: str | Path) -> Manifest:
 
 
 def _folder_rows(folder: Path) -> list[dict[str, str]]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    files = remote.files(folder) if remote.is_remote(folder) else sorted(folder.rglob("*"))
+    found = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
     if not found:
         raise ManifestError(
             f"{folder}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder"
         )
     rows = []
     for path in found:
-        relative = path.relative_to(folder)
+        relative = PurePosixPath(path.as_posix().removeprefix(folder.as_posix()).lstrip("/"))
         row = {"path": str(path), "video_id": str(relative.with_suffix(""))}
         rows.append(row | ({"class": relative.parts[-2]} if len(relative.parts) > 1 else {}))
     return rows
@@ -123,9 +127,13 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
             raise ManifestError(f"{source}, line {line}: no path")
     if not rows:
         raise ManifestError(f"{source}: no videos")
-    base = source.absolute().parent
+    base = source.parent if remote.is_remote(source) else source.absolute().parent
     named = [(row.get("video_id") or str(Path(row["path"]).with_suffix("")), row) for row in rows]
-    return [row | {"path": str(base / row["path"]), "video_id": name} for name, row in named]
+    return [row | {"path": _joined(base, row["path"]), "video_id": name} for name, row in named]
+
+
+def _joined(base: Path, path: str) -> str:
+    return path if remote.is_remote(path) else os.path.join(str(base), path)
 
 
 def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
@@ -145,7 +153,7 @@ def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
     columns = sorted({column for row in rows for column in row} - set(_RESERVED))
     return Manifest(
         tuple(row["video_id"] for row in rows),
-        tuple(os.path.abspath(row["path"]) for row in rows),
+        tuple(remote.absolute(row["path"]) for row in rows),
         {column: tuple(row.get(column, "") for row in rows) for column in columns},
         tuple(row.get("split", "") for row in rows),
         tuple(int(row.get("num_frames") or 0) for row in rows),
@@ -310,24 +318,27 @@ def signature(source: str | Path) -> str:
     """Hash of what `source` lists and of the size and time of each video, missing or not."""
     manifest = read(source)
     digest = hashlib.sha256(repr((manifest.video_ids, manifest.labels, manifest.split)).encode())
+    stamps: dict[str, str] = {}
     for path in manifest.paths:
-        try:
-            place = shards.parse(path)
-            stat = os.stat(place.shard if place else path)
-            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        except OSError:
-            digest.update(f"{path} missing\n".encode())
+        file = shards.file_of(path)
+        if file not in stamps:
+            try:
+                stamps[file] = " ".join(map(str, remote.stamp(file)))
+            except OSError:
+                stamps[file] = "missing"
+        digest.update(f"{path} {stamps[file]}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Writes a TSV, atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        remote.writing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def _hash(key: str, seed: int) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcjax.data import layouts, manifest
+from vcjax.data import layouts, manifest, remote
 from vcjax.data.layouts import Found
 
 _SHOWN = 10  # of each kind
@@ -17,8 +17,12 @@ _SHOWN = 10  # of each kind
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line of `scan` takes."""
-    parser.add_argument("root", type=Path, help="folder of the videos")
-    parser.add_argument("--lists", type=Path, metavar="DIR", help="folder of the official lists")
+    parser.add_argument(
+        "root", type=remote.path_of, help="folder of the videos; also gs:// or s3://"
+    )
+    parser.add_argument(
+        "--lists", type=remote.path_of, metavar="DIR", help="folder of the official lists"
+    )
     parser.add_argument(
         "--split", type=int, choices=(1, 2, 3), help="of UCF101 and HMDB51 (default: 1)"
     )
@@ -36,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
             f"{found.left_out} files belong to others"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [(str(path.absolute()), *video) for path, video in found.videos.items()]
+    rows = [(remote.absolute(str(path)), *video) for path, video in found.videos.items()]
     manifest.write_table(options.out, ("path", "video_id", "class", "split"), rows)
     missing = options.out.with_name(f"{options.out.stem}.missing.tsv")
     missing.unlink(missing_ok=True)

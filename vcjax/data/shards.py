@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from vcjax.data import remote
+
 Frame = UInt8[np.ndarray, "h w 3"]
 
 CHUNK = 16  # frames of a record
@@ -40,6 +42,12 @@ def parse(path: str) -> Reference | None:
     """The place in a shard that `path` names, None for a file of its own."""
     match = re.fullmatch(r"(.+\.array_record)#(\d+):(\d+)", path)
     return Reference(match[1], int(match[2]), int(match[3])) if match else None
+
+
+def file_of(path: str) -> str:
+    """The shard of a prepared video, or the file of its own that `path` is."""
+    place = parse(path)
+    return place.shard if place else path
 
 
 def encode(frames: Iterable[Frame], codec: str) -> Iterator[bytes]:
@@ -124,5 +132,5 @@ def _reader(shard: str) -> Any:
     from array_record.python import array_record_module
 
     return array_record_module.ArrayRecordReader(
-        shard, options="readahead_buffer_size:0", file_reader_buffer_size=32768
+        str(remote.cached(shard)), options="readahead_buffer_size:0", file_reader_buffer_size=32768
     )

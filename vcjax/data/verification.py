@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vcjax import progress
-from vcjax.data import video
+from vcjax.data import remote, video
 from vcjax.idt import workers
 
 
@@ -20,7 +20,7 @@ class _Job(NamedTuple):
 
     @property
     def video(self) -> Path:
-        return Path(self.path)
+        return remote.path_of(self.path)
 
 
 def probe_all(paths: Sequence[str], *, decode: bool, num_workers: int) -> list[int | str]:

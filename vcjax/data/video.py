@@ -1,6 +1,5 @@
 """Frames of video files, by PyAV: which streams, seeks and skips nothing."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +10,7 @@ import av.container
 import numpy as np
 from jaxtyping import UInt8
 
-from vcjax.data import shards
+from vcjax.data import remote, shards
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -35,14 +34,15 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
     Raises DecodeError when there is no readable frame, or fewer than the file declares, or when the
     decoder finds one damaged.
     """
-    if place := shards.parse(os.fspath(path)):
+    if place := shards.parse(str(path)):
         first, *_ = _prepared(place, range(place.num_frames) if decode else [0])
         return VideoInfo(place.num_frames, first.shape[0], first.shape[1], 0.0)
-    path = Path(path)
-    if not path.is_file():
-        raise DecodeError(f"{path}: no such file")
-    if not path.stat().st_size:
-        raise DecodeError(f"{path}: the file is empty")
+    path = str(path)
+    try:
+        if not remote.stamp(path)[0]:
+            raise DecodeError(f"{path}: the file is empty")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DecodeError(f"{path}: no such file") from error
     with _open(path) as container:
         stream = _stream(path, container)
         declared = stream.frames
@@ -76,12 +76,12 @@ _SLACK = 2
 
 def frames(path: str | Path) -> Iterator[Frame]:
     """Every frame of the video in order, RGB, one in memory at a time. Raises DecodeError."""
-    if place := shards.parse(os.fspath(path)):
+    if place := shards.parse(str(path)):
         for start in range(0, place.num_frames, shards.CHUNK):
             end = min(start + shards.CHUNK, place.num_frames)
             yield from _prepared(place, range(start, end))
         return
-    path = Path(path)
+    path = str(path)
     with _open(path) as container:
         stream = _stream(path, container)
         try:
@@ -99,13 +99,13 @@ def clip(
     Decodes from the key frame before the first. Raises DecodeError.
     """
     span = (num_frames - 1) * stride + 1
-    if place := shards.parse(os.fspath(path)):
+    if place := shards.parse(str(path)):
         return np.stack(
             _prepared(place, [i % place.num_frames for i in range(start, start + span, stride)])
         )
-    found = _decode_from(Path(path), start, span)
+    found = _decode_from(str(path), start, span)
     if len(found) < span:  # over the end: the video starts again
-        whole = _decode_from(Path(path), 0, span)
+        whole = _decode_from(str(path), 0, span)
         if not whole:
             raise DecodeError(f"{path}: no frame can be decoded")
         while len(found) < span:
@@ -120,7 +120,7 @@ def _prepared(place: shards.Reference, wanted: Sequence[int]) -> list[Frame]:
         raise DecodeError(f"{place}: {_reason(error)}") from error
 
 
-def _decode_from(path: Path, start: int, num_frames: int) -> list[av.VideoFrame]:
+def _decode_from(path: str, start: int, num_frames: int) -> list[av.VideoFrame]:
     """At most `num_frames` frames from `start` on, in the colours of the file."""
     with _open(path) as container:
         stream = _stream(path, container)
@@ -164,15 +164,16 @@ def _seek(
     return lambda frame: frame.pts is None or frame.pts < wanted
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def _open(path: str) -> av.container.InputContainer:
     try:
         # Metadata is not ours to judge: some of HMDB51 is not UTF-8.
-        return av.open(os.fspath(path), metadata_errors="ignore")
+        with remote.local_copy(path) as file:  # which stays readable once it is open
+            return av.open(str(file), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(f"{path}: {_reason(error)}") from error
 
 
-def _stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
+def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream:
     if not container.streams.video:
         raise DecodeError(f"{path}: there is no video in the file")
     stream = container.streams.video[0]

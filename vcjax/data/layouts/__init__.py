@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vcjax.data import remote
 from vcjax.data.layouts import hmdb51, kinetics, something, ucf101
 from vcjax.data.layouts.listing import Layout, Listed, ListError
 from vcjax.data.manifest import VIDEO_SUFFIXES
@@ -65,6 +66,8 @@ def find(root: Path, lists: Path | None, *, split: int | None) -> Found:
 
 def _files(folder: Path) -> list[Path]:
     """Files below `folder`, through links too, sorted; hidden ones are not looked at."""
+    if remote.is_remote(folder):
+        return [path for path in remote.files(folder) if "/." not in path.as_posix()]
     found, seen = [], set()
     for directory, folders, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(directory)
