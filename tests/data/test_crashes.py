@@ -20,7 +20,7 @@ from vcjax.data import video
 opened = video._open
 
 def killed(path):
-    if path.name == "kills.mp4":
+    if path.endswith("kills.mp4"):
         os.kill(os.getpid(), signal.SIGSEGV)
     return opened(path)
 
