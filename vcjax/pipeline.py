@@ -109,7 +109,7 @@ def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         from vcjax.idt import collection
 
         manifest = workdirs.manifest(workdir)
-        if any(shards.parse(path) for path in manifest.paths):
+        if any(shards.file_of(path) != path for path in manifest.paths):
             raise settings.SettingsError(
                 "dense trajectories want the videos themselves: data.manifest is a prepared folder"
             )

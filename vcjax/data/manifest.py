@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from vcjax.data import remote, shards, verification
+from vcjax.data import builders, remote, shards, verification
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
@@ -73,7 +73,8 @@ class Manifest:
 def read(source: str | Path) -> Manifest:
     """The videos of a folder, prepared or not, or of a TSV/CSV with a `path` column, also remote.
 
-    In a folder every video file counts, its id is its path in the folder without suffix, and its
+    In a folder of a builder of tensorflow-datasets it is as `builders.rows` says. In any other
+    every video file counts, its id is its path in the folder without suffix, and its
     parent folder is its label `class`. In a file, paths are relative to it; `video_id` (default:
     the path without suffix) and `split` (train or test) are optional; every other column is a
     label. Raises ManifestError.
@@ -84,6 +85,8 @@ def read(source: str | Path) -> Manifest:
 def _read(source: Path) -> Manifest:
     if (source / INDEX).is_file():
         source = source / INDEX
+    elif builders.is_builder(source):
+        return _from_rows(source, builders.rows(source))
     if source.is_dir():
         return _from_rows(source, _folder_rows(source))
     if not source.is_file():

@@ -123,6 +123,13 @@ def local_copy(path: str) -> Iterator[Path]:
         yield copy
 
 
+def cache_folder() -> Path:
+    """The folder of copies, which is there."""
+    folder = Path(os.environ.get(_CACHE) or Path.home() / ".cache" / "vcjax")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @functools.lru_cache(4096)
 def cached(path: str) -> Path:
     """`path` itself, or a copy in the folder `VCJAX_CACHE` (by default ~/.cache/vcjax).
@@ -131,8 +138,7 @@ def cached(path: str) -> Path:
     """
     if not is_remote(path):
         return path_of(path)
-    folder = Path(os.environ.get(_CACHE) or Path.home() / ".cache" / "vcjax")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder()
     digest = hashlib.sha256(repr((path, stamp(path))).encode()).hexdigest()[:32]
     target = folder / f"{digest}{path_of(path).suffix}"
     with (folder / f"{digest}.lock").open("w") as lock:

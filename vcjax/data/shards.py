@@ -45,9 +45,9 @@ def parse(path: str) -> Reference | None:
 
 
 def file_of(path: str) -> str:
-    """The shard of a prepared video, or the file of its own that `path` is."""
-    place = parse(path)
-    return place.shard if place else path
+    """The file in which the video that `path` names is one of many, or which it is."""
+    match = re.fullmatch(r"(.+\.array_record(-\d+-of-\d+)?)#\d+[:@].+", path)
+    return match[1] if match else path
 
 
 def encode(frames: Iterable[Frame], codec: str) -> Iterator[bytes]:
@@ -69,6 +69,21 @@ def read(reference: Reference, wanted: Sequence[int]) -> list[Frame]:
     return [found[frame] for frame in wanted]
 
 
+def record(file: str, position: int) -> bytes:
+    """A record of an ArrayRecord file. Raises RuntimeError."""
+    return _reader(file).read([position])[0]
+
+
+def num_records(file: str) -> int:
+    """How many records an ArrayRecord file has."""
+    return _reader(file).num_records()
+
+
+def decode_picture(data: bytes) -> Frame:
+    """An encoded picture, RGB. Raises ValueError."""
+    return _picture(np.frombuffer(data, np.uint8))
+
+
 def _decode(record: bytes, wanted: Sequence[int]) -> list[Frame]:
     if record[:4] != _MAGIC:
         return _decode_h264(record, wanted)
@@ -82,7 +97,7 @@ def _decode(record: bytes, wanted: Sequence[int]) -> list[Frame]:
 def _picture(data: UInt8[np.ndarray, " bytes"]) -> Frame:
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if picture is None:
-        raise ValueError("a JPEG picture cannot be decoded")
+        raise ValueError("a picture cannot be decoded")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 

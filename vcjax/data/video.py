@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import av
 import av.container
 import numpy as np
 from jaxtyping import UInt8
 
-from vcjax.data import remote, shards
+from vcjax.data import builders, remote, shards
 
 Frame = UInt8[np.ndarray, "h w 3"]
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class DecodeError(ValueError):
@@ -34,9 +37,9 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
     Raises DecodeError when there is no readable frame, or fewer than the file declares, or when the
     decoder finds one damaged.
     """
-    if place := shards.parse(str(path)):
-        first, *_ = _prepared(place, range(place.num_frames) if decode else [0])
-        return VideoInfo(place.num_frames, first.shape[0], first.shape[1], 0.0)
+    if stored := _among_others(str(path)):
+        first, *_ = stored.read(range(stored.num_frames) if decode else [0])
+        return VideoInfo(stored.num_frames, first.shape[0], first.shape[1], 0.0)
     path = str(path)
     try:
         if not remote.stamp(path)[0]:
@@ -76,10 +79,9 @@ _SLACK = 2
 
 def frames(path: str | Path) -> Iterator[Frame]:
     """Every frame of the video in order, RGB, one in memory at a time. Raises DecodeError."""
-    if place := shards.parse(str(path)):
-        for start in range(0, place.num_frames, shards.CHUNK):
-            end = min(start + shards.CHUNK, place.num_frames)
-            yield from _prepared(place, range(start, end))
+    if found := _among_others(str(path)):
+        for start in range(0, found.num_frames, shards.CHUNK):
+            yield from found.read(range(start, min(start + shards.CHUNK, found.num_frames)))
         return
     path = str(path)
     with _open(path) as container:
@@ -99,9 +101,9 @@ def clip(
     Decodes from the key frame before the first. Raises DecodeError.
     """
     span = (num_frames - 1) * stride + 1
-    if place := shards.parse(str(path)):
+    if stored := _among_others(str(path)):
         return np.stack(
-            _prepared(place, [i % place.num_frames for i in range(start, start + span, stride)])
+            stored.read([i % stored.num_frames for i in range(start, start + span, stride)])
         )
     found = _decode_from(str(path), start, span)
     if len(found) < span:  # over the end: the video starts again
@@ -113,11 +115,33 @@ def clip(
     return np.stack([_rgb(frame) for frame in found[:span:stride]])
 
 
-def _prepared(place: shards.Reference, wanted: Sequence[int]) -> list[Frame]:
-    try:
-        return shards.read(place, wanted)
-    except (ValueError, IndexError, OSError, av.FFmpegError) as error:
-        raise DecodeError(f"{place}: {_reason(error)}") from error
+class _Stored(NamedTuple):
+    """A video in a file of many."""
+
+    num_frames: int
+    read: Callable[[Sequence[int]], list[Frame]]  # raises DecodeError
+
+
+def _among_others(path: str) -> _Stored | None:
+    if place := shards.parse(path):
+        return _Stored(place.num_frames, _explained(path, partial(shards.read, place)))
+    if record := builders.parse(path):
+        pictures = _explained(path, builders.pictures)(record)
+        decode = lambda wanted: [shards.decode_picture(pictures[i]) for i in wanted]  # noqa: E731
+        return _Stored(len(pictures), _explained(path, decode))
+    return None
+
+
+def _explained(path: str, read: Callable[[A], R]) -> Callable[[A], R]:
+    """`read`, whose errors are DecodeErrors."""
+
+    def explained(argument: A) -> R:
+        try:
+            return read(argument)
+        except (ValueError, IndexError, RuntimeError, OSError, av.FFmpegError) as error:
+            raise DecodeError(f"{path}: {_reason(error)}") from error
+
+    return explained
 
 
 def _decode_from(path: str, start: int, num_frames: int) -> list[av.VideoFrame]:
