@@ -36,10 +36,8 @@ def _prepare(folder, pictures):
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, download):
-            return {
-                "train": self._generate_examples(range(3)),
-                "test": self._generate_examples([3]),
-            }
+            rows = {"train": range(3), "test": [3]}
+            return {split: self._generate_examples(of_it) for split, of_it in rows.items()}
 
         def _generate_examples(self, rows):
             for row in rows:

@@ -23,7 +23,10 @@ class DecodeError(ValueError):
 
 
 class VideoInfo(NamedTuple):
-    """Size of a video; `num_frames` is counted if every frame was decoded, else as declared."""
+    """Size of a video; `num_frames` is counted if every frame was decoded, else as declared.
+
+    `height` and `width` are those of the file, whose pictures may be shown turned.
+    """
 
     num_frames: int
     height: int
@@ -164,7 +167,14 @@ def _decode_from(path: str, start: int, num_frames: int) -> list[av.VideoFrame]:
 
 def _rgb(frame: av.VideoFrame) -> Frame:
     # threads of its own cost more than a small picture's conversion
-    return frame.to_ndarray(format="rgb24", threads=1)
+    picture = frame.to_ndarray(format="rgb24", threads=1)
+    turns = _quarter_turns(frame)
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """How often it is turned, counterclockwise, to be upright, as its display matrix says."""
+    return round(frame.rotation / 90) % 4
 
 
 def _seek(
