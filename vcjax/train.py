@@ -292,7 +292,7 @@ def _validate(
     seen = embedding.any(axis=1)  # not of files that have vanished since
     nearest = np.asarray(neighbors.nearest(embedding, bank))[:, 0]
     scalars = {}
-    for column in train.labels:
+    for column in train.own_labels:
         known, wanted = np.array(train.labels[column]), np.array(test.labels[column])
         if set(known) & set(wanted) - {""}:
             scalars[f"validation/{column}"] = float(np.mean((known[nearest] == wanted)[seen]))

@@ -20,6 +20,7 @@ from vcjax.data import builders, remote, shards, verification
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
+SPLITS = ("split1", "split2", "split3")  # columns: the official splits of UCF101 and HMDB51
 INDEX = "index.tsv"  # of a folder of prepared shards
 _SPLITS = ("train", "test")
 
@@ -48,6 +49,11 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.video_ids)
+
+    @property
+    def own_labels(self) -> dict[str, tuple[str, ...]]:
+        """The labels, but not the columns that say the sides of splits."""
+        return {name: values for name, values in self.labels.items() if name not in SPLITS}
 
     def rows(self, split: str) -> Int[np.ndarray, " n"]:
         """Rows of the videos of `split`."""
