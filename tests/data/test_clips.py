@@ -1,3 +1,5 @@
+import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +48,18 @@ def test_a_batch_of_each_size_has_every_video_once(collection):
 
 def test_threads_do_not_matter(collection):
     assert_same(batches(training(collection)), batches(training(collection), num_threads=5))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
+def test_memory_of_one_batch_is_that_of_the_next(collection):
+    dataset = training(collection, num_frames=16, side=112, batch_size=8, num_epochs=40)
+    for step in range(10):
+        dataset[step]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for step in range(10, 40):
+        dataset[step]
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < 30 * 8 * 5  # of the 147 pages of a clip, and those of what it is cut from
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
