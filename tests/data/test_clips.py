@@ -3,6 +3,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -130,6 +131,13 @@ def test_evaluation_leaves_out_a_file_that_has_vanished_only_where_asked_to(coll
         batches(dataset())
     index = np.concatenate([batch["index"] for batch in batches(dataset(skip_bad=True))])
     assert index.tolist() == [0, 1, 2, -1, *range(4, 11), -1]
+
+
+def test_a_mild_shrink_is_within_a_grey_level_of_the_means_of_areas(collection):
+    frames = np.stack(list(video.frames(collection.paths[0])))
+    found = clips._resize(frames, 42, 56)
+    means = [cv2.resize(frame, (56, 42), interpolation=cv2.INTER_AREA) for frame in frames]
+    assert np.abs(found.astype(int) - means).mean() < 1
 
 
 def test_random_starts_are_in_order_and_reach_both_ends():

@@ -22,6 +22,9 @@ Batch = dict[str, np.ndarray]
 _Sample = dict[str, np.ndarray | np.generic]
 
 
+# Pictures are shrunk by less than this as they are enlarged: the means of areas cost five times as
+# much, and differ by less than a grey level on average.
+_MILD = 1.25
 _REPLACEMENTS = 20  # drawn for a video that cannot be decoded, before it is an error
 
 
@@ -222,8 +225,7 @@ def _last_start(source: _Video, num_frames: int, stride: int) -> int:
 def _resize(
     frames: UInt8[np.ndarray, "t h w 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    shrinks = height < frames.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if height * _MILD < len(frames[0]) else cv2.INTER_LINEAR
     found = np.empty((len(frames), height, width, 3), np.uint8)
     for frame, target in zip(frames, found, strict=True):
         cv2.resize(frame, (width, height), dst=target, interpolation=method)
