@@ -7,7 +7,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vcjax import checkpoint
+from vcjax import checkpoint, memory_bank
+from vcjax import mesh as meshes
 
 
 def _state(seed: int) -> dict:
@@ -56,3 +57,26 @@ def test_part_of_a_state_comes_back_without_the_rest(tmp_path):
 def test_missing_checkpoint_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         checkpoint.restore_part(tmp_path / "none", {"x": jnp.zeros(1)})
+
+
+@pytest.mark.parametrize(("saved_on", "restored_on"), [(8, 4), (1, 8), (8, 1)])
+def test_a_bank_comes_back_on_another_number_of_devices(tmp_path, saved_on, restored_on):
+    banks = {
+        count: memory_bank.init(jax.random.key(0), 13, 4, mesh=meshes.make(count))
+        for count in (saved_on, restored_on)
+    }
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(1, {"bank": banks[saved_on]})
+    checkpoints.close()
+    template = {"bank": banks[restored_on] + 1}
+    restored = checkpoint.Checkpoints(tmp_path).restore(template)["bank"]
+    np.testing.assert_array_equal(restored, banks[restored_on])  # padding is zero again
+    assert restored.sharding == template["bank"].sharding
+
+
+def test_another_shape_of_anything_else_is_an_error(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.save(1, {"params": jnp.ones((4, 2))})
+    checkpoints.close()
+    with pytest.raises(ValueError, match="shape"):
+        checkpoint.restore_part(tmp_path, {"params": jnp.ones((3, 2))})

@@ -86,20 +86,24 @@ class _Killed(BaseException):
     pass
 
 
+def _kill(monkeypatch, step):
+    batches = train.batches
+
+    def killed(*arguments):
+        for count, batch in enumerate(batches(*arguments)):
+            if count == step:
+                raise _Killed
+            yield batch
+
+    monkeypatch.setattr(train, "batches", killed)
+
+
 @pytest.mark.slow
 def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
     videos, undisturbed, tmp_path, monkeypatch, caplog
 ):
     shutil.copytree(undisturbed[0] / "ir", tmp_path / "ir")
-    batches = train.batches
-
-    def killed(*arguments):
-        for count, batch in enumerate(batches(*arguments)):
-            if count == 3:
-                raise _Killed
-            yield batch
-
-    monkeypatch.setattr(train, "batches", killed)
+    _kill(monkeypatch, 3)
     with pytest.raises(_Killed):
         _pretrain("la", videos, tmp_path)
     monkeypatch.undo()
@@ -109,6 +113,27 @@ def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
     _assert_equal(resumed, undisturbed[1]["la"])
     steps = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [e["step"] for e in steps if "loss" in e] == [2, 4, 6]
+
+
+@pytest.mark.slow
+def test_neighbors_sought_in_cells_that_hold_all_rows_are_exact(
+    videos, undisturbed, tmp_path, monkeypatch
+):
+    config = _config()
+    config.la.num_candidates, config.la.learning_rate = 1000, 1e-4
+    exact = _config()
+    exact.la.learning_rate = 1e-4
+    shutil.copytree(undisturbed[0] / "ir", tmp_path / "exact" / "ir")
+    shutil.copytree(undisturbed[0] / "ir", tmp_path / "cells" / "ir")
+    expected = _pretrain("la", videos, tmp_path / "exact", exact)
+    _kill(monkeypatch, 3)
+    with pytest.raises(_Killed):
+        _pretrain("la", videos, tmp_path / "cells", config)
+    monkeypatch.undo()
+    found = _pretrain("la", videos, tmp_path / "cells", config)
+    np.testing.assert_allclose(found["bank"][0], expected["bank"][0], atol=1e-4)
+    lines = (tmp_path / "cells" / "metrics.jsonl").read_text().splitlines()
+    assert 1.0 in [json.loads(line).get("neighbor_recall") for line in lines]
 
 
 @pytest.mark.slow
@@ -145,7 +170,7 @@ def test_videos_go_and_come_and_no_other_row_or_label_changes(videos, undisturbe
     after = _pretrain("la", one_more, tmp_path, config)
     before, kept = undisturbed[1]["la"], [r for r in range(len(ids)) if r not in (gone, new)]
     np.testing.assert_array_equal(after["bank"][0][: len(kept)], before["bank"][0][kept])
-    labels, old = after["labels"][0], before["labels"][0]
+    labels, old = after["labels"][0][:, : len(ids) - 1], before["labels"][0][:, : len(ids)]
     np.testing.assert_array_equal(labels[:, : len(kept)], old[:, kept])
     assert (labels[:, -1] > old.max(axis=1)).all()  # the new video is alone
     fresh = after["bank"][0][len(kept)]

@@ -38,7 +38,7 @@ def continue_with(
     max_share: float,
     seed: int,
 ) -> None:
-    """Makes the newest checkpoint one of `video_ids`, shaped and placed as `state`.
+    """Makes the newest checkpoint one of `video_ids`, placed as `state`.
 
     It then stands at the same epoch. With more than `max_share` of the videos changed there is no
     checkpoint afterwards.
@@ -46,9 +46,9 @@ def continue_with(
     processes.on_first(lambda: _finish_exchange(checkpoints))
     with contextlib.closing(checkpoint.Checkpoints(checkpoints)) as reader:
         step = reader.latest
-    if not processes.on_first(
-        lambda: _has_others(checkpoints, step, video_ids, state.bank.shape, max_share)
-    ):
+    if state.cells is not None:  # which hold rows, and are made by the stage alone
+        max_share = 0.0
+    if not processes.on_first(lambda: _has_others(checkpoints, step, video_ids, max_share)):
         return
     assert step is not None
     known = _videos_of(checkpoints)
@@ -68,13 +68,12 @@ def _has_others(
     checkpoints: Path,
     step: int | None,
     video_ids: Sequence[str],
-    shape: tuple[int, ...],
     max_share: float,
 ) -> bool:
     """Whether its checkpoint is to be changed; where there is none, `video_ids` are noted."""
     known = _videos_of(checkpoints)
     if step is not None and known:
-        if known == tuple(video_ids) and checkpoint.shapes(checkpoints)["bank"] == shape:
+        if known == tuple(video_ids):
             return False
         if manifests.few_changes(known, video_ids, max_share=max_share):
             return True
@@ -92,7 +91,7 @@ def restore(
     Raises FileNotFoundError where there is no checkpoint.
     """
     known = _videos_of(checkpoints)
-    if not known:
+    if not known or known == tuple(video_ids):
         return checkpoint.restore_part(checkpoints, template)
     shapes = checkpoint.shapes(checkpoints)
     by_row = {k: template[k] for k in ("bank", "labels") if k in template}
@@ -106,7 +105,7 @@ def restore(
     here = {k: np.asarray(found[k].addressable_data(0)) for k in by_row}
     taken = {"bank": _bank(here["bank"], rows, video_ids, seed=seed)}
     if "labels" in here:
-        taken["labels"] = _labels(here["labels"], rows)
+        taken["labels"] = _labels(here["labels"][:, : len(known)], rows)
     return found | {k: _placed(taken[k], like) for k, like in by_row.items()}
 
 

@@ -7,11 +7,14 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.options import MultiprocessingOptions
 
+_PADDED = ("bank", "labels")  # to a multiple of the devices
+
 
 class Checkpoints:
     """The newest checkpoints of one stage, each a pytree of arrays."""
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
+        self._directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
@@ -27,12 +30,12 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
 
     def restore(self, template: Any) -> Any:
-        """The newest state; shapes, types and shardings as in `template`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
-        restored = self._manager.restore(
-            self.latest, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        )
-        return restored["state"]
+        """The newest state; shapes, types and shardings as in `template`, as by `restore_part`."""
+        return restore_part(self._directory, template)
+
+    def reached_preemption(self, count: int) -> bool:
+        """Whether the processes of a run, told to stop, agreed on their call number `count`."""
+        return self._manager.reached_preemption(count)
 
     def close(self) -> None:
         """Waits for what is being written."""
@@ -52,6 +55,7 @@ def restore_part(
 ) -> dict[str, Any]:
     """Those entries of the newest state under `directory` that `template` has, shaped as there.
 
+    On another number of devices the entries `bank` and `labels` are cut or padded with zeros.
     With `alone` this process reads by itself, whatever others of the run do. Raises
     FileNotFoundError where there is no checkpoint.
     """
@@ -71,7 +75,10 @@ def restore_part(
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         restore = ocp.args.PyTreeRestore(
             item=abstract,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            restore_args={
+                name: ocp.checkpoint_utils.construct_restore_args(part, strict=name not in _PADDED)
+                for name, part in abstract.items()
+            },
             partial_restore=True,
         )
         restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=restore))

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, embed, mesh, settings, train
+from vcjax import checkpoint, embed, loop, mesh, settings, train
 from vcjax.data import augment
 from vcjax.data.manifest import Manifest
 from vcjax.models import resnet3d
@@ -229,7 +229,7 @@ def finetune(
         }
         return state._replace(plateau=jax.device_put(plateau, replicated)), scalars
 
-    training = train.Stage(
+    training = loop.Stage(
         jax.device_put(first(params, statistics), replicated),
         take_over,
         step,
@@ -237,8 +237,9 @@ def finetune(
         lambda state, epoch: (state, {}),
         end_epoch,
         lambda state, step: float(state.plateau.learning_rate),
+        fit.videos.video_ids,
     )
-    state = train.loop(
+    state = loop.run(
         name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
     )
     return nnx.merge(graphdef, state.params, state.statistics)

@@ -14,18 +14,25 @@ Your own videos, from a folder or a TSV/CSV with a `path` column:
 Variants (behind the colon): rendered, folder, smoke, released; none: the paper's values. Any
 setting can be given as --config.KEY=VALUE, for instance --config.epochs_scale=0.1,
 --config.data.on_missing=skip, --config.seed=1; vcjax/settings.py says what each means.
+
+Exit codes: 0 done; 1 an error, which one line explains; 75 stopped by SIGTERM, or because another
+process of the run died: the same command goes on; 130 stopped by Ctrl-C. At SIGTERM and Ctrl-C
+training finishes its step and writes a checkpoint; a second Ctrl-C stops at once.
 """
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from vcjax import experiments, pipeline, stages
+from vcjax import experiments, interruption, peers, pipeline, stages
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
@@ -53,17 +60,42 @@ def main(arguments: list[str]) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--config is required, for instance configs/la_idt.py:rendered")
     _log_to_standard_error()
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        log.info("process %d of %d", jax.process_index(), jax.process_count())
-    workdir = Path(_WORKDIR.value).absolute()
-    workdir.mkdir(parents=True, exist_ok=True)
-    log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
+    interruption.listen()
     try:
-        stages.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
+        with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
+            _run(Path(_WORKDIR.value).absolute())
+            return
+    except (interruption.Stopped, KeyboardInterrupt):
+        pass  # said when its frames and with them the progress bars are gone
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         log.debug("traceback", exc_info=True)
         sys.exit(f"vcjax: {error}")
+    finally:
+        interruption.end_workers()
+    log.warning("vcjax: stopped. This goes on from here:\n  %s", interruption.command())
+    sys.exit(interruption.exit_code())
+
+
+def _run(workdir: Path) -> None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
+    stages.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
+
+
+@contextlib.contextmanager
+def _joined() -> Iterator[None]:
+    """While it is open, this process is one of those of the run."""
+    jax.distributed.initialize(
+        _COORDINATOR.value,
+        _NUM_PROCESSES.value,
+        _PROCESS_ID.value,
+        heartbeat_timeout_seconds=peers.HEARTBEAT_TIMEOUT,
+    )
+    with interruption.listening_to_all(), peers.watched():
+        # connects their devices now, while no process has to wait long for another
+        multihost_utils.sync_global_devices("vcjax")
+        log.info("process %d of %d", jax.process_index(), jax.process_count())
+        yield
 
 
 def _log_to_standard_error() -> None:

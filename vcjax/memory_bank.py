@@ -13,7 +13,14 @@ from vcjax import mesh as meshes
 Bank = Float[Array, "rows d"]
 
 
-def init(key: Array, num_rows: int, dim: int, *, mesh: jax.sharding.Mesh) -> Bank:
+def init(
+    key: Array,
+    num_rows: int,
+    dim: int,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    mesh: jax.sharding.Mesh,
+) -> Bank:
     """Uniform random rows in +-1/sqrt(dim/3), normalised; the same for any number of devices."""
     num_devices = mesh.shape[meshes.AXIS]
     padding = -num_rows % num_devices
@@ -22,7 +29,7 @@ def init(key: Array, num_rows: int, dim: int, *, mesh: jax.sharding.Mesh) -> Ban
         bound = (dim / 3) ** -0.5
         bank = jax.random.uniform(key, (num_rows, dim), minval=-bound, maxval=bound)
         bank = bank / jnp.linalg.norm(bank, axis=-1, keepdims=True)
-        return jnp.pad(bank, ((0, padding), (0, 0)))
+        return jnp.pad(bank, ((0, padding), (0, 0))).astype(dtype)
 
     return jax.jit(make, out_shardings=meshes.rows(mesh))()
 
@@ -37,9 +44,11 @@ def update(
 ) -> Bank:
     """The bank, its rows `index` moved towards `embedding` and back onto the unit sphere.
 
-    A row that stands several times in `index` moves towards the mean of its embeddings.
+    A row that stands several times in `index` moves towards the mean of its embeddings. All is in
+    the precision of the embedding, and rounded to that of the bank.
     """
     same = (index[:, None] == index[None, :]).astype(embedding.dtype)
     mean = same @ embedding / same.sum(axis=1, keepdims=True)
-    mixed = momentum * bank[index] + (1 - momentum) * mean.astype(bank.dtype)
-    return bank.at[index].set(mixed / jnp.linalg.norm(mixed, axis=-1, keepdims=True))
+    mixed = momentum * bank[index].astype(mean.dtype) + (1 - momentum) * mean
+    rows = mixed / jnp.linalg.norm(mixed, axis=-1, keepdims=True)
+    return bank.at[index].set(rows.astype(bank.dtype))

@@ -1,7 +1,10 @@
 """The devices of a run as a mesh, and the two ways that arrays lie on them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -15,9 +18,9 @@ def make(num_devices: int | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def local() -> Mesh:
-    """The devices of this process alone."""
-    devices = jax.local_devices()
+def local(num_devices: int | None = None) -> Mesh:
+    """The devices of this process alone, or the first `num_devices` of them."""
+    devices = jax.local_devices()[:num_devices]
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -31,6 +34,31 @@ def gather(array: jax.Array) -> jax.Array:
 def rows(mesh: Mesh) -> NamedSharding:
     """The first axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def columns(mesh: Mesh) -> NamedSharding:
+    """The second axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(None, AXIS))
+
+
+def put_rows(array: jax.Array | np.ndarray, mesh: Mesh) -> jax.Array:
+    """`array` by rows over the devices, padded with zeros to a multiple of them.
+
+    One that lies there is left as it is. Another is the same in all processes, of which each sends
+    its devices their part.
+    """
+    sharding = rows(mesh)
+    if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(sharding, array.ndim):
+        return array
+    host = np.asarray(array)
+    num_rows = -(-len(host) // mesh.size) * mesh.size
+
+    def part(index: Any) -> np.ndarray:
+        begin, end, _ = index[0].indices(num_rows)
+        found = host[begin:end]
+        return np.pad(found, [(0, end - begin - len(found)), *[(0, 0)] * (host.ndim - 1)])
+
+    return jax.make_array_from_callback((num_rows, *host.shape[1:]), sharding, part)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,6 @@
 """What a run says while it goes on: one JSON line an event, and TensorBoard."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -12,8 +13,8 @@ class Writer:
     """Scalars of one stage, into `workdir/metrics.jsonl` and `workdir/tensorboard/<stage>`.
 
     Lines of the same stage from steps after `step`, left by a run that was killed between a
-    checkpoint and its next, are dropped: they are about to be written again. Of several processes
-    only the first writes.
+    checkpoint and its next, are dropped: they are about to be written again. So are those of `step`
+    without a loss, from between two epochs. Of several processes only the first writes.
     """
 
     def __init__(self, workdir: Path, stage: str, *, step: int = 0) -> None:
@@ -44,6 +45,20 @@ class Writer:
             self._board.close()
 
 
+def first_loss(workdir: Path, stage: str) -> float | None:
+    """The first loss that a stage has written, or None."""
+    try:
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
+            event = json.loads(line)
+            if event["stage"] == stage and "loss" in event:
+                return float(event["loss"])
+    return None
+
+
 def _forget(path: Path, stage: str, step: int) -> None:
     if not path.exists():
         return
@@ -53,7 +68,7 @@ def _forget(path: Path, stage: str, step: int) -> None:
             event = json.loads(line)
         except json.JSONDecodeError:  # the last line of a killed run
             continue
-        if event["stage"] != stage or event["step"] <= step:
+        if event["stage"] != stage or event["step"] < step + ("loss" in event):
             kept.append(line + "\n")
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))

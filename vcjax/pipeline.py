@@ -307,13 +307,14 @@ def _cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDic
     num_points = len(points) if has_point is None else int(has_point.sum())
     count = settings.num_clusters(config.clusters.num_clusters, num_points)
     seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
-    return kmeans.fit_runs(
+    runs = kmeans.fit_runs(
         points,
         seeds=seeds,
         num_clusters=count,
         num_iterations=config.clusters.num_iterations,
         known=has_point,
     )
+    return np.asarray(runs.labels)
 
 
 def _dataset(config: ConfigDict) -> str:

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 
 import jax
 
+from vcjax import interruption
+
 T = TypeVar("T")
 
-_PATIENCE = 30 * 24 * 3600 * 1000  # milliseconds: the first process may extract for days
+_POLL = 1000  # milliseconds, after which Python sees signals
 _count = itertools.count()  # the same in all processes, which do the same in the same order
 
 
@@ -25,7 +27,8 @@ def is_first() -> bool:
 def on_first(work: Callable[[], T]) -> T:
     """What `work` returns, which JSON holds, done by the first process while the others wait.
 
-    An error of the first is a FirstProcessError in the others.
+    An error of the first is a FirstProcessError in the others; where it stops on request, so do
+    they, by interruption.Stopped.
     """
     if jax.process_count() == 1:
         return work()
@@ -35,14 +38,28 @@ def on_first(work: Callable[[], T]) -> T:
     client: Any = distributed.global_state.client
     key = f"vcjax/on_first/{next(_count)}"
     if not is_first():
-        told = json.loads(client.blocking_key_value_get(key, _PATIENCE))
+        told = json.loads(_wait(client, key))
+        if "stopped" in told:
+            raise interruption.Stopped
         if "error" in told:
             raise FirstProcessError(f"the first process failed: {told['error']}")
         return told["result"]
     try:
         result = work()
+    except interruption.Stopped:
+        client.key_value_set(key, json.dumps({"stopped": True}))
+        raise
     except BaseException as error:
         client.key_value_set(key, json.dumps({"error": str(error) or type(error).__name__}))
         raise
     client.key_value_set(key, json.dumps({"result": result}))
     return result
+
+
+def _wait(client: Any, key: str) -> str:
+    while True:  # the first process may extract for days
+        try:
+            return client.blocking_key_value_get(key, _POLL)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise

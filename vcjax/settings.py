@@ -29,6 +29,7 @@ def paper() -> ConfigDict:
     config.asked = ("evaluate",)  # stages that say what came of the training
     config.epochs_scale = 1.0  # shortens (< 1) or lengthens every stage, to at least one epoch
     config.num_workers = 0  # processes that render, verify and extract; 0: one a core
+    config.bank_dtype = "float32"  # of the memory bank; bfloat16: half the memory
     config.log_steps = 50  # steps between metrics, at most an epoch
     config.data = _data()
     config.clip = _clip()
@@ -136,6 +137,8 @@ def _training(*, epochs: int, drops: tuple[int, ...], start: str) -> ConfigDict:
     stage.drops = drops  # epochs after which the learning rate falls to a tenth
     stage.start = start  # stage whose weights and bank this one takes over; "": random
     stage.batch_size = 256  # Sec. 4.2
+    stage.accumulation_steps = 1  # parts of a batch, one after the other, for less memory; batch
+    # normalisation sees a part
     stage.learning_rate = 0.03  # Sec. 4.2
     stage.warmup_epochs = 0.0  # of a linear rise to the learning rate
     stage.momentum = 0.9  # Sec. 4.2
@@ -152,6 +155,8 @@ def _aggregation(*, epochs: int, drops: tuple[int, ...], start: str, source: str
     stage.objective = "local_aggregation"
     stage.source = source  # of the clusters: idt (fixed), bank or joint (anew every epoch)
     stage.num_background = 4096  # |B_i|, released; 0: the paper's proportion of the collection
+    stage.num_candidates = 0  # rows in the nearest cells of the bank that B_i is sought among, for
+    # collections of many millions; 0: all, exactly
     return stage
 
 

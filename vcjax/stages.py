@@ -6,17 +6,18 @@ there are: where that alone changed, what is known of single videos outlives it.
 records both.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vcjax import processes
+from vcjax import lock, processes
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,25 @@ class Stage(NamedTuple):
 
 
 def run(stages: Sequence[Stage], workdir: Path, *, only: Sequence[str] = ()) -> None:
-    """Runs `stages` (all, or those named in `only`) in order, each into `workdir/<name>`."""
+    """Runs `stages` (all, or those named in `only`) in order, each into `workdir/<name>`.
+
+    Raises lock.LockError where another run has `workdir`.
+    """
     names = [stage.name for stage in stages]
     if unknown := sorted(set(only) - set(names)):
         raise StageError(f"no stage {unknown[0]!r} in this config; it has {', '.join(names)}")
-    for stage in stages:
-        if not only or stage.name in only:
-            _run(stage, workdir)
+    with _locked(workdir):
+        for stage in stages:
+            if not only or stage.name in only:
+                _run(stage, workdir)
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """The lock of `workdir`, held by the first process for all of the run."""
+    with contextlib.ExitStack() as stack:
+        processes.on_first(lambda: stack.enter_context(lock.held(workdir)))
+        yield
 
 
 def seconds(workdir: Path, names: Sequence[str]) -> dict[str, float]:

@@ -8,16 +8,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from vcjax import memory_bank, mesh, settings
+from vcjax.clustering import kmeans
 from vcjax.data import augment
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
-from vcjax.objectives import instance_recognition, local_aggregation
+from vcjax.objectives import instance_recognition, local_aggregation, probing
 
 Batch = dict[str, Array]
 Scalars = dict[str, Any]
@@ -30,7 +32,8 @@ class TrainState(NamedTuple):
     statistics: nnx.State  # of batch normalisation
     optimizer: Any
     bank: Float[Array, "rows d"]
-    labels: Int[Array, "runs n"]  # of the clusters; zeros while there are none
+    labels: Int[Array, "runs rows"]  # of the clusters; zeros while there are none
+    cells: probing.Cells | None = None  # that B_i is sought in, where it is not exact
 
 
 def new_model(config: ConfigDict) -> ResNet3D:
@@ -76,12 +79,20 @@ def initial_state(
         statistics,
         jax.device_put(optimizer.init(params), mesh.replicated(devices)),
         memory_bank.init(
-            jax.random.key(config.seed), num_videos, config.model.embedding_dim, mesh=devices
+            jax.random.key(config.seed),
+            num_videos,
+            config.model.embedding_dim,
+            dtype=jnp.dtype(config.bank_dtype),
+            mesh=devices,
         ),
-        jax.device_put(
-            jnp.zeros((config.clusters.num_runs, num_videos), jnp.int32), mesh.replicated(devices)
-        ),
+        _no_labels(config.clusters.num_runs, num_videos, devices),
     )
+
+
+def _no_labels(num_runs: int, num_videos: int, devices: jax.sharding.Mesh) -> Array:
+    rows = np.arange(-(-num_videos // devices.size) * devices.size)
+    labels = np.where(rows < num_videos, 0, kmeans.UNLABELLED).astype(np.int32)
+    return jax.device_put(np.tile(labels, (num_runs, 1)), mesh.columns(devices))
 
 
 def make(
@@ -95,28 +106,50 @@ def make(
     """The jitted step of `stage`: (state, batch, its number) -> state, scalars to log."""
     objective = _objective(stage, num_videos, devices)
     augmentation = {k: config.clip[k] for k in ("flip", "greyscale", "jitter")}
-    momentum, seed = stage.bank_momentum, config.seed
+    momentum, seed, num_parts = stage.bank_momentum, config.seed, stage.accumulation_steps
 
     def step(state: TrainState, batch: Batch, count: Array) -> tuple[TrainState, Scalars]:
         key = jax.random.fold_in(jax.random.key(seed), count)
-        inputs = augment.augment(batch["clip"], batch["key"], **augmentation)
 
-        def loss(params: nnx.State) -> tuple[Array, Any]:
-            model = nnx.merge(graphdef, params, state.statistics, copy=True)
-            embedding = model(inputs)
-            losses, scalars = objective(embedding, state, batch["index"], key)
-            return losses.mean(), (nnx.state(model, nnx.BatchStat), embedding, scalars)
+        def one_part(carried: tuple, part: tuple[Batch, Array]) -> tuple[tuple, tuple]:
+            (statistics, total), (clips, number) = carried, part
+            inputs = augment.augment(clips["clip"], clips["key"], **augmentation)
+            part_key = jax.random.fold_in(key, number) if num_parts > 1 else key
 
-        (value, (statistics, embedding, scalars)), gradient = jax.value_and_grad(
-            loss, has_aux=True
-        )(state.params)
+            def loss(params: nnx.State) -> tuple[Array, Any]:
+                model = nnx.merge(graphdef, params, statistics, copy=True)
+                embedding = model(inputs)
+                losses, scalars = objective(embedding, state, clips["index"], part_key)
+                return losses.mean(), (nnx.state(model, nnx.BatchStat), embedding, scalars)
+
+            (value, (statistics, embedding, scalars)), gradient = jax.value_and_grad(
+                loss, has_aux=True
+            )(state.params)
+            total = jax.tree.map(jnp.add, total, gradient)
+            return (statistics, total), (embedding, {"loss": value / num_parts} | scalars)
+
+        parts = _parts(batch, num_parts), jnp.arange(num_parts)
+        start = state.statistics, jax.tree.map(jnp.zeros_like, state.params)
+        if num_parts == 1:  # no loop: in the body of one XLA leaves convolutions on CPUs slow
+            carried, outputs = one_part(start, jax.tree.map(lambda x: x[0], parts))
+            outputs = jax.tree.map(lambda x: x[None], outputs)
+        else:
+            carried, outputs = jax.lax.scan(one_part, start, parts)
+        (statistics, total), (embedding, scalars) = carried, outputs
+        gradient = jax.tree.map(lambda x: x / num_parts, total)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        embedding = embedding.swapaxes(0, 1).reshape(-1, embedding.shape[-1])
         bank = memory_bank.update(state.bank, batch["index"], embedding, momentum=momentum)
         params = optax.apply_updates(state.params, updates)
-        state = TrainState(params, statistics, optimizer_state, bank, state.labels)
-        return state, {"loss": value} | scalars
+        state = TrainState(params, statistics, optimizer_state, bank, state.labels, state.cells)
+        return state, jax.tree.map(lambda x: x.sum(axis=0), scalars)
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _parts(batch: Batch, num_parts: int) -> Batch:
+    """Arrays [n, b / n, ...], each of the n parts on all devices; clip i is in part i % n."""
+    return {k: v.reshape(-1, num_parts, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
 
 
 def _objective(
@@ -136,6 +169,8 @@ def _objective(
                 index,
                 num_background=num_background,
                 temperature=stage.temperature,
+                cells=state.cells,
+                num_candidates=stage.num_candidates,
                 mesh=devices,
             )
             return losses, {"rows_without_close": jnp.sum(~has_close)}

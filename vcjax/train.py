@@ -1,24 +1,19 @@
-"""The training loop, and the pretraining stages: instance recognition and local aggregation.
+"""The pretraining stages: instance recognition and local aggregation."""
 
-Everything that changes lives in the state and goes into the checkpoint; step s of a run is the
-same whether the run was interrupted before it or not.
-"""
-
-import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from vcjax import carry_over, checkpoint, embed, mesh, metrics, processes, progress, settings
+from vcjax import carry_over, checkpoint, embed, loop, mesh, processes, settings, watch
 from vcjax import step as steps
 from vcjax.clustering import kmeans, neighbors
 from vcjax.data import clips, crashes
@@ -26,6 +21,7 @@ from vcjax.data.manifest import Manifest
 from vcjax.data.marks import Marks
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.objectives import probing
 from vcjax.prior import FisherVectors
 from vcjax.step import Batch, Scalars, TrainState
 
@@ -39,18 +35,6 @@ def load_model(config: ConfigDict, directory: Path) -> ResNet3D:
         directory / "checkpoints", {"params": params, "statistics": statistics}, alone=True
     )
     return nnx.merge(graphdef, restored["params"], restored["statistics"])
-
-
-class Stage(NamedTuple):
-    """What a training stage brings to the loop; its states are pytrees of arrays."""
-
-    state: Any  # before the first step, and the template of its checkpoints
-    take_over: Callable[[Any], Any]  # state -> the same with what another stage learned
-    step: Callable[[Any, Batch, int], tuple[Any, Scalars]]
-    batches: Callable[[int], Iterator[Batch]]  # from a step on
-    begin_epoch: Callable[[Any, int], tuple[Any, Scalars]]  # state, epoch from 0
-    end_epoch: Callable[[Any, int], tuple[Any, Scalars]]
-    learning_rate: Callable[[Any, int], float]  # state, step
 
 
 def pretrain(
@@ -71,6 +55,10 @@ def pretrain(
     graphdef, state = steps.initial_state(config, optimizer, len(train), devices)
     train_step = steps.make(graphdef, optimizer, config, stage, len(train), devices)
     cluster = _clustering(stage, config, len(train), fisher, devices)
+    collapse = watch.Collapse(name)
+    if stage.get("num_candidates"):
+        count = settings.num_clusters(config.clusters.num_clusters, len(train))
+        state = state._replace(cells=probing.empty(count, state.bank, devices))
     carry_over.continue_with(
         train.video_ids,
         state,
@@ -93,15 +81,18 @@ def pretrain(
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         if not cluster or (epoch > 0 and stage.source == "idt"):
             return state, {}
-        labels, sizes = cluster(state.bank)
-        return state._replace(labels=labels), sizes
+        labels, cells, scalars = cluster(state.bank)
+        collapse.see_clusters(scalars["largest_cluster"], len(train))
+        return state._replace(labels=labels, cells=cells), scalars
 
     def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
+        scalars = {"similarity": watch.similarity(state.bank, len(train))}
+        collapse.see_embeddings(scalars["similarity"])
         if (epoch + 1) % stage.validate_epochs and epoch + 1 < num_epochs:
-            return state, {}
-        return state, _validate(graphdef, state, config, train, test)
+            return state, scalars
+        return state, scalars | _validate(graphdef, state, config, train, test)
 
-    training = Stage(
+    training = loop.Stage(
         state,
         take_over,
         train_step,
@@ -109,61 +100,12 @@ def pretrain(
         begin_epoch,
         end_epoch,
         lambda state, step: learning_rate(step),
+        train.video_ids,
+        lambda restored: _padded_as(state, restored, len(train)),
     )
-    loop(name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch)
-
-
-def loop(
-    name: str,
-    config: ConfigDict,
-    training: Stage,
-    workdir: Path,
-    *,
-    num_epochs: int,
-    steps_per_epoch: int,
-) -> Any:
-    """The state after all epochs, from the last checkpoint in `workdir/name` on.
-
-    `name` is a stage of `config`, or a part STAGE/PART of one.
-    """
-    stage = config[name.split("/")[0]]
-    num_steps = num_epochs * steps_per_epoch
-    checkpoints = checkpoint.Checkpoints(workdir / name / "checkpoints")
-    first = checkpoints.latest or 0
-    if first:
-        state = type(training.state)(**checkpoints.restore(training.state._asdict()))
-        log.info("%s: continues from the checkpoint of step %d of %d", name, first, num_steps)
-    else:
-        state = training.take_over(training.state)
-    writer = metrics.Writer(workdir, name, step=first)
-    batches = training.batches(first)
-    bar = progress.bar(desc=name, unit="step", total=num_steps, initial=first)
-    window = _Window()
-    with contextlib.closing(checkpoints), contextlib.closing(writer), bar:
-        for step in range(first, num_steps):
-            epoch, within = divmod(step, steps_per_epoch)
-            if within == 0:
-                state, scalars = training.begin_epoch(state, epoch)
-                if scalars:
-                    writer.write(step, scalars)
-            state, scalars = training.step(state, next(batches), step)
-            window.add(scalars)
-            bar.update()
-            done, epoch_ends = step + 1, within + 1 == steps_per_epoch
-            if epoch_ends or done % config.log_steps == 0:
-                scalars = window.close(stage.batch_size)
-                _check(name, done, scalars, checkpoints.latest)
-                rate = training.learning_rate(state, step)
-                scalars |= {"epoch": done / steps_per_epoch, "learning_rate": rate}
-                if epoch_ends:
-                    state, more = training.end_epoch(state, epoch)
-                    scalars |= more
-                    window = _Window()  # its clock does not count validation
-                writer.write(done, scalars)
-                bar.set_postfix(loss=f"{scalars['loss']:.3f}", refresh=False)
-            if done % (stage.checkpoint_steps or steps_per_epoch) == 0 or done == num_steps:
-                checkpoints.save(done, state._asdict())
-    return state
+    loop.run(
+        name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
+    )
 
 
 def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
@@ -173,12 +115,20 @@ def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
             f"a batch of {stage.batch_size} needs as many training videos, and there are "
             f"{num_videos}; set --config.{name}.batch_size"
         )
-    if stage.batch_size % jax.device_count():
+    parts = stage.get("accumulation_steps", 1)
+    if stage.batch_size % (jax.device_count() * parts):
+        in_parts = f" in {parts} parts" if parts > 1 else ""
         raise settings.SettingsError(
-            f"a batch of {stage.batch_size} does not divide among {jax.device_count()} devices; "
-            f"set --config.{name}.batch_size"
+            f"a batch of {stage.batch_size}{in_parts} does not divide among {jax.device_count()} "
+            f"devices; set --config.{name}.batch_size"
         )
     return num_videos // stage.batch_size
+
+
+def _padded_as(first: TrainState, restored: TrainState, num_videos: int) -> TrainState:
+    """`restored`, the padding of its labels as in `first`; that of the bank is zero anyway."""
+    is_video = jnp.arange(first.labels.shape[1]) < num_videos
+    return restored._replace(labels=jnp.where(is_video, restored.labels, first.labels))
 
 
 def _clustering(
@@ -187,45 +137,65 @@ def _clustering(
     num_videos: int,
     fisher: FisherVectors | None,
     devices: jax.sharding.Mesh,
-) -> Callable[[Array], tuple[Array, Scalars]] | None:
-    """bank -> labels [runs, n] and what to log of them; None for an objective without clusters."""
+) -> Callable[[Array], tuple[Array, probing.Cells | None, Scalars]] | None:
+    """bank -> labels [runs, rows], cells if B_i is sought in them, what to log of both.
+
+    None for an objective without clusters.
+    """
     if stage.objective != "local_aggregation":
         return None
-    # K-means of the whole in every process, where there are several
-    cluster_devices = devices if jax.process_count() == 1 else mesh.local()
-    vectors = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
-    points: dict[str, Callable[[Array], Array | np.ndarray]] = {
-        "idt": lambda bank: vectors,
-        "bank": lambda bank: bank[:num_videos],
-        "joint": lambda bank: kmeans.joint_space(
-            bank[:num_videos], vectors, weight=config.clusters.fisher_weight
-        ),
-    }
-    if stage.source not in points:
+    if stage.source not in ("idt", "bank", "joint"):
         raise settings.SettingsError(
-            f"source of the clusters is {stage.source!r}; use one of {sorted(points)}"
+            f"source of the clusters is {stage.source!r}; use one of bank, idt, joint"
         )
-    known = fisher.has_vector if fisher and stage.source == "idt" else None
-    num_points = num_videos if known is None else int(known.sum())
-    count = settings.num_clusters(config.clusters.num_clusters, num_points)
+    vectors: Any = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
+    if stage.source == "joint":
+        vectors = mesh.put_rows(config.clusters.fisher_weight * vectors, devices)
+    points: dict[str, Callable[[Array], list[Any]]] = {
+        "idt": lambda bank: [vectors],
+        "bank": lambda bank: [bank],
+        "joint": lambda bank: [bank, vectors],  # side by side (Sec. 3.3)
+    }
+    known = fisher.has_vector if fisher and stage.source == "idt" else np.ones(num_videos, bool)
+    count = settings.num_clusters(config.clusters.num_clusters, int(known.sum()))
     seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
 
-    def cluster(bank: Array) -> tuple[Array, Scalars]:
-        labels = kmeans.fit_runs(
-            points[stage.source](mesh.gather(bank)),
-            seeds=seeds,
-            num_clusters=count,
-            num_iterations=config.clusters.num_iterations,
-            known=known,
-            mesh=cluster_devices,
-        )
-        sizes = np.bincount(labels[0])
+    options = {
+        "num_clusters": count,
+        "num_iterations": config.clusters.num_iterations,
+        "mesh": devices,
+    }
+
+    def cluster(bank: Array) -> tuple[Array, probing.Cells | None, Scalars]:
+        runs = kmeans.fit_runs(points[stage.source](bank), seeds=seeds, known=known, **options)
+        sizes, inertia = np.asarray(runs.sizes[0]), np.asarray(runs.inertia[0])
+        steps_down = " ".join(f"{value:.4g}" for value in inertia)
+        log.info("K-means, %s: %d clusters, inertia %s", stage.source, count, steps_down)
         scalars = {
             "clusters": int((sizes > 0).sum()),
             "largest_cluster": int(sizes.max()),
             "median_cluster": float(np.median(sizes)),
+            "inertia": float(inertia[-1]),
         }
-        return jax.device_put(labels, mesh.replicated(devices)), scalars
+        if not stage.num_candidates:
+            return runs.labels, None, scalars
+        if stage.source == "bank":
+            cells = probing.make(runs.centroids[0], runs.labels[0], devices)
+        else:
+            everywhere = np.ones(num_videos, bool)
+            of_all = settings.num_clusters(config.clusters.num_clusters, num_videos)
+            of_bank = options | {"num_clusters": of_all}
+            found = kmeans.fit(bank, seed=seeds[0], known=everywhere, **of_bank)
+            cells = probing.make(found.centroids, found.labels, devices)
+        scalars["neighbor_recall"] = probing.recall(
+            bank,
+            cells,
+            num_rows=num_videos,
+            num_background=settings.num_background(stage.num_background, num_videos),
+            num_candidates=stage.num_candidates,
+            mesh=devices,
+        )
+        return runs.labels, cells, scalars
 
     return cluster
 
@@ -297,32 +267,3 @@ def _validate(
         if set(known) & set(wanted) - {""}:
             scalars[f"validation/{column}"] = float(np.mean((known[nearest] == wanted)[seen]))
     return scalars
-
-
-def _check(name: str, step: int, scalars: Scalars, checkpoint_step: int | None) -> None:
-    if not np.isfinite(scalars["loss"]):
-        last = f"the checkpoint of step {checkpoint_step}" if checkpoint_step else "no checkpoint"
-        raise FloatingPointError(
-            f"{name}: the loss is {scalars['loss']} at step {step}; there is {last} before it. "
-            f"Lower --config.{name.split('/')[0]}.learning_rate and run again."
-        )
-
-
-class _Window:
-    """Scalars since the last log, left on the device until they are wanted, and the time."""
-
-    def __init__(self) -> None:
-        self._scalars: list[Scalars] = []
-        self._begin = time.monotonic()
-
-    def add(self, scalars: Scalars) -> None:
-        self._scalars.append(scalars)
-
-    def close(self, batch_size: int) -> Scalars:
-        """Means of the scalars, clips a second; begins anew."""
-        host = jax.device_get(self._scalars)
-        means: Scalars = {k: float(np.mean([s[k] for s in host])) for k in host[0]}
-        seconds = time.monotonic() - self._begin
-        means["clips_per_second"] = round(len(host) * batch_size / seconds, 2)
-        self.__init__()  # type: ignore[misc]
-        return means

@@ -9,6 +9,10 @@ from vcjax.clustering import kmeans
 
 @pytest.fixture(scope="module")
 def points():
+    return make_points()
+
+
+def make_points():
     generator = np.random.default_rng(0)
     centers = generator.normal(size=(12, 8)) * 2
     return (centers[generator.integers(12, size=500)] + generator.normal(size=(500, 8))).astype(
@@ -30,10 +34,10 @@ def test_inertia_never_rises(points):
 
 
 @pytest.mark.parametrize("num_devices", [2, 8])
-def test_labels_are_the_same_on_any_number_of_devices(points, num_devices):
-    one = kmeans.fit(points, num_clusters=30, seed=1)
+def test_labels_are_those_of_one_device(points, num_devices):
+    one = kmeans.fit(points, num_clusters=30, seed=1, mesh=mesh.local(1))
     many = kmeans.fit(points, num_clusters=30, seed=1, mesh=mesh.make(num_devices))
-    np.testing.assert_array_equal(one.labels, many.labels)
+    np.testing.assert_array_equal(one.labels, mesh.gather(many.labels)[:500])
     np.testing.assert_allclose(one.inertia, many.inertia, rtol=1e-4)
 
 
@@ -53,9 +57,9 @@ def test_no_cluster_stays_empty(points):
 def test_unknown_rows_are_clusters_of_their_own_and_change_no_other(points):
     known = np.ones(500, bool)
     known[[3, 77]] = False
-    labels = kmeans.fit_runs(points, seeds=[0, 1], num_clusters=9, known=known)
+    labels = np.asarray(kmeans.fit_runs(points, seeds=[0, 1], num_clusters=9, known=known).labels)
     alone = kmeans.fit_runs(points[known], seeds=[0, 1], num_clusters=9)
-    np.testing.assert_array_equal(labels[:, known], alone)
+    np.testing.assert_array_equal(labels[:, known], alone.labels)
     assert (labels[:, ~known] >= 9).all() and labels[0, 3] != labels[0, 77]
 
 
@@ -64,6 +68,31 @@ def test_more_clusters_than_points_is_an_error(points):
         kmeans.fit(points, num_clusters=600, seed=0)
 
 
-def test_joint_space_is_weighted_concatenation():
-    joint = kmeans.joint_space(jnp.ones((2, 3)), np.ones((2, 4)), weight=0.5)
-    np.testing.assert_array_equal(joint, [[1] * 3 + [0.5] * 4] * 2)
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_sides_of_one_space_are_clustered_as_their_concatenation(points, num_devices):
+    devices = mesh.make(num_devices)
+    joined = kmeans.fit(np.concatenate([points, 2 * points[:, ::-1]], 1), num_clusters=9, seed=4)
+    bank = mesh.put_rows(points, devices)  # of 504 rows on eight devices
+    beside = kmeans.fit(
+        [bank, 2 * points[:, ::-1]],
+        num_clusters=9,
+        seed=4,
+        known=np.ones(500, bool),
+        mesh=devices,
+    )
+    np.testing.assert_array_equal(beside.labels[:500], joined.labels)
+    assert (np.asarray(beside.labels[500:]) == kmeans.UNLABELLED).all()
+    np.testing.assert_allclose(beside.inertia, joined.inertia, rtol=1e-5)
+    assert float(beside.sizes.sum()) == 500
+
+
+def test_inertia_is_that_of_faiss_from_the_same_start():
+    faiss = pytest.importorskip("faiss")
+    generator = np.random.default_rng(5)
+    points = generator.standard_normal((6000, 16), np.float32)
+    points[:, :4] *= 4
+    first = points[np.random.default_rng(0).permutation(len(points))[:150]]
+    theirs = faiss.Kmeans(16, 150, niter=20, max_points_per_centroid=len(points))
+    theirs.train(points, init_centroids=first)
+    ours = kmeans.fit(points, num_clusters=150, num_iterations=20, seed=0)
+    np.testing.assert_allclose(ours.inertia[-1], theirs.obj[-1], rtol=0.005)

@@ -25,6 +25,7 @@ started = [
                      stderr=open(os.environ["LOGS"] + f"/{{i}}.log", "a"))
     for i in range(count)
 ]
+open(os.environ["LOGS"] + "/pids", "w").write(" ".join(str(process.pid) for process in started))
 sys.exit(max(process.wait() for process in started))
 """
 _TINY = [
@@ -71,16 +72,18 @@ def slurm(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_form_one_mesh_train_and_go_on_after_a_kill(slurm, tmp_path):
+def test_two_processes_form_one_mesh_train_and_go_on_after_one_is_killed(slurm, tmp_path):
     workdir = tmp_path / "run"
     job = slurm(workdir)
     checkpoints = workdir / "ir" / "checkpoints"
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while not (checkpoints / "4").exists() and time.monotonic() < deadline:
         assert job.poll() is None, (tmp_path / "0.log").read_text()[-2000:]
         time.sleep(0.05)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
+    pid = int((tmp_path / "pids").read_text().split()[1])
+    os.kill(pid, signal.SIGKILL)
+    assert job.wait(timeout=60) == 75, (tmp_path / "0.log").read_text()[-2000:]
+    assert f"process 1 (pid {pid} on " in (tmp_path / "0.log").read_text()
     assert slurm(workdir).wait(timeout=240) == 0, (tmp_path / "0.log").read_text()[-2000:]
     logs = [(tmp_path / f"{i}.log").read_text() for i in range(2)]
     assert "process 0 of 2" in logs[0] and "process 1 of 2" in logs[1]

@@ -32,8 +32,8 @@ def _reference(embedding, bank, labels, index, num_background):
     return np.array(losses), np.array(gradients)
 
 
-def _ours(embedding, bank, labels, index, num_background, mesh=None):
-    def total(embedding):
+def _ours(embedding, bank, labels, index, num_background, mesh=None, **approximate):
+    def total(embedding, bank):
         losses, has_close = local_aggregation.loss(
             embedding,
             bank,
@@ -42,10 +42,11 @@ def _ours(embedding, bank, labels, index, num_background, mesh=None):
             num_background=num_background,
             temperature=TEMPERATURE,
             mesh=mesh,
+            **approximate,
         )
         return losses.sum(), (losses, has_close)
 
-    return jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(embedding))
+    return jax.jit(jax.grad(total, has_aux=True))(jnp.asarray(embedding), bank)
 
 
 @pytest.mark.parametrize("num_background", [1, 7, 32, 300, 4096])

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vcjax import mesh as meshes
 from vcjax.bench import _timing
-from vcjax.objectives import local_aggregation
+from vcjax.objectives import local_aggregation, probing
 
 NUM_ROWS, DIM, BATCH = 235_000, 128, 256
 NUM_BACKGROUND, NUM_CLUSTERS, NUM_RUNS = 4096, 6000, 3
+NUM_MANY, NUM_CANDIDATES = 1_000_000, 16_384
 TEMPERATURE = 0.07
 
 
@@ -53,6 +55,63 @@ def cases() -> Iterator[dict[str, Any]]:
             flops=products * product,
             num_bytes=products * bank.nbytes,
         )
+
+    yield _among_candidates()
+
+
+def _among_candidates() -> dict[str, Any]:
+    """Beside the exact loss, on rows around as many centers as there are clusters."""
+    bank, centers, labels = _clustered()
+    devices, index = meshes.make(1), jnp.arange(BATCH) * (NUM_MANY // BATCH)
+    cells = probing.make(centers, labels[0], devices)
+    recall = probing.recall(
+        bank,
+        cells,
+        num_rows=NUM_MANY,
+        num_background=NUM_BACKGROUND,
+        num_candidates=NUM_CANDIDATES,
+        mesh=devices,
+    )
+
+    def seconds(**options: Any) -> float:
+        @jax.jit
+        def run(embedding: Array, bank: Array, labels: Array, cells: Any) -> Any:
+            def mean(embedding: Array) -> Array:
+                losses, _ = local_aggregation.loss(
+                    embedding,
+                    bank,
+                    labels,
+                    index,
+                    num_background=NUM_BACKGROUND,
+                    temperature=TEMPERATURE,
+                    cells=cells,
+                    **options,
+                )
+                return losses.mean()
+
+            return jax.value_and_grad(mean)(embedding)
+
+        found = cells if options else None
+        return _timing.median_seconds(lambda: run(bank[index], bank, labels, found))
+
+    return _timing.case(
+        "la_loss",
+        f"loss and gradient among {NUM_CANDIDATES:,} of {NUM_MANY:,}, recall {recall:.3f}",
+        seconds(num_candidates=NUM_CANDIDATES),
+        peer=("all rows", seconds()),
+    )
+
+
+def _clustered() -> tuple[Array, Array, Array]:
+    """A bank whose rows lie around centers, themselves around fewer; centers; labels."""
+    generator = np.random.default_rng(2)
+    coarse = generator.standard_normal((NUM_CLUSTERS // 60, DIM), np.float32)
+    centers = coarse[generator.integers(len(coarse), size=NUM_CLUSTERS)]
+    centers = centers + 0.7 * generator.standard_normal(centers.shape, np.float32)
+    labels = generator.integers(NUM_CLUSTERS, size=(NUM_RUNS, NUM_MANY), dtype=np.int32)
+    rows = centers[labels[0]] + 0.7 * generator.standard_normal((NUM_MANY, DIM), np.float32)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return jnp.asarray(rows / length), jnp.asarray(centers / length.mean()), jnp.asarray(labels)
 
 
 def _seconds(function: Callable[..., Any], embedding: Array) -> float:

@@ -17,72 +17,76 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vcjax import mesh as meshes
 
+UNLABELLED = -1
 _TILE = 1024  # rows whose distances to all centroids are held at once, little enough for caches
 _APART = 1 / 1024  # relative distance between the halves of a split cluster, as in faiss
 
+Points = Float[Array | np.ndarray, "n d"]
+
 
 class KMeans(NamedTuple):
-    """A clustering: `inertia` is the sum of squared distances before each iteration's update."""
+    """A clustering: `inertia` is the sum of squared distances before each iteration's update.
 
-    labels: Int[Array, " n"]
+    As many labels as there are points, and padding of `UNLABELLED` to a multiple of the devices.
+    """
+
+    labels: Int[Array, " rows"]
     centroids: Float[Array, "k d"]
     inertia: Float[Array, " iterations"]
+    sizes: Float[Array, " k"]
 
 
 def fit(
-    points: Float[Array | np.ndarray, "n d"],
+    points: Points | Sequence[Points],
     *,
     num_clusters: int,
     num_iterations: int = 20,
     seed: int,
+    known: Bool[np.ndarray, " n"] | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> KMeans:
-    """Clusters `points`. Raises ValueError for fewer points than clusters."""
-    num_points = points.shape[0]
-    if num_points < num_clusters:
-        raise ValueError(f"{num_clusters} clusters of {num_points} points")
+    """Clusters `points`, one array or several that are sides of one: these are never joined whole.
+
+    Rows that are not `known`, and those beyond it, take no part; each of the former is a cluster of
+    its own, from `num_clusters` on. Arrays that lie on `mesh` by rows stay there; of others each
+    process sends its devices their part. Raises ValueError for fewer points than clusters.
+    """
     mesh = mesh or meshes.make(1)
-    first = np.random.default_rng(seed).permutation(num_points)[:num_clusters]
-    rows = num_points / mesh.shape[meshes.AXIS]
-    tile = min(_TILE, max(8, int(np.ceil(rows))))
-    padding = -num_points % (tile * mesh.shape[meshes.AXIS])
-    padded = jnp.pad(jnp.asarray(points, jnp.float32), ((0, padding), (0, 0)))
-    padded = jax.device_put(padded, meshes.rows(mesh))
-    counts = jax.device_put(jnp.arange(num_points + padding) < num_points, meshes.rows(mesh))
-    labels, centroids, inertia = _lloyd(
-        padded, counts, jnp.asarray(points[first], jnp.float32), num_iterations, tile, mesh
-    )
-    return KMeans(labels[:num_points], centroids, inertia)
+    sides = list(points) if isinstance(points, Sequence) else [points]
+    known = np.ones(min(len(side) for side in sides), bool) if known is None else known
+    candidates = np.flatnonzero(known)
+    if len(candidates) < num_clusters:
+        raise ValueError(f"{num_clusters} clusters of {len(candidates)} points")
+    first = np.random.default_rng(seed).permutation(candidates)[:num_clusters]
+    on_devices = tuple(meshes.put_rows(side, mesh) for side in sides)
+    counts = meshes.put_rows(known, mesh)
+    centroids = jax.jit(_rows_of, out_shardings=meshes.replicated(mesh))(on_devices, first)
+    return KMeans(*_lloyd(on_devices, counts, centroids, len(known), num_iterations, mesh))
+
+
+class Runs(NamedTuple):
+    """Several clusterings of the same points."""
+
+    labels: Int[Array, "runs rows"]
+    centroids: Float[Array, "runs k d"]
+    inertia: Float[Array, "runs iterations"]
+    sizes: Float[Array, "runs k"]
 
 
 def fit_runs(
-    points: Float[Array | np.ndarray, "n d"],
+    points: Points | Sequence[Points],
     *,
     seeds: Sequence[int],
-    num_clusters: int,
-    num_iterations: int = 20,
-    known: Bool[np.ndarray, " n"] | None = None,
     mesh: jax.sharding.Mesh | None = None,
-) -> Int[np.ndarray, "runs n"]:
-    """Labels of one clustering a seed.
-
-    Rows that are not `known` take no part; each is a cluster of its own, from `num_clusters` on.
-    """
-    rows = np.arange(points.shape[0]) if known is None else np.flatnonzero(known)
-    taken = points if known is None else points[rows]
-    labels = np.arange(points.shape[0], dtype=np.int32)[None].repeat(len(seeds), 0) + num_clusters
-    for run, seed in enumerate(seeds):
-        labels[run, rows] = fit(
-            taken, num_clusters=num_clusters, num_iterations=num_iterations, seed=seed, mesh=mesh
-        ).labels
-    return labels
-
-
-def joint_space(
-    embedding: Float[Array, "n d"], fisher_vectors: Float[np.ndarray, "n f"], *, weight: float = 1.0
-) -> Float[Array, "n df"]:
-    """Network and IDT side by side (Sec. 3.3), Fisher vectors times `weight`."""
-    return jnp.concatenate([embedding, weight * jnp.asarray(fisher_vectors)], axis=1)
+    **options: Any,
+) -> Runs:
+    """One clustering a seed, as `fit` with these options makes it."""
+    mesh = mesh or meshes.make(1)
+    runs = [fit(points, seed=seed, mesh=mesh, **options) for seed in seeds]
+    labels = jax.jit(lambda *rows: jnp.stack(rows), out_shardings=meshes.columns(mesh))(
+        *(run.labels for run in runs)
+    )
+    return Runs(labels, *(jnp.stack([run[i] for run in runs]) for i in (1, 2, 3)))
 
 
 def assign(
@@ -116,32 +120,44 @@ def update(sums: Float[Array, "k d"], sizes: Float[Array, " k"]) -> Float[Array,
     return jax.lax.while_loop(lambda state: state[1].min() < 1, split, (centroids, sizes))[0]
 
 
+def _rows_of(sides: tuple[Array, ...], index: Int[Array, " k"]) -> Float[Array, "k d"]:
+    return jnp.concatenate([side[index].astype(jnp.float32) for side in sides], axis=1)
+
+
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _lloyd(
-    points: Float[Array, "n d"],
-    counts: Bool[Array, " n"],
+    sides: tuple[Array, ...],
+    counts: Bool[Array, " rows"],
     centroids: Float[Array, "k d"],
+    num_points: int,
     num_iterations: int,
-    tile: int,
     mesh: jax.sharding.Mesh,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     num_clusters = centroids.shape[0]
 
-    def on_device(points: Array, counts: Array, centroids: Array) -> tuple[Array, ...]:
-        def one_tile(total: tuple, rows: tuple) -> tuple[tuple, Array]:
-            points, counts = rows
+    def on_device(sides: tuple, counts: Array, centroids: Array) -> tuple[Array, ...]:
+        num_rows = counts.shape[0]
+        tile = min(_TILE, num_rows)
+        begins = jnp.arange(0, num_rows, tile, dtype=jnp.int32)
+
+        def one_tile(total: tuple, begin: Array) -> tuple[tuple, Array]:
+            start = jnp.minimum(begin, num_rows - tile)  # the last tile overlaps the one before
+            parts = [jax.lax.dynamic_slice_in_dim(x, start, tile) for x in (*sides, counts)]
+            points = jnp.concatenate([x.astype(jnp.float32) for x in parts[:-1]], axis=1)
+            counted = parts[-1] & (start + jnp.arange(tile, dtype=jnp.int32) >= begin)
             labels, distance = assign(points, centroids)
-            bins = jnp.where(counts, labels, num_clusters)  # padding: one bin more
+            bins = jnp.where(counted, labels, num_clusters)  # what does not count: one bin more
             sums = jax.ops.segment_sum(points, bins, num_clusters + 1)[:-1]
-            sizes = jax.ops.segment_sum(counts.astype(jnp.float32), bins, num_clusters + 1)[:-1]
-            inertia = jnp.sum(distance, where=counts)
+            sizes = jax.ops.segment_sum(counted.astype(jnp.float32), bins, num_clusters + 1)[:-1]
+            inertia = jnp.sum(distance, where=counted)
             return jax.tree.map(jnp.add, total, (sums, sizes, inertia)), labels
 
-        tiles = (points.reshape(-1, tile, points.shape[1]), counts.reshape(-1, tile))
         zero = (jnp.zeros_like(centroids), jnp.zeros(num_clusters), jnp.zeros(()))
         zero = jax.lax.pcast(zero, meshes.AXIS, to="varying")
-        total, labels = jax.lax.scan(one_tile, zero, tiles)
-        return *jax.lax.psum(total, meshes.AXIS), labels.reshape(-1)
+        total, labels = jax.lax.scan(one_tile, zero, begins)
+        last = labels[-1, len(begins) * tile - num_rows :]
+        labels = jnp.concatenate([labels[:-1].reshape(-1), last])
+        return *jax.lax.psum(total, meshes.AXIS), labels
 
     pass_over = jax.shard_map(
         on_device,
@@ -151,8 +167,13 @@ def _lloyd(
     )
 
     def iteration(centroids: Array, _: Any) -> tuple[Array, Array]:
-        sums, sizes, inertia, _ = pass_over(points, counts, centroids)
+        sums, sizes, inertia, _ = pass_over(sides, counts, centroids)
         return update(sums, sizes), inertia
 
     centroids, inertia = jax.lax.scan(iteration, centroids, length=num_iterations)
-    return pass_over(points, counts, centroids)[3], centroids, inertia
+    _, sizes, _, labels = pass_over(sides, counts, centroids)
+    rows = jnp.arange(len(labels), dtype=jnp.int32)
+    labels = jnp.where(
+        counts, labels, jnp.where(rows < num_points, num_clusters + rows, UNLABELLED)
+    )
+    return labels, centroids, inertia, sizes

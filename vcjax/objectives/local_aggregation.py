@@ -8,8 +8,8 @@ memory follows that of the bank and not the number of clips.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from vcjax import mesh as meshes
-from vcjax.objectives import threshold
+from vcjax.clustering.kmeans import UNLABELLED
+from vcjax.objectives import probing, threshold
 
 _EPSILON = 1e-7  # released; the loss of a clip without close neighbor is -log of it, 16.118
-_UNLABELLED = -1
 _BLOCK = 512  # rows
 
 
@@ -32,21 +32,33 @@ def loss(
     *,
     num_background: int,
     temperature: float,
+    cells: probing.Cells | None = None,
+    num_candidates: int = 0,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
     """-log P(C_i and B_i | d) / P(B_i | d) per clip, and which clips have a close neighbor in B_i.
 
-    C_i are the rows that share the clip's cluster in any of the runs. `bank` may have more rows
-    than the n that are labelled; these do not count. Rows as similar as the last of B_i belong to
-    it too. A clip whose C_i misses B_i has no gradient. The partition function of Eq. 2 cancels.
-    `mesh` is that over which the rows of the bank are split.
+    C_i are the rows that share the clip's cluster in any of the runs. Rows labelled `UNLABELLED`,
+    and those of `bank` beyond the n that have labels, do not count. Rows as similar as the last of
+    B_i belong to it too. A clip whose C_i misses B_i has no gradient. The partition function of
+    Eq. 2 cancels.
+    With `cells`, B_i is sought among `num_candidates` rows of the nearest cells alone. `mesh` is
+    that over which the rows of the bank are split.
     """
-    padding = bank.shape[0] - labels.shape[1]
-    labels = jnp.pad(labels, ((0, 0), (0, padding)), constant_values=_UNLABELLED)
-    return _loss(embedding, bank, labels, labels[:, index], num_background, temperature, mesh)
+    if padding := bank.shape[0] - labels.shape[1]:
+        labels = jnp.pad(labels, ((0, 0), (0, padding)), constant_values=UNLABELLED)
+    options = _Options(num_background, num_candidates, temperature, mesh)
+    return _loss(embedding, bank, labels, labels[:, index], cells, options)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+class _Options(NamedTuple):
+    num_background: int
+    num_candidates: int
+    temperature: float
+    mesh: jax.sharding.Mesh | None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _loss(*arguments: Any) -> tuple[Array, Array]:
     return _over_mesh(*arguments, with_gradient=False)[0]
 
@@ -56,9 +68,9 @@ def _forward(*arguments: Any) -> tuple[tuple[Array, Array], Array]:
 
 
 def _backward(
-    num_background: int, temperature: float, mesh: Any, gradient: Array, wanted: tuple[Array, Any]
-) -> tuple[Array, None, None, None]:
-    return wanted[0][:, None] * gradient, None, None, None
+    options: _Options, gradient: Array, wanted: tuple[Array, Any]
+) -> tuple[Array, None, None, None, None]:
+    return wanted[0][:, None] * gradient, None, None, None, None
 
 
 _loss.defvjp(_forward, _backward)
@@ -69,28 +81,17 @@ def _over_mesh(
     bank: Float[Array, "rows d"],
     labels: Int[Array, "runs rows"],
     own: Int[Array, "runs b"],
-    num_background: int,
-    temperature: float,
-    mesh: jax.sharding.Mesh | None,
+    cells: probing.Cells | None,
+    options: _Options,
     *,
     with_gradient: bool,
 ) -> tuple[tuple[Array, Array], Array]:
     """(Losses, whether there is a close neighbor), and the losses' gradients."""
-    on_device = functools.partial(
-        _on_device,
-        num_background=num_background,
-        temperature=temperature,
-        axis=meshes.AXIS if mesh else None,
-        with_gradient=with_gradient,
-    )
-    if mesh:
-        on_device = jax.shard_map(
-            on_device,
-            mesh=mesh,
-            in_specs=(P(), P(meshes.AXIS), P(None, meshes.AXIS), P()),
-            out_specs=P(),
-        )
-    losses, has_close, gradient = on_device(embedding, bank, labels, own)
+    on_device = functools.partial(_on_device, options=options, with_gradient=with_gradient)
+    if options.mesh:
+        in_specs = (P(), P(meshes.AXIS), P(None, meshes.AXIS), P(), cells and probing.SPECS)
+        on_device = jax.shard_map(on_device, mesh=options.mesh, in_specs=in_specs, out_specs=P())
+    losses, has_close, gradient = on_device(embedding, bank, labels, own, cells)
     return (losses, has_close), gradient
 
 
@@ -99,9 +100,8 @@ def _on_device(
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
     own: Int[Array, "runs b"],
-    *,
-    axis: str | None,
-    **options: Any,
+    cells: probing.Cells | None,
+    **settings: Any,
 ) -> tuple[Array, Array, Array]:
     """The above from the rows of this device, some clips at a time."""
     num_clips, dim = embedding.shape
@@ -109,32 +109,76 @@ def _on_device(
     padding = -num_clips % num_parts
     clips = jnp.pad(embedding, ((0, padding), (0, 0))).reshape(num_parts, -1, dim)
     owns = jnp.pad(own.T, ((0, padding), (0, 0))).reshape(num_parts, -1, len(own))
+    compared = _with_all if cells is None else functools.partial(_with_some, cells=cells)
     parts = jax.lax.map(
-        lambda part: _few_clips(part[0], bank, labels, part[1], axis=axis, **options),
+        lambda part: _few_clips(part[0], compared, bank, labels, part[1], **settings),
         (clips, owns),
     )
     losses, has_close, gradient = (x.reshape(-1, *x.shape[2:])[:num_clips] for x in parts)
     return losses, has_close, gradient
 
 
+class _Compared(NamedTuple):
+    """Clips and the m rows that each is compared with."""
+
+    similarity: Float[Array, "c m"]  # -inf: no row
+    labels: Int[Array, "runs c m"]  # or 1 for c: the same for all clips
+    weighted: Callable[[Float[Array, "c m"]], Float[Array, "c d"]]  # sums of the rows
+
+
+def _with_all(
+    embedding: Float[Array, "c d"],
+    bank: Float[Array, "r d"],
+    labels: Int[Array, "runs r"],
+    options: _Options,
+) -> _Compared:
+    similarity = jnp.matmul(embedding, bank.T, precision="highest")
+    similarity = jnp.where((labels[0] != UNLABELLED)[None, :], similarity, -jnp.inf)
+    return _Compared(
+        similarity, labels[:, None], lambda slope: jnp.matmul(slope, bank, precision="highest")
+    )
+
+
+def _with_some(
+    embedding: Float[Array, "c d"],
+    bank: Float[Array, "r d"],
+    labels: Int[Array, "runs r"],
+    options: _Options,
+    *,
+    cells: probing.Cells,
+) -> _Compared:
+    """A clip at a time: the rows of all would be many times the similarities."""
+    count = -(-options.num_candidates // (options.mesh.size if options.mesh else 1))
+    rows, there = probing.candidates(embedding, cells, min(count, len(bank)))
+
+    def times(a: Array, b: Array) -> Array:
+        return jnp.matmul(a, b, precision="highest")
+
+    similarity = jax.lax.map(lambda x: times(bank[x[1]], x[0]), (embedding, rows))
+    return _Compared(
+        jnp.where(there, similarity, -jnp.inf),
+        labels[:, rows],
+        lambda slope: jax.lax.map(lambda x: times(x[0], bank[x[1]]), (slope, rows)),
+    )
+
+
 def _few_clips(
     embedding: Float[Array, "c d"],
+    compared: Callable[..., _Compared],
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
     own: Int[Array, "c runs"],
     *,
-    num_background: int,
-    temperature: float,
-    axis: str | None,
+    options: _Options,
     with_gradient: bool,
 ) -> tuple[Float[Array, " c"], Bool[Array, " c"], Float[Array, "c d"]]:
-    similarity = jnp.matmul(embedding, bank.T, precision="highest")
-    similarity = jnp.where((labels[0] != _UNLABELLED)[None, :], similarity, -jnp.inf)
-    bound = threshold.selecting(similarity, num_background, axis=axis)
+    axis = meshes.AXIS if options.mesh else None
+    similarity, labels, weighted = compared(embedding, bank, labels, options)
+    bound = threshold.selecting(similarity, options.num_background, axis=axis)
     background = similarity >= bound[:, None]
-    close = (own.T[:, :, None] == labels[:, None, :]).any(axis=0)
+    close = (own.T[:, :, None] == labels).any(axis=0)
     # rows and embedding have unit norm: 1 is the largest similarity that there can be
-    weights = jnp.where(background, jnp.exp((similarity - 1) / temperature), 0.0)
+    weights = jnp.where(background, jnp.exp((similarity - 1) / options.temperature), 0.0)
     of_close = jnp.where(close, weights, 0.0)
     has_close = (close & background).astype(jnp.float32)
     sums = _sums_by_blocks([weights, of_close, has_close])
@@ -143,10 +187,9 @@ def _few_clips(
     gradient = jnp.zeros_like(embedding)
     if with_gradient:
         # d share / d similarity_j = weight_j (close_j - share) / (total * temperature)
-        slope = weights * (close - share[:, None])
-        gradient = jnp.matmul(slope, bank, precision="highest")
+        gradient = weighted(weights * (close - share[:, None]))
         gradient = jax.lax.psum(gradient, axis) if axis else gradient
-        gradient /= -(temperature * total * (share + _EPSILON))[:, None]
+        gradient /= -(options.temperature * total * (share + _EPSILON))[:, None]
     return -jnp.log(share + _EPSILON), has_close > 0, gradient
 
 

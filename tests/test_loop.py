@@ -1,0 +1,262 @@
+"""The loop on a state of two numbers: stopped anywhere, watched, and going on to the same end."""
+
+import gc
+import json
+import signal
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from vcjax import checkpoint, interruption, loop, watch
+
+STEPS_PER_EPOCH, NUM_EPOCHS = 3, 3
+IDS = [f"video{row}" for row in range(6)]
+
+
+class State(NamedTuple):
+    params: Any
+    statistics: Any
+    epochs_ended: Any
+
+
+@pytest.fixture(autouse=True)
+def listening(monkeypatch):
+    monkeypatch.setattr(interruption, "_request", None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    interruption.listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def _quiet(event):
+    pass
+
+
+def _stage(happens=_quiet, step=None):
+    """A stage whose `happens` is called by the name of each thing that it does."""
+
+    @jax.jit
+    def train(params, index):
+        loss = jnp.mean((params - index) ** 2) / 36
+        return params * 0.9 + 0.01 * index.sum(), loss
+
+    def take_step(state, batch, count):
+        happens(f"step {count}")
+        params, loss = train(state.params, batch["index"])
+        return state._replace(params=params, statistics=state.statistics + 1), {"loss": loss}
+
+    def batches(first):
+        for count in range(first, STEPS_PER_EPOCH * NUM_EPOCHS):
+            happens(f"batch {count}")
+            yield {"index": jnp.array([2 * count % 6, 2 * count % 6 + 1])}
+
+    def begin_epoch(state, epoch):
+        happens(f"begin {epoch}")
+        return state._replace(params=state.params + epoch), {"clusters": epoch}
+
+    def end_epoch(state, epoch):
+        happens(f"end {epoch}")
+        ended = state.epochs_ended + 1
+        happens(f"ended {epoch}")
+        return state._replace(epochs_ended=ended), {"validation/x": float(ended)}
+
+    first = State(jnp.ones(()), jnp.zeros(()), jnp.zeros(()))
+    return loop.Stage(
+        first,
+        lambda state: state,
+        step or take_step,
+        batches,
+        begin_epoch,
+        end_epoch,
+        lambda state, count: 0.1,
+        IDS,
+    )
+
+
+def _run(workdir, stage, *, checkpoint_steps=0):
+    settings = {"batch_size": 2, "checkpoint_steps": checkpoint_steps}
+    config = ConfigDict({"log_steps": 1, "toy": settings})
+    return loop.run(
+        "toy", config, stage, workdir, num_epochs=NUM_EPOCHS, steps_per_epoch=STEPS_PER_EPOCH
+    )
+
+
+def _metrics(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    timed = ("clips_per_second", "waiting_for_input", "waiting_for_device")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def _latest(workdir):
+    checkpoints = checkpoint.Checkpoints(workdir / "toy" / "checkpoints")
+    checkpoints.close()
+    return checkpoints.latest
+
+
+def test_stopped_anywhere_it_goes_on_to_the_same_end_and_metrics(tmp_path):
+    events = []
+    undisturbed = _run(tmp_path / "whole", _stage(events.append))
+    assert undisturbed.epochs_ended == 3 and len(events) == 27
+    for number, stopped_at in enumerate(events):
+
+        def stop(event, stopped_at=stopped_at):
+            if event == stopped_at:
+                signal.raise_signal(signal.SIGTERM)
+
+        workdir = tmp_path / str(number)
+        with pytest.raises(interruption.Stopped):
+            _run(workdir, _stage(stop))
+        assert interruption.exit_code() == 75
+        interruption._request = None
+        state = _run(workdir, _stage())
+        np.testing.assert_array_equal(np.array(state), np.array(undisturbed), stopped_at)
+        assert _metrics(workdir) == _metrics(tmp_path / "whole"), stopped_at
+
+
+def test_a_stop_in_a_step_keeps_that_step_and_one_while_waiting_that_before(tmp_path):
+    for stopped_at, kept in (("step 4", 5), ("batch 4", 4), ("ended 0", 3)):
+
+        def stop(event, stopped_at=stopped_at):
+            if event == stopped_at:
+                signal.raise_signal(signal.SIGTERM)
+
+        with pytest.raises(interruption.Stopped):
+            _run(tmp_path / stopped_at, _stage(stop))
+        assert _latest(tmp_path / stopped_at) == kept
+        interruption._request = None
+
+
+def test_ctrl_c_stops_with_a_checkpoint_and_a_second_one_at_once(tmp_path):
+    def stop(event):
+        if event == "step 4":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(interruption.Stopped):
+        _run(tmp_path, _stage(stop))
+    assert interruption.exit_code() == 130 and _latest(tmp_path) == 5
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_request_that_meets_code_whose_errors_are_dropped_is_not_lost():
+    def at_collection(phase, info):
+        gc.callbacks.remove(at_collection)
+        signal.raise_signal(signal.SIGTERM)
+
+    gc.callbacks.append(at_collection)
+    gc.collect()
+    with pytest.raises(interruption.Stopped):
+        time.sleep(20)
+
+
+def _spoiled(at, loss, params=jnp.nan):
+    def step(state, batch, count):
+        bad = count == at
+        state = state._replace(params=params if bad else state.params)
+        return state, {"loss": jnp.float32(loss if bad else 2.0)}
+
+    return step
+
+
+@pytest.mark.parametrize(("loss", "said"), [(jnp.nan, "nan"), (100.0, "100")])
+def test_a_bad_loss_names_the_videos_and_the_last_good_checkpoint(tmp_path, loss, said):
+    with pytest.raises(FloatingPointError) as error:
+        _run(tmp_path, _stage(step=_spoiled(4, loss, jnp.ones(()))), checkpoint_steps=2)
+    kept = tmp_path / "toy" / "checkpoints" / "4"
+    assert f"toy: the loss is {said} at step 5; the last good checkpoint is {kept}" in str(
+        error.value
+    )
+    assert "Its batch: video2, video3 (" in str(error.value)
+    assert kept.exists() and _latest(tmp_path) == 4
+    told = json.loads((tmp_path / "toy" / "bad_batch.json").read_text())
+    assert told["video_ids"]["5"] == ["video2", "video3"]
+
+
+def test_an_explosion_is_measured_by_the_loss_at_first_also_after_a_restart(tmp_path):
+    def stop(event):
+        if event == "batch 3":
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(interruption.Stopped):
+        _run(tmp_path, _stage(stop, step=_spoiled(-1, 0.0)))
+    interruption._request = None
+    with pytest.raises(FloatingPointError, match="the loss is 21 at step 5"):
+        _run(tmp_path, _stage(step=_spoiled(4, 21.0, jnp.ones(()))))
+    assert watch._EXPLODED * 2.0 < 21
+
+
+def test_weights_that_a_good_loss_spoiled_are_not_saved(tmp_path):
+    with pytest.raises(FloatingPointError, match="not finite after the update at step 6"):
+        _run(tmp_path, _stage(step=_spoiled(5, 2.0)))
+    assert _latest(tmp_path) == 3
+
+
+def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
+    def slow_batches(event):
+        if event.startswith("batch"):
+            time.sleep(0.05)
+
+    _run(tmp_path / "input", _stage(slow_batches))
+    assert caplog.text.count("goes into waiting for clips, not for the device") == 1
+    caplog.clear()
+
+    def slow_steps(event):
+        if event.startswith("step"):
+            time.sleep(0.05)
+
+    _run(tmp_path / "device", _stage(slow_steps))
+    assert "waiting for clips" not in caplog.text
+    shares = {}
+    for slow in ("input", "device"):
+        text = (tmp_path / slow / "metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines() if "loss" in line]
+        for what in ("input", "device"):
+            share = np.mean([line[f"waiting_for_{what}"] for line in lines])
+            shares[slow, what] = share
+    assert shares["input", "input"] > 0.6 > shares["input", "device"]
+    assert shares["device", "device"] > 0.6 > shares["device", "input"]
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [("input", "the device has nothing to do"), ("device", "clips are there")]
+)
+def test_a_long_wait_says_what_for_while_it_lasts(what, said, monkeypatch, caplog):
+    monkeypatch.setattr(watch, "_LONG", 0.05)
+    clock = watch.Clock("toy")
+    with clock.waits(what):
+        deadline = time.monotonic() + 20
+        while said not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+    clock.close()
+    assert caplog.text.count(said) == 1
+
+
+def test_similarity_is_the_mean_cosine_of_two_videos():
+    generator = np.random.default_rng(0)
+    bank = generator.normal(size=(5, 3)).astype(np.float32)
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    pairs = [bank[i] @ bank[j] for i in range(5) for j in range(5) if i != j]
+    padded = jnp.pad(jnp.asarray(bank), ((0, 3), (0, 0)))
+    np.testing.assert_allclose(watch.similarity(padded, 5), np.mean(pairs), rtol=1e-5)
+
+
+def test_collapse_of_embeddings_and_of_clusters_is_said_once_each(caplog):
+    collapse = watch.Collapse("tune")
+    for similarity in (0.999, 0.999, 0.9, 0.999, 0.999):
+        collapse.see_embeddings(similarity)
+    collapse.see_clusters(largest=70, num_videos=100)
+    assert not caplog.text
+    for _ in range(9):
+        collapse.see_embeddings(0.999)
+        collapse.see_clusters(largest=99, num_videos=100)
+    assert caplog.text.count("alike (mean cosine 0.999)") == 1
+    assert caplog.text.count("one cluster has 99 of 100 videos") == 1
