@@ -1,16 +1,41 @@
 """Descriptors in files: arrays of rows (.npy, .npz), or trajectories that vcjax.idt stored."""
 
+import os
 import urllib.parse
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+# What numpy and zipfile raise on damaged bytes; RuntimeError: flags that ask for a password.
+UNREADABLE = (
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _SUFFIXES = (".npy", ".npz")
 _TRAJECTORIES = {"header", "trajectory", "hog", "hof", "mbhx", "mbhy", "digest"}
+
+
+def save_npz(path: Path, **arrays: Any) -> None:
+    """Writes an npz without pickled objects, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Source(NamedTuple):
@@ -51,7 +76,7 @@ def read(source: Source) -> Float[np.ndarray, "n d"]:
                 rows = file[array]
         else:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path}: not a readable array: {error}") from error
     if rows.ndim != 2 or rows.dtype.kind not in "fiu":
         raise ValueError(f"{path}: rows are numbers [n, d], not {rows.dtype} {rows.shape}")

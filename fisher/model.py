@@ -1,9 +1,6 @@
 """PCA, mixture and sketch: all that turns a video's descriptors into its p(psi) (Sec. 3.3)."""
 
 import json
-import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
+from fisher import files
 from fisher import rows as row_source
 from fisher import sketch as sketches
 from fisher.encode import check_finite, mean_gradients, normalise, prepare
@@ -151,15 +149,13 @@ class Model:
 
     def save(self, path: str | Path) -> None:
         """Writes one npz without pickled objects, atomically."""
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp.npz")
         arrays = {
             f"{name}.{key}": value
             for name, part in self.parts.items()
             for key, value in _arrays(part).items()
         }
-        np.savez(
-            temporary,
+        files.save_npz(
+            Path(path),
             format=_FORMAT,
             version=_library_version(),
             source=json.dumps(self.source),
@@ -168,10 +164,8 @@ class Model:
             num_dims=self.num_dims,
             num_rows=self.num_rows,
             sketch_dim=self.sketch.dim_out if self.sketch else 0,
-            allow_pickle=False,
             **arrays,
         )
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Model":
@@ -181,7 +175,7 @@ class Model:
                 return cls._of({name: file[name] for name in file.files})
         except KeyError as error:
             raise ValueError(f"{path}: not a Fisher model, it has no {error}") from error
-        except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except files.UNREADABLE as error:
             raise ValueError(f"{path}: not a readable Fisher model: {error}") from error
 
     @classmethod

@@ -1,14 +1,13 @@
 """Fisher vectors of a collection, in one file."""
 
-import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from fisher import files
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,12 @@ class FisherVectors:
 
     def save(self, path: Path) -> None:
         """Writes an npz, atomically."""
-        temporary = path.with_name(path.name + ".tmp.npz")
-        np.savez(
-            temporary,
+        files.save_npz(
+            path,
             video_ids=np.array(self.video_ids, str),
             vectors=self.vectors,
             has_vector=self.has_vector,
         )
-        os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> "FisherVectors":
@@ -48,5 +45,5 @@ class FisherVectors:
             with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 video_ids = tuple(arrays["video_ids"].tolist())
                 return cls(video_ids, arrays["vectors"], arrays["has_vector"])
-        except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except files.UNREADABLE as error:
             raise ValueError(f"{path}: not a file of Fisher vectors: {error}") from error

@@ -29,6 +29,7 @@ def finished(videos, tmp_path_factory):
 
 def _run(videos, workdir, lines, **changed):
     """Side and Fisher vector of each video, after the stages before training."""
+    workdir.mkdir(exist_ok=True)
     source = videos[1] / "some.tsv"
     source.write_text("\n".join(lines) + "\n")
     config = settings.vary(settings.paper(), "smoke")

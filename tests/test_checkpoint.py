@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vcjax import checkpoint, memory_bank
+from vcjax import checkpoint, checksums, memory_bank
 from vcjax import mesh as meshes
+from vcjax.checksums import DamagedError
 
 
 def _state(seed: int) -> dict:
@@ -80,3 +83,64 @@ def test_another_shape_of_anything_else_is_an_error(tmp_path):
     checkpoints.close()
     with pytest.raises(ValueError, match="shape"):
         checkpoint.restore_part(tmp_path, {"params": jnp.ones((3, 2))})
+
+
+def _save(directory, *steps):
+    checkpoints = checkpoint.Checkpoints(directory)
+    for step in steps:
+        checkpoints.save(step, _state(step))
+    checkpoints.close()
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _files(folder):
+    return [path for path in sorted(folder.glob("*/**/*")) if path.is_file()]
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [_flip, _cut, Path.unlink])
+def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, caplog, damage):
+    _save(tmp_path, 3, 4)
+    largest = max(_files(tmp_path / "4"), key=lambda path: path.stat().st_size)
+    damage(largest)
+    with pytest.raises(DamagedError, match=f"{largest}: damaged; run the stage again"):
+        checkpoint.restore_part(tmp_path, {"bank": _state(0)["bank"]})
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    assert f"{largest}: damaged; the checkpoint before it is used" in caplog.text
+    assert checkpoints.latest == 3
+    _assert_equal(checkpoints.restore(_state(0)), _state(3))
+    checkpoints.save(4, _state(4))
+    checkpoints.close()
+    restored = checkpoint.restore_part(tmp_path, {"bank": _state(0)["bank"]})
+    _assert_equal(restored["bank"], _state(4)["bank"])
+
+
+def test_no_sound_checkpoint_is_an_error_and_none_is_removed(tmp_path):
+    _save(tmp_path, 3, 4)
+    for step in "34":
+        _flip(tmp_path / step / "checksums.json")
+    with pytest.raises(DamagedError, match=f"all checkpoints are damaged: .*remove {tmp_path}"):
+        checkpoint.Checkpoints(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"3", "4"}
+
+
+def test_every_checkpoint_is_committed_with_checksums_of_all_its_files(tmp_path):
+    _save(tmp_path, 3, 4)
+    for step in checkpoint.committed(tmp_path):
+        recorded = checksums.read_json(step / "checksums.json")
+        assert {step / name for name in recorded} == set(_files(step))
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    _save(tmp_path, 3)
+    (tmp_path / "4.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    _save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]

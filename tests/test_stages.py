@@ -1,9 +1,10 @@
 import json
 import logging
+import shutil
 
 import pytest
 
-from vcjax import stages
+from vcjax import checksums, stages
 from vcjax.stages import Stage, StageError
 
 
@@ -93,3 +94,67 @@ def test_seconds_are_of_complete_stages(ran, tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "stage.json").write_text(json.dumps({"complete": False, "seconds": 3}))
     assert stages.seconds(tmp_path, ["a", "b", "c"]).keys() == {"a"}
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_flip, lambda path: path.write_text(""), lambda p: p.unlink()])
+def test_damaged_result_is_made_again(ran, tmp_path, caplog, damage):
+    pair = [_stage(ran, "a"), _stage(ran, "b", ("a",))]
+    stages.run(pair, tmp_path)
+    damage(tmp_path / "a" / "result")
+    stages.run(pair, tmp_path)
+    assert ran == ["a", "b", "a"]
+    assert (tmp_path / "a" / "result").read_text() == "a"
+    assert f"{tmp_path / 'a' / 'result'}: missing or damaged; made again" in caplog.text
+
+
+def test_nothing_is_made_from_what_is_damaged(ran, tmp_path):
+    pair = [_stage(ran, "a"), _stage(ran, "b", ("a",))]
+    stages.run(pair[:1], tmp_path)
+    _flip(tmp_path / "a" / "result")
+    with pytest.raises(StageError, match="b needs a, of which .*a/result is missing or damaged"):
+        stages.run(pair, tmp_path, only=["b"])
+    assert ran == ["a"]
+
+
+def test_checkpoints_may_be_removed_to_save_space(ran, tmp_path):
+    def run(directory):
+        ran.append("a")
+        (directory / "checkpoints" / "3").mkdir(parents=True)
+        (directory / "checkpoints" / "3" / "bank").write_text("1")
+
+    stages.run([Stage("a", {}, (), run)], tmp_path)
+    shutil.rmtree(tmp_path / "a" / "checkpoints")
+    stages.run([Stage("a", {}, (), run)], tmp_path)
+    assert ran == ["a"]
+
+
+def test_damaged_record_is_that_of_a_stage_that_has_begun(ran, tmp_path, caplog):
+    stages.run([_stage(ran, "a")], tmp_path)
+    _flip(tmp_path / "a" / "stage.json")
+    stages.run([_stage(ran, "a")], tmp_path)
+    stages.run([_stage(ran, "a")], tmp_path)
+    assert ran == ["a", "a"]
+    assert "stage.json: damaged" in caplog.text
+    for name in ("stage.json", "stage.previous.json"):
+        (tmp_path / "a" / name).write_text("{")
+    with pytest.raises(StageError, match=f"stage.json: damaged; remove {tmp_path / 'a'}"):
+        stages.run([_stage(ran, "a")], tmp_path)
+
+
+def test_any_bit_of_a_record_counts(tmp_path):
+    stages.run([Stage("a", {"rate": 3}, (), lambda d: None)], tmp_path)
+    path = tmp_path / "a" / "stage.json"
+    content, expected = path.read_bytes(), stages.read(tmp_path / "a")
+    previous = checksums.read_json(tmp_path / "a" / "stage.previous.json")
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        found = stages.read(tmp_path / "a")
+        assert found == previous or found.items() >= expected.items()

@@ -19,9 +19,8 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from vcjax import checkpoint, mesh, processes
+from vcjax import atomic, checkpoint, mesh, processes
 from vcjax.data import manifest as manifests
-from vcjax.idt import atomic
 from vcjax.step import TrainState
 
 log = logging.getLogger(__name__)

@@ -1,23 +1,57 @@
-"""Checkpoints of everything that training needs, by orbax: no pickle, asynchronous, atomic."""
+"""Checkpoints of everything that training needs, by orbax: no pickle, asynchronous, atomic.
 
+Each has `checksums.json` beside its arrays, since orbax itself restores some flipped bits as they
+are. It is written before orbax commits the checkpoint: none is there without it.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.options import MultiprocessingOptions
+from orbax.checkpoint.options import AsyncOptions, MultiprocessingOptions
 
+from vcjax import checksums, processes
+from vcjax.checksums import DamagedError
+
+log = logging.getLogger(__name__)
+
+_CHECKSUMS = "checksums.json"
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
 _PADDED = ("bank", "labels")  # to a multiple of the devices
 
 
+class CheckpointError(OSError):
+    """A checkpoint cannot be written; the message says where and why."""
+
+
 class Checkpoints:
-    """The newest checkpoints of one stage, each a pytree of arrays."""
+    """The newest checkpoints of one stage, each a pytree of arrays.
+
+    Damaged ones that are newer than a sound one are removed, with a warning that names the file.
+    Raises DamagedError if none is sound.
+    """
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
-        self._directory = directory
+        self._directory = directory = directory.absolute()
+        processes.on_first(lambda: _clean(directory))
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+            directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=True,
+                async_options=AsyncOptions(
+                    # or threads wait 20 minutes for a folder that could not be made
+                    create_directories_asynchronously=False,
+                    post_finalization_callback=lambda: _write_checksums(directory),
+                ),
+            ),
         )
 
     @property
@@ -26,8 +60,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to write `state`, arrays only, as the checkpoint of `step`."""
-        self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
+        """Starts to write `state`, arrays only, as the checkpoint of `step`.
+
+        Raises CheckpointError where the one before it could not be written, as `close` does.
+        """
+        with self._explained():
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
 
     def restore(self, template: Any) -> Any:
         """The newest state; shapes, types and shardings as in `template`, as by `restore_part`."""
@@ -39,8 +77,21 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            reason = os.strerror(int(code[1])) if code else str(error).partition("\n")[0]
+            whole = f"that of step {self.latest} is whole" if self.latest else "there is none"
+            raise CheckpointError(
+                f"{self._directory}: a checkpoint cannot be written: {reason}; {whole}"
+            ) from error
 
 
 def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
@@ -57,7 +108,7 @@ def restore_part(
 
     On another number of devices the entries `bank` and `labels` are cut or padded with zeros.
     With `alone` this process reads by itself, whatever others of the run do. Raises
-    FileNotFoundError where there is no checkpoint.
+    FileNotFoundError where there is no checkpoint, DamagedError where the newest is damaged.
     """
     # Another manager than the one that saves: which handler an item has is fixed at first use.
     me = jax.process_index()
@@ -70,8 +121,13 @@ def restore_part(
         options=ocp.CheckpointManagerOptions(create=False, multiprocessing_options=processes),
     )
     try:
-        if manager.latest_step() is None:
+        step = manager.latest_step()
+        if step is None:
             raise FileNotFoundError(f"no checkpoint in {directory}")
+        if found := damaged(directory / str(step)):
+            raise DamagedError(
+                f"{found[0]}: damaged; run the stage again, it goes on from an older checkpoint"
+            )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         restore = ocp.args.PyTreeRestore(
             item=abstract,
@@ -81,7 +137,64 @@ def restore_part(
             },
             partial_restore=True,
         )
-        restored = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=restore))
+        restored = manager.restore(step, args=ocp.args.Composite(state=restore))
         return restored["state"]
     finally:
         manager.close()
+
+
+def damaged(checkpoint: Path) -> list[Path]:
+    """The files of a checkpoint, a folder DIRECTORY/STEP, that are not as they were written."""
+    try:
+        recorded = checksums.read_json(checkpoint / _CHECKSUMS)
+    except FileNotFoundError:  # of before there were checksums
+        return []
+    except DamagedError:
+        return [checkpoint / _CHECKSUMS]
+    missing = checksums.missing(recorded, checkpoint)
+    return missing + checksums.damaged(recorded, checkpoint)
+
+
+def committed(directory: Path) -> list[Path]:
+    """The checkpoints under `directory`, the newest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(
+        (path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()),
+        key=lambda path: -int(path.name),
+    )
+
+
+def _clean(directory: Path) -> None:
+    """Removes what killed runs were writing, and checkpoints until the newest is sound."""
+    for unfinished in directory.glob(_UNFINISHED):
+        shutil.rmtree(unfinished)
+    bad: dict[Path, Path] = {}
+    for checkpoint in committed(directory):
+        if not (found := damaged(checkpoint)):
+            break
+        bad[checkpoint] = found[0]
+    else:
+        if bad:
+            listed = ", ".join(map(str, bad.values()))
+            raise DamagedError(
+                f"all checkpoints are damaged: {listed}; remove {directory} to train the stage anew"
+            )
+    for checkpoint, file in bad.items():
+        log.warning("%s: damaged; the checkpoint before it is used", file)
+        shutil.rmtree(checkpoint)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a message is not the traceback of what orbax raises, too, at the next call."""
+    return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+
+
+logging.getLogger("absl").addFilter(_is_news)
+
+
+def _write_checksums(directory: Path) -> None:
+    """Of the checkpoint that is about to be committed: all but orbax's own record of the commit."""
+    for checkpoint in directory.glob(_UNFINISHED):
+        files = (path for path in checkpoint.glob("*/**/*") if path.is_file())
+        checksums.write_json(checkpoint / _CHECKSUMS, checksums.of_files(files, checkpoint))

@@ -7,6 +7,7 @@ import argparse
 import functools
 import hashlib
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,16 +20,18 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from vcjax import progress
+from vcjax import atomic, progress
 from vcjax.data import augment, clips, remote, shards
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
-from vcjax.idt import atomic
+from vcjax.idt import storage
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 
 if TYPE_CHECKING:
     from vcjax.pretrained import Pretrained
+
+log = logging.getLogger(__name__)
 
 _PART = 64  # videos, after which what is done is kept
 
@@ -201,8 +204,11 @@ def _part(
         digest.update(np.asarray(value).tobytes())
     path = parts / f"{digest.hexdigest()[:16]}.npz"
     if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return Embedded(stored["embedding"], stored["pooled"])
+        try:
+            with path.open("rb") as part, np.load(part, allow_pickle=False) as stored:
+                return Embedded(stored["embedding"], stored["pooled"])
+        except storage.UNREADABLE as error:
+            log.warning("%s: damaged, made again: %s", path, error)
     views = videos(
         {"": network.model}, manifest, config, clips_per_video=clips_per_video, desc="clips"
     )[""]

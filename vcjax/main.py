@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
             return
     except (interruption.Stopped, KeyboardInterrupt):
         pass  # said when its frames and with them the progress bars are gone
-    except (ValueError, FloatingPointError, FileNotFoundError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)
         sys.exit(f"vcjax: {error}")
     finally:
@@ -111,4 +111,4 @@ def _log_to_standard_error() -> None:
 flags.DEFINE_bool("debug", False, "Show tracebacks of errors, and more messages.")
 
 if __name__ == "__main__":
-    app.run(main, argv=experiments.find_in_arguments(sys.argv))
+    app.run(main, flags_parser=experiments.parse)

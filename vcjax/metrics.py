@@ -2,11 +2,12 @@
 
 import contextlib
 import json
-import os
 from pathlib import Path
 
 import jax
 import tensorboardX
+
+from vcjax import atomic
 
 
 class Writer:
@@ -70,6 +71,4 @@ def _forget(path: Path, stage: str, step: int) -> None:
             continue
         if event["stage"] != stage or event["step"] < step + ("loss" in event):
             kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
+    atomic.write_text(path, "".join(kept))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vcjax import settings, stages, transfer_stages
+from vcjax import settings, stages, transfer_stages, validation
 from vcjax import workdir as workdirs
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def build(config: ConfigDict, workdir: Path) -> list[Stage]:
-    """The stages that `config.stages` lists, in order. Raises SettingsError for an unknown one."""
+    """The stages that `config.stages` lists, in order.
+
+    Raises SettingsError for an unknown one, and for settings that cannot be.
+    """
+    validation.check(config)
     if unknown := [s for s in config.stages if s not in _BUILDERS]:
         raise settings.SettingsError(f"no stage {unknown[0]!r}; use some of {sorted(_BUILDERS)}")
     return [_BUILDERS[name](name, config, workdir) for name in config.stages]
@@ -133,13 +137,15 @@ def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             len(empty),
         )
 
-    return Stage(name, config.idt.to_dict(), ("manifest",), run, keeps=True)
+    # each file of trajectories has its own checksum
+    return Stage(name, config.idt.to_dict(), ("manifest",), run, keeps=True, files="")
 
 
 def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         import fisher
         from vcjax import prior
+        from vcjax.idt import storage
 
         manifest = workdirs.manifest(workdir)
         if config.fisher.fitted_to not in ("train", "all"):
@@ -148,21 +154,26 @@ def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             )
         known = prior.known(directory, workdir / "idt")
         share = config.data.max_changed_share
-        if manifests.few_changes(known.video_ids, manifest.video_ids, max_share=share):
-            model = fisher.Model.load(directory / "model.npz")
-        else:
-            (directory / "vectors.npz").unlink(missing_ok=True)  # of another mixture
-            fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
-            model = prior.fit(fitted.video_ids, workdir / "idt", config.fisher, seed=config.seed)
-            model.save(directory / "model.npz")
-            known = known.of(())
-        vectors = prior.encode(
-            model,
-            manifest.video_ids,
-            workdir / "idt",
-            reading=config.fisher.reading,
-            known=known,
-        )
+        try:
+            if manifests.few_changes(known.video_ids, manifest.video_ids, max_share=share):
+                model = fisher.Model.load(directory / "model.npz")
+            else:
+                (directory / "vectors.npz").unlink(missing_ok=True)  # of another mixture
+                fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
+                ids, seed = fitted.video_ids, config.seed
+                model = prior.fit(ids, workdir / "idt", config.fisher, seed=seed)
+                model.save(directory / "model.npz")
+                known = known.of(())
+            vectors = prior.encode(
+                model,
+                manifest.video_ids,
+                workdir / "idt",
+                reading=config.fisher.reading,
+                known=known,
+            )
+        except storage.StorageError as error:
+            stages.reopen(workdir, "idt")
+            raise stages.StageError(f"{error}; run again, and idt extracts it anew") from error
         vectors.save(directory / "vectors.npz")
         log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
 
@@ -230,7 +241,8 @@ def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         print(evaluation.table(report))
         print(f"report: {workdir / 'report.json'}   clusters: {directory / 'index.html'}")
 
-    return Stage(name, depends | {"seed": config.seed}, inputs, run)
+    depends |= {"seed": config.seed}
+    return Stage(name, depends, inputs, run, beside=("report.json",))
 
 
 def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
@@ -267,7 +279,8 @@ def _svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         print(evaluation.table(report))
         print(f"report: {workdir / 'report.json'}")
 
-    return Stage(name, depends | {"seed": config.seed}, ("manifest", "fisher"), run)
+    depends |= {"seed": config.seed}
+    return Stage(name, depends, ("manifest", "fisher"), run, beside=("report.json",))
 
 
 def model_name(stage: str, config: ConfigDict) -> str:

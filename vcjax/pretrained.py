@@ -91,9 +91,9 @@ def _load_folder(folder: Path) -> Pretrained:
 
 
 def _load_stage(folder: Path) -> Pretrained:
-    from vcjax import train
+    from vcjax import stages, train
 
-    record = json.loads((folder / "stage.json").read_text("utf-8"))["settings"]
+    record = stages.read(folder)["settings"]
     config = settings.paper()
     config.model.update(record["model"])
     config.seed = record["seed"]

@@ -3,7 +3,7 @@
 A stage's fingerprint hashes its settings and the digests of the stages it takes from, so a change
 redoes what depends on it and nothing else. Its recipe is the same without what says which videos
 there are: where that alone changed, what is known of single videos outlives it. `STAGE/stage.json`
-records both.
+records both, with checksums of the files that the stage left: what is damaged since is made again.
 """
 
 import contextlib
@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vcjax import lock, processes
+from vcjax import checksums, lock, processes
 
 log = logging.getLogger(__name__)
+
+_RECORD, _PREVIOUS = "stage.json", "stage.previous.json"
 
 
 class StageError(ValueError):
@@ -41,6 +43,8 @@ class Stage(NamedTuple):
     keeps: bool = False  # its folder survives a change of settings: the stage checks each file
     which_videos: tuple[str, ...] = ()  # settings that only say which videos there are
     by_video: tuple[str, ...] = ()  # what in its folder knows videos by id, and outlives others
+    files: str = "**/*"  # in its folder, that have checksums; "": none, it has its own
+    beside: tuple[str, ...] = ()  # files in the workdir itself that it writes
 
 
 def run(stages: Sequence[Stage], workdir: Path, *, only: Sequence[str] = ()) -> None:
@@ -67,8 +71,52 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 def seconds(workdir: Path, names: Sequence[str]) -> dict[str, float]:
     """Seconds that each complete stage of `names` took."""
-    records = {name: _read(workdir / name) for name in names}
+    records = {name: read(workdir / name) for name in names}
     return {name: r["seconds"] for name, r in records.items() if r.get("complete")}
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The record of the stage in `directory`, {} where it has not begun.
+
+    The one before it where it is damaged. Raises StageError where that is, too.
+    """
+    problems = []
+    for path in (directory / _RECORD, directory / _PREVIOUS):
+        try:
+            return checksums.read_json(path)
+        except FileNotFoundError:
+            continue
+        except checksums.DamagedError as error:
+            log.warning("%s; the record before it is used", error)
+            problems.append(path)
+    if problems:
+        raise StageError(f"{problems[0]}: damaged; remove {directory} to do the stage anew")
+    return {}
+
+
+def damaged(workdir: Path, record: dict[str, Any]) -> list[Path]:
+    """The files of a stage with this record that are missing, or not as the stage left them.
+
+    A checkpoint that is removed, as one may to save space, is not among them.
+    """
+    files = record.get("files", {})
+    missing = [p for p in checksums.missing(files, workdir) if "checkpoints" not in p.parts]
+    return missing + checksums.damaged(files, workdir)
+
+
+def check(directory: Path) -> None:
+    """Raises StageError if files that the complete stage in `directory` left are damaged."""
+    if bad := damaged(directory.parent, read(directory)):
+        raise StageError(
+            f"{_some(bad)} is missing or damaged; run the stage {directory.name} again"
+        )
+
+
+def reopen(workdir: Path, name: str) -> None:
+    """Lets the stage `name`, which checks each file, run again although it is complete."""
+    record = read(workdir / name)
+    if record.get("complete"):
+        _write(workdir / name, record | {"complete": False})
 
 
 def _run(stage: Stage, workdir: Path) -> None:
@@ -84,16 +132,30 @@ def _run(stage: Stage, workdir: Path) -> None:
 def _begin(stage: Stage, workdir: Path) -> bool:
     """Whether the stage has to run, its folder then made ready for it."""
     directory = workdir / stage.name
-    inputs = {name: _digest(stage.name, workdir, name) for name in stage.inputs}
+    taken = {name: _complete(stage.name, workdir, name) for name in stage.inputs}
+    inputs = {name: record["digest"] for name, record in taken.items()}
     fingerprint = _hash({"settings": stage.settings, "inputs": inputs})
-    recipe = _recipe(stage, workdir)
-    record = _read(directory)
+    recipe = _recipe(stage, taken)
+    record = read(directory)
     if record.get("fingerprint") == fingerprint and record.get("complete"):
-        log.info("%s: complete, skipped", stage.name)
-        return False
+        bad = damaged(workdir, record)
+        if not bad:
+            log.info("%s: complete, skipped", stage.name)
+            return False
+        log.warning("%s: %s: missing or damaged; made again", stage.name, _some(bad))
+        for path in bad:
+            if "checkpoints" not in path.parts:  # of which an older one may be sound
+                path.unlink(missing_ok=True)
+    for name, of_input in taken.items():
+        if bad := damaged(workdir, of_input):
+            raise StageError(
+                f"{stage.name} needs {name}, of which {_some(bad)} is missing or damaged; "
+                f"run {name} again, which makes it anew"
+            )
     if record and record.get("fingerprint") != fingerprint:
         changed = ", ".join(_changed(record, stage.settings, inputs))
-        if stage.by_video and record.get("recipe") == recipe:
+        kept = stage.by_video and record.get("recipe") == recipe
+        if kept and not damaged(workdir, record):
             log.info("%s: brought up to date, because %s changed", stage.name, changed)
         else:
             log.info("%s: redone, because %s changed", stage.name, changed)
@@ -121,31 +183,47 @@ def _clear(stage: Stage, directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
 
 
-def _recipe(stage: Stage, workdir: Path) -> str:
+def _recipe(stage: Stage, taken: dict[str, dict[str, Any]]) -> str:
     chosen = {k: v for k, v in stage.settings.items() if k not in stage.which_videos}
-    inputs = {name: _read(workdir / name).get("recipe") for name in stage.inputs}
+    inputs = {name: record.get("recipe") for name, record in taken.items()}
     return _hash({"settings": chosen, "inputs": inputs})
 
 
 def _finish(stage: Stage, workdir: Path) -> None:
     """Runs a stage that has begun, and records how that went."""
     directory = workdir / stage.name
-    record = _read(directory)
+    record = read(directory)
     begin = time.monotonic()
+    before = record["seconds"]
     try:
         digest = stage.run(directory)
-        record |= {"complete": True, "digest": digest or record["fingerprint"]}
-    finally:
-        record["seconds"] = round(record["seconds"] + time.monotonic() - begin, 2)
-        _write(directory, record)
-    log.info("%s: done in %.0f s", stage.name, record["seconds"])
+        files = checksums.of_files(_left(stage, workdir), workdir)
+        record |= {"digest": digest or record["fingerprint"], "files": files, "complete": True}
+    except BaseException:
+        with contextlib.suppress(OSError):  # of a full disk, say: not what is told
+            _write(directory, record | {"seconds": _seconds(before, begin)})
+        raise
+    _write(directory, record | {"seconds": _seconds(before, begin)})
+    log.info("%s: done in %.0f s", stage.name, _seconds(before, begin))
 
 
-def _digest(name: str, workdir: Path, needed: str) -> str:
-    record = _read(workdir / needed)
+def _seconds(before: float, begin: float) -> float:
+    return round(before + time.monotonic() - begin, 2)
+
+
+def _left(stage: Stage, workdir: Path) -> list[Path]:
+    """The files that the stage left and that have no checksums of their own."""
+    found = (workdir / stage.name).glob(stage.files) if stage.files else []
+    own = [p for p in found if p.is_file() and p.name not in (_RECORD, _PREVIOUS)]
+    return own + [workdir / name for name in stage.beside]
+
+
+def _complete(name: str, workdir: Path, needed: str) -> dict[str, Any]:
+    """The record of a stage that the stage `name` takes from."""
+    record = read(workdir / needed)
     if not record.get("complete"):
         raise StageError(f"{name} needs {needed}, which is not complete; add it to --stages")
-    return record["digest"]
+    return record
 
 
 def _changed(record: dict[str, Any], settings: dict[str, Any], inputs: dict[str, str]) -> list[str]:
@@ -160,14 +238,13 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read(directory: Path) -> dict[str, Any]:
-    try:
-        return json.loads((directory / "stage.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
+def _some(paths: Sequence[Path]) -> str:
+    return f"{paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 
 def _write(directory: Path, record: dict[str, Any]) -> None:
-    temporary = directory / "stage.json.tmp"
-    temporary.write_text(json.dumps(record, indent=1))
-    os.replace(temporary, directory / "stage.json")
+    """Records it; the record before it stays beside it."""
+    with contextlib.suppress(FileNotFoundError, checksums.DamagedError):
+        checksums.read_json(directory / _RECORD)
+        os.replace(directory / _RECORD, directory / _PREVIOUS)
+    checksums.write_json(directory / _RECORD, record)

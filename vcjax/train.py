@@ -79,7 +79,7 @@ def pretrain(
         return state._replace(**found)
 
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
-        if not cluster or (epoch > 0 and stage.source == "idt"):
+        if not cluster or (epoch > 0 and stage.source == "idt" and not stage.num_candidates):
             return state, {}
         labels, cells, scalars = cluster(state.bank)
         collapse.see_clusters(scalars["largest_cluster"], len(train))
@@ -170,7 +170,7 @@ def _clustering(
         runs = kmeans.fit_runs(points[stage.source](bank), seeds=seeds, known=known, **options)
         sizes, inertia = np.asarray(runs.sizes[0]), np.asarray(runs.inertia[0])
         steps_down = " ".join(f"{value:.4g}" for value in inertia)
-        log.info("K-means, %s: %d clusters, inertia %s", stage.source, count, steps_down)
+        log.debug("K-means, %s: %d clusters, inertia %s", stage.source, count, steps_down)
         scalars = {
             "clusters": int((sizes > 0).sum()),
             "largest_cluster": int(sizes.max()),

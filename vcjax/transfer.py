@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from ml_collections import ConfigDict
 
-from vcjax import finetune, settings
+from vcjax import finetune, settings, stages
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.finetune import Labeled
@@ -168,9 +168,9 @@ def result(found: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any
 
 def read_result(directory: Path) -> dict[str, Any] | None:
     """The result of a complete stage, or None."""
+    if not stages.read(directory).get("complete"):
+        return None
     try:
-        if not json.loads((directory / "stage.json").read_text()).get("complete"):
-            return None
         return json.loads((directory / "result.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None

@@ -7,6 +7,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from vcjax.clustering import kmeans
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not os.environ.get("VCJAX_LONG"), reason="long: set VCJAX_LONG=1"),
@@ -16,18 +18,22 @@ FLAGS = [
     "--config.data.rendered.num_videos=30",
     *(f"--config.{stage}.batch_size=8" for stage in ("ir", "la")),
     *(f"--config.{stage}.epochs=6" for stage in ("ir", "la")),
-    # at 0.03 a difference of 1e-7 grows without end
-    *(f"--config.{stage}.learning_rate=1e-4" for stage in ("ir", "la")),
+    # at 1e-4 this network still makes of a difference of 1e-7 one of 1e-2 in twelve steps
+    *(f"--config.{stage}.learning_rate=1e-6" for stage in ("ir", "la")),
 ]
 
 
 def _state(workdir, stage):
+    """The last state of a stage without padding, and its step."""
     newest = max((workdir / stage / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
-    with ocp.StandardCheckpointer() as checkpointer:
-        state = checkpointer.restore(newest / "state")
-    state = jax.tree.map(np.asarray, state)
-    videos = np.abs(state["bank"]).sum(axis=1) > 0  # without padding
-    return state | {"bank": state["bank"][videos]}, newest.name
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(newest / "state").item_metadata.tree
+        arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        state = checkpointer.restore(newest / "state", restore_args=arrays)
+    videos = state["labels"][0] != kmeans.UNLABELLED
+    padded = {"bank": state["bank"][videos], "labels": state["labels"][:, videos]}
+    assert not state["bank"][~videos].any()
+    return state | padded, newest.name
 
 
 def _stop_in(run, stage, workdir):
@@ -42,12 +48,18 @@ def _assert_close(workdir, expected):
     for stage in ("ir", "la"):
         (state, step), (wanted, wanted_step) = _state(workdir, stage), _state(expected, stage)
         assert step == wanted_step
-        differences = jax.tree.map(
-            lambda a, b: np.abs(a.astype(np.float64) - b).max(initial=0), state, wanted
-        )
-        largest = max(jax.tree.leaves(differences))
-        print(f"{stage}: {len(state['bank'])} rows of the bank, largest difference {largest:.1e}")
-        assert largest < 1e-4
+        velocity = jax.tree.map(_largest, state.pop("optimizer"), wanted.pop("optimizer"))
+        differences = jax.tree.map(lambda a, b: np.abs(a - b).max(initial=0), state, wanted)
+        largest = {k: max(jax.tree.leaves(v)) for k, v in differences.items() if k != "cells"}
+        largest["optimizer"] = max(jax.tree.leaves(velocity))
+        told = ", ".join(f"{k} {v:.1e}" for k, v in largest.items())
+        print(f"{stage}: {len(state['bank'])} rows of the bank; largest differences: {told}")
+        assert max(largest.values()) < 1e-4
+
+
+def _largest(a, b):
+    """The largest difference, as a share: sums of gradients are far from 1."""
+    return np.abs(a - b).max(initial=0) / max(1.0, np.abs(b).max(initial=0))
 
 
 @pytest.fixture

@@ -71,8 +71,8 @@ def test_stopped_in_each_stage_a_run_ends_as_an_undisturbed_one(start, tmp_path)
     for stage in STAGES:
         run = start(workdir, *FLAGS)
         run.wait_for(lambda stage=stage: _is_in_the_middle(workdir, stage), 600)
-        if stage in ("fisher", "evaluate", "few_shot"):
-            time.sleep(1)
+        if stage == "evaluate":  # the others take less than a second
+            time.sleep(2)
         run.send_signal(signal.SIGTERM)
         begin = time.monotonic()
         assert run.ends(60) == 75, (stage, run.log[-3000:])

@@ -1,5 +1,6 @@
 """The local aggregation loss against a bank of Kinetics' size, beside the same by `lax.top_k`."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,15 +33,7 @@ def cases() -> Iterator[dict[str, Any]]:
     product = 2 * BATCH * NUM_ROWS * DIM
 
     def by_threshold(embedding: Array) -> Float[Array, ""]:
-        losses, _ = local_aggregation.loss(
-            embedding,
-            bank,
-            labels,
-            index,
-            num_background=NUM_BACKGROUND,
-            temperature=TEMPERATURE,
-        )
-        return losses.mean()
+        return mean_loss(embedding, bank, labels, index)
 
     def by_top_k(embedding: Array) -> Float[Array, ""]:
         return _top_k_loss(embedding, bank, labels, index).mean()
@@ -59,6 +52,26 @@ def cases() -> Iterator[dict[str, Any]]:
     yield _among_candidates()
 
 
+def mean_loss(
+    embedding: Float[Array, "b d"],
+    bank: Float[Array, "rows d"],
+    labels: Int[Array, "runs n"],
+    index: Int[Array, " b"],
+    **options: Any,
+) -> Float[Array, ""]:
+    """That of a batch, with the paper's settings."""
+    losses, _ = local_aggregation.loss(
+        embedding,
+        bank,
+        labels,
+        index,
+        num_background=NUM_BACKGROUND,
+        temperature=TEMPERATURE,
+        **options,
+    )
+    return losses.mean()
+
+
 def _among_candidates() -> dict[str, Any]:
     """Beside the exact loss, on rows around as many centers as there are clusters."""
     bank, centers, labels = _clustered()
@@ -73,32 +86,16 @@ def _among_candidates() -> dict[str, Any]:
         mesh=devices,
     )
 
-    def seconds(**options: Any) -> float:
-        @jax.jit
-        def run(embedding: Array, bank: Array, labels: Array, cells: Any) -> Any:
-            def mean(embedding: Array) -> Array:
-                losses, _ = local_aggregation.loss(
-                    embedding,
-                    bank,
-                    labels,
-                    index,
-                    num_background=NUM_BACKGROUND,
-                    temperature=TEMPERATURE,
-                    cells=cells,
-                    **options,
-                )
-                return losses.mean()
-
-            return jax.value_and_grad(mean)(embedding)
-
-        found = cells if options else None
-        return _timing.median_seconds(lambda: run(bank[index], bank, labels, found))
+    def seconds(cells: probing.Cells | None, num_candidates: int) -> float:
+        loss = functools.partial(mean_loss, num_candidates=num_candidates)
+        run = jax.jit(jax.value_and_grad(loss))
+        return _timing.median_seconds(lambda: run(bank[index], bank, labels, index, cells=cells))
 
     return _timing.case(
         "la_loss",
         f"loss and gradient among {NUM_CANDIDATES:,} of {NUM_MANY:,}, recall {recall:.3f}",
-        seconds(num_candidates=NUM_CANDIDATES),
-        peer=("all rows", seconds()),
+        seconds(cells, NUM_CANDIDATES),
+        peer=("all rows", seconds(None, 0)),
     )
 
 

@@ -4,6 +4,7 @@ The compiled program is asked, so that banks can be sized that fit no machine at
 are those of the compilation.
 """
 
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,11 +15,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vcjax import mesh as meshes
-from vcjax.bench import _timing
-from vcjax.objectives import local_aggregation
+from vcjax.bench import _timing, la_loss
+from vcjax.bench.la_loss import BATCH, DIM, NUM_RUNS
 
 SIZES = (235_000, 1_000_000, 5_000_000, 10_000_000, 100_000_000)
-DIM, NUM_RUNS, BATCH, NUM_BACKGROUND, TEMPERATURE = 128, 3, 256, 4096, 0.07
 
 
 class Bytes(NamedTuple):
@@ -32,7 +32,7 @@ def predicted(num_rows: int, num_devices: int, *, batch: int = BATCH) -> Bytes:
     """With r rows on a device: 4 r (d + m) bytes of bank and labels, and 2.25 * 4 r c of work.
 
     c = min(b, d/2) clips are compared with the bank at a time: their similarities, weights, and,
-    with a byte each, which rows are close. Labels are copied once, to pad them.
+    with a byte each, which rows are close. Labels are copied once.
     """
     rows = -(-num_rows // num_devices)
     clips = min(batch, DIM // 2)
@@ -46,18 +46,6 @@ def compiled(num_rows: int, mesh: jax.sharding.Mesh, *, batch: int = BATCH) -> B
     def array(spec: P, *shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
-    def loss(embedding: Any, bank: Any, labels: Any, index: Any) -> Any:
-        losses, _ = local_aggregation.loss(
-            embedding,
-            bank,
-            labels,
-            index,
-            num_background=NUM_BACKGROUND,
-            temperature=TEMPERATURE,
-            mesh=mesh,
-        )
-        return losses.mean()
-
     rows = -(-num_rows // mesh.size) * mesh.size
     arguments = (
         array(P(), batch, DIM),
@@ -65,7 +53,8 @@ def compiled(num_rows: int, mesh: jax.sharding.Mesh, *, batch: int = BATCH) -> B
         array(P(None, meshes.AXIS), NUM_RUNS, rows, dtype=jnp.int32),
         array(P(), batch, dtype=jnp.int32),
     )
-    analysis: Any = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile().memory_analysis()
+    step = jax.value_and_grad(functools.partial(la_loss.mean_loss, mesh=mesh))
+    analysis: Any = jax.jit(step).lower(*arguments).compile().memory_analysis()
     return Bytes(analysis.argument_size_in_bytes, analysis.temp_size_in_bytes)
 
 

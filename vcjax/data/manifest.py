@@ -6,7 +6,9 @@ so the order of the list that a user writes does not matter.
 
 import csv
 import hashlib
+import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +25,7 @@ _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
 SPLITS = ("split1", "split2", "split3")  # columns: the official splits of UCF101 and HMDB51
 INDEX = "index.tsv"  # of a folder of prepared shards
 _SPLITS = ("train", "test")
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 class ManifestError(ValueError):
@@ -91,6 +94,7 @@ def read(source: str | Path) -> Manifest:
 def _read(source: Path) -> Manifest:
     if (source / INDEX).is_file():
         source = source / INDEX
+        _check_index(source)
     elif builders.is_builder(source):
         return _from_rows(source, builders.rows(source))
     if source.is_dir():
@@ -120,10 +124,9 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
     try:
         with source.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            rows = list(reader)
+            rows, columns = list(reader), reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{source}: not a readable table: {error}") from error
-    columns = reader.fieldnames or []
     if "path" not in columns:
         raise ManifestError(
             f"{source}: no `path` column among {list(columns)}; columns are separated by "
@@ -136,19 +139,32 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
             raise ManifestError(f"{source}, line {line}: no path")
     if not rows:
         raise ManifestError(f"{source}: no videos")
-    base = source.parent if remote.is_remote(source) else source.absolute().parent
-    named = [(row.get("video_id") or str(Path(row["path"]).with_suffix("")), row) for row in rows]
-    return [row | {"path": _joined(base, row["path"]), "video_id": name} for name, row in named]
+    base = str(source.parent if remote.is_remote(source) else source.absolute().parent)
+    for row in rows:
+        row["video_id"] = row.get("video_id") or _id_of(row["path"])
+        row["path"] = _joined(base, row["path"])
+    return rows
 
 
-def _joined(base: Path, path: str) -> str:
-    return path if remote.is_remote(path) else os.path.join(str(base), path)
+def _joined(base: str, path: str) -> str:
+    return path if remote.is_remote(path) else os.path.join(base, path)
+
+
+def _id_of(path: str) -> str:
+    """The path without suffix, written in one way."""
+    stem = os.path.splitext(path)[0]
+    # the few that Path would change; it takes its time
+    return str(Path(stem)) if "//" in stem or "./" in stem or stem.endswith("/") else stem
 
 
 def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
     for row in rows:
-        if any(ord(character) < 32 for character in row["video_id"] + row["path"]):
+        if _CONTROL.search(row["video_id"]) or _CONTROL.search(row["path"]):
             raise ManifestError(f"{source}: control characters in {row['video_id']!r}")
+        if not (row.get("num_frames") or "0").isdecimal():
+            raise ManifestError(
+                f"{source}: num_frames of {row['video_id']} is {row['num_frames']!r}, not a number"
+            )
         if row.get("split", "") not in ("", *_SPLITS):
             raise ManifestError(
                 f"{source}: split of {row['video_id']} is {row['split']!r}; use train or test"
@@ -282,7 +298,7 @@ def save(manifest: Manifest, path: Path) -> None:
     write_table(path, columns, rows)
 
 
-def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Path) -> Manifest:
+def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Any) -> Manifest:
     """Writes the index of a prepared folder: of each video that is in a shard, where, and labels.
 
     `entries` are as many as videos. Returns what `read(out)` gives.
@@ -295,8 +311,36 @@ def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Pa
             labels = [values[row] for values in manifest.labels.values()]
             values = (manifest.split[row], place.num_frames, entry["fps"])
             rows.append([manifest.video_ids[row], str(place), *map(str, values), *labels])
-    write_table(out / INDEX, columns, rows)
+    text = _table(columns, rows)
+    # before the index, which nothing reads without; in the format of the program sha256sum
+    remote.write_text(_index_checksum(out / INDEX), f"{_sha256(text.encode())}  {INDEX}\n")
+    remote.write_text(out / INDEX, text)
     return read(out)
+
+
+def remove_index(out: Any) -> None:
+    """Leaves a prepared folder without an index, if it has one."""
+    (out / INDEX).unlink(missing_ok=True)
+    _index_checksum(out / INDEX).unlink(missing_ok=True)
+
+
+def _check_index(index: Any) -> None:
+    checksum = _index_checksum(index)
+    if not checksum.is_file():
+        return
+    if checksum.read_bytes().partition(b" ")[0] != _sha256(index.read_bytes()).encode():
+        raise ManifestError(
+            f"{index}: damaged, or changed since it was prepared; prepare again, or remove "
+            f"{checksum.name} if you changed it yourself"
+        )
+
+
+def _index_checksum(index: Any) -> Any:
+    return index.with_name(f"{index.name}.sha256")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(path: Path) -> Manifest:
@@ -341,13 +385,15 @@ def signature(source: str | Path) -> str:
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Writes a TSV, atomically."""
-    with (
-        remote.writing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+    remote.write_text(path, _table(columns, rows))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _hash(key: str, seed: int) -> str:

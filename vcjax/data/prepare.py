@@ -6,7 +6,6 @@ several times its space.
 """
 
 import argparse
-import json
 import math
 import os
 import shutil
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from vcjax import progress
+from vcjax import checksums, progress
 from vcjax.data import manifest as manifests
 from vcjax.data import remote, shards, video
 from vcjax.data.manifest import Manifest, ManifestError, Problem
@@ -116,7 +115,7 @@ def prepare(
     _check_settings(side, videos_per_shard)
     if not remote.is_remote(out):
         out.mkdir(parents=True, exist_ok=True)
-    (out / INDEX).unlink(missing_ok=True)
+    manifests.remove_index(out)
     pairs = list(zip(manifest.video_ids, manifest.paths, strict=True))
     starts = range(0, len(pairs), videos_per_shard)
     jobs = [
@@ -177,7 +176,7 @@ def write_shard(job: Job) -> int:
     stored = remote.size_of(job.target)
     if not (record and record["sources"] == sources and record["size"] == stored):
         record = {"sources": sources, **_write(job)}
-        _write_json(job.target.with_suffix(".json"), record)
+        remote.write_text(job.target.with_suffix(".json"), checksums.as_json(record))
     return sum(not entry["problem"] for entry in record["videos"])
 
 
@@ -258,14 +257,9 @@ def _sources(job: Job) -> list[list[Any]]:
 
 def _record(job: Job) -> dict[str, Any]:
     try:
-        return json.loads(job.target.with_suffix(".json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return checksums.read_json(job.target.with_suffix(".json"))
+    except (FileNotFoundError, checksums.DamagedError):
         return {}
-
-
-def _write_json(path: Any, record: dict[str, Any]) -> None:
-    with remote.writing(path) as temporary:
-        temporary.write_text(json.dumps(record), encoding="utf-8")
 
 
 def _remove_others(out: Any, jobs: list[Job]) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vcjax import atomic
+
 T = TypeVar("T")
 
 _ATTEMPTS = 6
@@ -109,6 +111,15 @@ def writing(target: Any) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "written"
         put(Path(folder) / "written", target)
+
+
+def write_text(target: Any, text: str) -> None:
+    """Puts `text`, as UTF-8, into the place of `target`, whole or not at all."""
+    if is_remote(target):
+        with writing(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    else:
+        atomic.write_text(target, text)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from jaxtyping import Float, UInt8
 
 from vcjax import progress
 from vcjax.data import video
+from vcjax.idt import workers
 
 MOTIONS = (
     "approaching",
@@ -83,7 +84,7 @@ def render(
     job = partial(_write_video, directory, seed, look)
     bar = progress.bar(desc="render", unit="video", total=num_videos)
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(num_workers, context, workers.end_with_parent) as pool:
         for _ in pool.map(job, range(num_videos), *zip(*plan, strict=True), chunksize=4):
             bar.update()
     bar.close()

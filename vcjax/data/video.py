@@ -49,6 +49,8 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
             raise DecodeError(f"{path}: the file is empty")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DecodeError(f"{path}: no such file") from error
+    except OSError as error:  # as of a name that is too long
+        raise DecodeError(f"{path}: {_reason(error)}") from error
     with _open(path) as container:
         stream = _stream(path, container)
         declared = stream.frames

@@ -6,7 +6,6 @@ Clusters, neighbors of any video, a map, confusions, learning curves (Fig. 2 bes
 import base64
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from PIL import Image
 
-from vcjax import progress
+from vcjax import atomic, progress, stages
 from vcjax.clustering import neighbors
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
@@ -72,16 +71,18 @@ def save(
             )
             arrays[f"{name}/told/{label}"] = told[shown].astype(str)
     manifests.save(manifest.take(rows.tolist()), directory / "explorer.tsv")
-    temporary = directory / "explorer.npz.tmp"
-    with temporary.open("wb") as file:
+    with atomic.replacing(directory / "explorer.npz") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(temporary, directory / "explorer.npz")
 
 
 def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
-    """What `save` kept. Raises FileNotFoundError before the run was evaluated."""
+    """What `save` kept. Raises FileNotFoundError before the run was evaluated.
+
+    StageError if a file that the stage left there is damaged.
+    """
     if not (directory / "explorer.npz").exists():
         raise FileNotFoundError(f"no explorer.npz in {directory}; run the stage evaluate first")
+    stages.check(directory)
     manifest = manifests.load(directory / "explorer.tsv")
     found = {}
     with np.load(directory / "explorer.npz", allow_pickle=False) as arrays:
@@ -111,9 +112,7 @@ def write(runs: Sequence[Path], out: Path) -> None:
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     # "<" never ends the element that holds the data
     page = resources.files("vcjax.evaluation").joinpath("explorer.html").read_text("utf-8")
-    temporary = out.with_name(out.name + ".tmp")
-    temporary.write_text(page.replace("@DATA@", text.replace("<", "\\u003c")), encoding="utf-8")
-    os.replace(temporary, out)
+    atomic.write_text(out, page.replace("@DATA@", text.replace("<", "\\u003c")))
 
 
 def _pair(names: Sequence[str]) -> tuple[int, int]:

@@ -1,14 +1,13 @@
 """The page of clusters: one HTML file and its PNGs, opened from disk."""
 
 import html
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from vcjax import progress
+from vcjax import atomic, progress
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import sheets, tables
 from vcjax.evaluation.clusters import Cluster
@@ -50,9 +49,7 @@ def write(
         links=" · ".join(links),
         sections="\n".join(sections),
     )
-    temporary = directory / "index.html.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, directory / "index.html")
+    atomic.write_text(directory / "index.html", text)
 
 
 def _shown(described: Sequence[Cluster]) -> list[Cluster]:

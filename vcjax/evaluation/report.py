@@ -2,13 +2,13 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vcjax import atomic
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import agreement, clusters, explorer, measures, page, probes, protocol, tables
 from vcjax.evaluation.measures import Probing
@@ -223,6 +223,4 @@ def _in_order_of_ids(
 
 def write(report: dict[str, Any], path: Path) -> None:
     """Writes the report as JSON, atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    atomic.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from vcjax import atomic
 from vcjax.data import video as videos
-from vcjax.idt import atomic, detectors, people, workers
+from vcjax.idt import detectors, people, workers
 
 _SETTINGS = "detector.json"
 

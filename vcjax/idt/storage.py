@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from vcjax.idt import atomic
+from vcjax import atomic
 from vcjax.idt.trajectories import COLUMNS, Trajectories, with_time
 
 # Descriptors are in [0, 1].
@@ -27,7 +27,7 @@ _TYPES = {
     for name in COLUMNS
 }
 # What numpy and zipfile raise on damaged bytes; RuntimeError: flags that ask for a password.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     EOFError,
     ValueError,
@@ -180,7 +180,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise StorageError(f"{path}: no such file; run the stage idt for this video") from error
     except _Damaged as error:
         raise StorageError(f"{path}: damaged; its content is not what was written") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise StorageError(f"{path}: not a readable file of trajectories: {error}") from error
 
 

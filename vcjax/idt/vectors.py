@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +14,11 @@ import numpy as np
 from jaxtyping import Float
 
 import fisher
-from vcjax.idt import atomic, collection, workers
+from vcjax import atomic
+from vcjax.idt import collection, storage, workers
 from vcjax.prior import FisherVectors
 
 log = logging.getLogger(__name__)
-
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 class _Job(NamedTuple):
@@ -123,7 +120,7 @@ def _stored_count(target: Path, source: Mapping[str, Any]) -> int | None:
         return None
     try:
         _, num_rows, stored = _read(target)
-    except _UNREADABLE as error:
+    except storage.UNREADABLE as error:
         log.warning("%s: damaged, made again: %s", target, error)
         return None
     return num_rows if stored == source else None

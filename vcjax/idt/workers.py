@@ -91,7 +91,7 @@ def _run_in_pool(
     """Takes jobs off `waiting` until none is left or a process dies; returns those then running."""
     running: dict[Future[Result[J]], J] = {}
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(num_workers, context, _end_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, context, end_with_parent) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < num_workers:
@@ -107,7 +107,7 @@ def _run_in_pool(
     return []
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Lets this process die with the one that started it, or a pool outlives a killed program."""
     parent = multiprocessing.parent_process()
     assert parent is not None

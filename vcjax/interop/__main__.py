@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vcjax.idt import atomic
+from vcjax import atomic
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

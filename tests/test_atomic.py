@@ -2,7 +2,7 @@ import multiprocessing
 import os
 import time
 
-from vcjax.idt import atomic
+from vcjax import atomic
 
 
 def write_slowly(path):

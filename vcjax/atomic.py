@@ -21,9 +21,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with temporary.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed, or the process dies
             yield file
+            file.flush()
+            os.fsync(file.fileno())  # or power that fails leaves the new name and no content
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Puts `text`, as UTF-8, into the place of `path`."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _remove_leftovers(path: Path) -> None:

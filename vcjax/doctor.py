@@ -1,0 +1,270 @@
+"""What this machine has, what of a run is complete, damaged or stale, and what to do about it.
+
+python -m vcjax.doctor [FOLDER]
+
+FOLDER is that of a run, or of prepared shards; all its files are read. The exit code is 1 where
+something is damaged or missing.
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from vcjax import checkpoint, checksums, progress, stages
+from vcjax.data import manifest as manifests
+
+_CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
+
+
+class Finding(NamedTuple):
+    """One line: of what, how it is, and what to do where it is not well."""
+
+    subject: str
+    state: str
+    advice: str = ""
+    bad: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints what is found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vcjax.doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", nargs="?", type=Path, help="of a run, or of prepared shards")
+    options = parser.parse_args(arguments)
+    if options.folder and not options.folder.is_dir():
+        sys.exit(f"vcjax.doctor: {options.folder}: no such folder")
+    print("This machine")
+    found = _told(machine())
+    if options.folder:
+        print(f"\n{options.folder}")
+        found += _told(folder(options.folder))
+    sys.exit(int(any(finding.bad for finding in found)))
+
+
+def _told(findings: Iterator[Finding]) -> list[Finding]:
+    found = []
+    for finding in findings:
+        print(f"  {finding.subject:12}{finding.state}", flush=True)
+        if finding.advice:
+            print(f"  {'':12}-> {finding.advice}", flush=True)
+        found.append(finding)
+    return found
+
+
+def machine() -> Iterator[Finding]:
+    """Of the machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("system", f"Python {platform.python_version()}, {platform.platform(terse=True)}")
+    yield Finding("processor", f"{cores} cores, {_memory()}")
+    yield _devices()
+    yield _decoders()
+    yield from packages()
+
+
+def _memory() -> str:
+    size = os.sysconf("SC_PAGE_SIZE")
+    total, free = (size * os.sysconf(f"SC_{kind}") for kind in ("PHYS_PAGES", "AVPHYS_PAGES"))
+    return f"{_gigabytes(total)} of memory, {_gigabytes(free)} of it unused"
+
+
+def _devices() -> Finding:
+    import jax
+
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        return Finding("devices", f"JAX has none: {reason}", "install another jaxlib", bad=True)
+    named = []
+    for device in devices:
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        named.append(f"{device.device_kind}" + (f" with {_gigabytes(limit)}" if limit else ""))
+    shown = ", ".join(f"{named.count(name)} x {name}" for name in dict.fromkeys(named))
+    unused = devices[0].platform == "cpu" and shutil.which("nvidia-smi")
+    advice = "JAX does not use the GPU: pip install 'vcjax[cuda]'" if unused else ""
+    return Finding("devices", f"{shown} ({devices[0].platform})", advice)
+
+
+def _decoders() -> Finding:
+    import av
+
+    known = [name for name in _CODECS if _has_decoder(name)]
+    missing = [name for name in ("h264", "mpeg4") if name not in known]
+    return Finding(
+        "decoders",
+        f"{', '.join(known)} by PyAV {av.__version__}",
+        f"without {missing[0]} most videos are not read: pip install av" if missing else "",
+        bad=bool(missing),
+    )
+
+
+def _has_decoder(name: str) -> bool:
+    import av
+
+    try:
+        return bool(av.Codec(name, "r"))
+    except ValueError:
+        return False
+
+
+def packages(name: str = "vcjax") -> Iterator[Finding]:
+    """Of what the distribution `name` requires, and of its extras, against what is installed."""
+    unmet = _unmet(name, "")
+    state = "; ".join(unmet) or "all that are required, as new as they have to be"
+    yield Finding("packages", state, f"pip install --upgrade {name}" if unmet else "", bool(unmet))
+    extras = sorted(metadata.metadata(name).get_all("Provides-Extra") or [])
+    lacking = {extra: found for extra in extras if (found := _unmet(name, extra))}
+    yield Finding("extras", ", ".join(e for e in extras if e not in lacking) or "none")
+    if lacking:
+        shown = ", ".join(f"{extra} ({found[0]})" for extra, found in lacking.items())
+        yield Finding("", f"without {shown}", f"pip install '{name}[EXTRA]', if you need one")
+
+
+def _unmet(name: str, extra: str) -> list[str]:
+    """What is missing or too old of what `name` requires, or of what its `extra` adds to that."""
+    from packaging.requirements import Requirement
+
+    found = []
+    for required in map(Requirement, metadata.requires(name) or []):
+        marker = required.marker
+        if marker and not marker.evaluate({"extra": extra}):
+            continue
+        if bool(extra) != bool(marker and "extra" in str(marker)):
+            continue
+        try:
+            version = metadata.version(required.name)
+        except metadata.PackageNotFoundError:
+            found.append(f"no {required.name}")
+            continue
+        if not required.specifier.contains(version, prereleases=True):
+            found.append(f"{required.name} {version} is not {required.specifier}")
+        for inner in required.extras:
+            found += _unmet(required.name, inner)
+    return found
+
+
+def folder(path: Path) -> Iterator[Finding]:
+    """Of a run, or of prepared shards."""
+    free = shutil.disk_usage(path).free
+    yield Finding("disk", f"{_gigabytes(free)} free", "" if free > 1e9 else "make space")
+    if not os.access(path, os.W_OK):
+        yield Finding("access", "it cannot be written to", "a run needs that", bad=True)
+    if (path / manifests.INDEX).is_file():
+        yield from _prepared(path)
+        return
+    records = sorted(path.glob("*/stage*.json"), key=lambda record: record.stat().st_mtime)
+    names = {record.parent.name: None for record in records}  # in the order of the run
+    if not names:
+        yield Finding("stages", "none has begun here")
+    for name in names:
+        yield _stage(path, name)
+    if left := list(path.rglob("*.tmp")):
+        yield Finding("leftovers", f"{len(left)}, first {left[0]}", "remove them, if nothing runs")
+
+
+def _stage(workdir: Path, name: str) -> Finding:
+    directory = workdir / name
+    again = "run again: what is damaged is made anew"
+    for problem in _record_problems(directory):
+        return Finding(name, problem, again, bad=True)
+    record = stages.read(directory)
+    broken = [*stages.damaged(workdir, record), *_damaged_checkpoints(directory)]
+    if name == "idt":
+        broken += _damaged_trajectories(directory)
+    if broken:
+        shown = f"{len(set(broken))} files are damaged or missing, first {broken[0]}"
+        return Finding(name, shown, again, bad=True)
+    if stale := _stale(workdir, record):
+        return Finding(name, f"stale: {stale} changed since", "run again: it is redone")
+    if not record.get("complete"):
+        return Finding(name, _progress(directory), "run again: it goes on from there")
+    return Finding(name, "complete")
+
+
+def _record_problems(directory: Path) -> Iterator[str]:
+    for path in (directory / "stage.json", directory / "stage.previous.json"):
+        try:
+            checksums.read_json(path)
+        except FileNotFoundError:
+            continue
+        except checksums.DamagedError as error:
+            yield str(error)
+
+
+def _damaged_checkpoints(directory: Path) -> list[Path]:
+    folders = directory.rglob("checkpoints")
+    return [
+        path
+        for folder in folders
+        for step in checkpoint.committed(folder)
+        for path in checkpoint.damaged(step)
+    ]
+
+
+def _damaged_trajectories(directory: Path) -> list[Path]:
+    from vcjax.idt import storage
+
+    broken = []
+    for path in progress.bar(sorted(directory.glob("*.npz")), desc="idt", unit="file"):
+        try:
+            storage.inspect(path)
+        except storage.StorageError:
+            broken.append(path)
+    return broken
+
+
+def _stale(workdir: Path, record: dict) -> str:
+    """The first stage that it takes from and that has another result now, or ""."""
+    for name, digest in record.get("inputs", {}).items():
+        now = stages.read(workdir / name)
+        if now.get("complete") and now["digest"] != digest:
+            return name
+    return ""
+
+
+def _progress(directory: Path) -> str:
+    steps = [
+        int(checkpoint.committed(folder)[0].name)
+        for folder in directory.rglob("checkpoints")
+        if checkpoint.committed(folder)
+    ]
+    return "not complete" + (f", checkpoint of step {max(steps)}" if steps else "")
+
+
+def _prepared(path: Path) -> Iterator[Finding]:
+    from vcjax.data import shards
+
+    try:
+        found = manifests.read(path)
+    except manifests.ManifestError as error:
+        yield Finding("index", str(error), bad=True)
+        return
+    places = [place for p in found.paths if (place := shards.parse(p))]
+    yield Finding("index", f"{len(found)} videos in {len({p.shard for p in places})} shards")
+    broken = {}
+    for place in progress.bar(places, desc="shards", unit="video"):
+        try:
+            shards.check(place)
+        except (ValueError, OSError, RuntimeError, IndexError) as error:
+            broken[place.shard] = str(error).partition("\n")[0]
+    for shard, reason in broken.items():
+        yield Finding("shard", f"{shard}: {reason}", "remove it and prepare again", bad=True)
+    if not broken:
+        yield Finding("shards", "all records are as they were written")
+
+
+def _gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"
+
+
+if __name__ == "__main__":
+    main()

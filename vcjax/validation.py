@@ -1,0 +1,146 @@
+"""Whether every setting of a config can be, before anything runs.
+
+What depends on the videos (more clusters than there are, a column that they lack) shows later.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from vcjax import prior, settings
+from vcjax.settings import SettingsError
+
+
+class _Rule(NamedTuple):
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+def _one_of(*values: Any) -> _Rule:
+    return _Rule(lambda v: v in values, f"one of {list(values)}")
+
+
+def _each(rule: _Rule, kind: type, *, count: int | None = None) -> _Rule:
+    def holds(values: Any) -> bool:
+        return (
+            isinstance(values, tuple | list)
+            and count in (None, len(values))
+            and all(
+                isinstance(v, kind) and not isinstance(v, bool) and rule.holds(v) for v in values
+            )
+        )
+
+    return _Rule(holds, f"{count or 'values'} in brackets, each {rule.wanted}")
+
+
+_NUMBER: Any = int | float
+_AT_LEAST_0 = _Rule(lambda v: 0 <= v < math.inf, "0 or more")
+_AT_LEAST_1 = _Rule(lambda v: 1 <= v < math.inf, "1 or more")
+_POSITIVE = _Rule(lambda v: 0 < v < math.inf, "more than 0")
+_SHARE = _Rule(lambda v: 0 <= v <= 1, "from 0 to 1")
+_PART = _Rule(lambda v: 0 < v <= 1, "more than 0, at most 1")
+_LESS_THAN_1 = _Rule(lambda v: 0 <= v < 1, "from 0 to less than 1")
+_BETWEEN = _Rule(lambda v: 0 < v < 1, "between 0 and 1")
+_NAME = _Rule(lambda v: bool(v), "a name")
+_STAGES = ("ir", "la_own", "la", "tune", *settings.FINETUNING_STAGES)
+
+# by the whole key, or by its last part for all stages that have it
+_RULES: dict[str, _Rule] = {
+    "seed": _Rule(lambda v: 0 <= v < 2**32, "from 0 to 4294967295"),
+    "data.seed": _Rule(lambda v: -1 <= v < 2**32, "from 0 to 4294967295, or -1"),
+    "stages": _each(_NAME, str),
+    "asked": _each(_NAME, str),
+    "epochs_scale": _POSITIVE,
+    "log_steps": _AT_LEAST_1,
+    "bank_dtype": _one_of("float32", "bfloat16"),
+    "data.holdout": _BETWEEN,
+    "data.on_missing": _one_of("error", "skip"),
+    "data.verify": _one_of("decode", "header"),
+    "data.max_bad_share": _SHARE,
+    "data.num_threads": _AT_LEAST_1,
+    "clip.num_frames": _AT_LEAST_1,
+    "clip.stride": _AT_LEAST_1,
+    "clip.side": _AT_LEAST_1,
+    "clip.flip": _SHARE,
+    "clip.greyscale": _SHARE,
+    "clip.jitter": _each(_AT_LEAST_0, _NUMBER, count=4),
+    "model.depth": _one_of(18, 34),
+    "model.width": _AT_LEAST_1,
+    "model.embedding_dim": _AT_LEAST_1,
+    "model.dtype": _one_of("float32", "bfloat16", "float16"),
+    "idt.matcher": _one_of("flow", "surf"),
+    "fisher.energy": _PART,
+    "fisher.num_components": _AT_LEAST_1,
+    "fisher.fitted_to": _one_of("train", "all"),
+    "fisher.num_videos": _AT_LEAST_1,
+    "fisher.rows_per_video": _AT_LEAST_1,
+    "fisher.reading": _one_of("paper", "released"),
+    "fisher.descriptors": _each(_NAME, str),
+    "clusters.num_clusters": _Rule(lambda v: v == 0 or v >= 2, "2 or more, or 0"),
+    "clusters.num_runs": _AT_LEAST_1,
+    "clusters.num_iterations": _AT_LEAST_1,
+    "ir.objective": _one_of("instance_recognition"),
+    "ir.estimator": _one_of("sampled_softmax", "full_softmax", "nce"),
+    "ir.num_negatives": _AT_LEAST_1,
+    "svm.penalty": _POSITIVE,
+    "scales": _each(_PART, _NUMBER),
+    "epochs": _AT_LEAST_1,
+    "drops": _each(_AT_LEAST_0, int),
+    "start": _one_of("", *_STAGES),
+    "batch_size": _AT_LEAST_1,
+    "accumulation_steps": _AT_LEAST_1,
+    "learning_rate": _POSITIVE,
+    "momentum": _LESS_THAN_1,
+    "dampening": _LESS_THAN_1,
+    "bank_momentum": _LESS_THAN_1,
+    "temperature": _POSITIVE,
+    "validate_epochs": _AT_LEAST_1,
+    "source": _one_of("idt", "bank", "joint"),
+    "watched": _one_of("holdout", "test"),
+    "average": _one_of("softmax", "logits"),
+    "holdout": _BETWEEN,
+    "frozen_stages": _one_of(0, 1, 2, 3, 4),
+    "input_scale": _POSITIVE,
+    "splits": _each(_NAME, str),
+    "clips_per_video": _AT_LEAST_1,
+    "shots": _each(_AT_LEAST_1, int),
+    "num_draws": _AT_LEAST_1,
+    "draw": _one_of("random", "first"),
+    "retrieval": _each(_AT_LEAST_1, int),
+    "num_neighbors": _AT_LEAST_1,
+    **{f"{stage}.objective": _one_of("local_aggregation") for stage in ("la_own", "la", "tune")},
+}
+_NOT_EMPTY = ("stages", "scales", "fisher.descriptors", "retrieval")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises SettingsError, which names the setting, for a value that cannot be."""
+    for key, value in _flat(config.to_dict()):
+        rule = _RULES.get(key) or _RULES.get(key.rpartition(".")[2]) or _default(value)
+        if not rule.holds(value):
+            raise SettingsError(f"--config.{key} is {value!r}; use {rule.wanted}")
+        if value == () and (key in _NOT_EMPTY or key.rpartition(".")[2] in _NOT_EMPTY):
+            raise SettingsError(f"--config.{key} is empty")
+    try:
+        prior.columns(config.fisher.descriptors, square_root=config.fisher.square_root)
+    except ValueError as error:
+        raise SettingsError(f"--config.fisher.descriptors: {error}") from error
+
+
+def _default(value: Any) -> _Rule:
+    """Of numbers without a rule: no sign, and finite; of the rest nothing."""
+    if isinstance(value, int | float):
+        return _AT_LEAST_0
+    if isinstance(value, str):
+        return _Rule(lambda v: v.isprintable(), "no line breaks or other control characters")
+    return _Rule(lambda v: True, "anything")
+
+
+def _flat(values: dict[str, Any], above: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, (*above, key))
+        else:
+            yield ".".join((*above, key)), value
