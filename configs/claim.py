@@ -27,8 +27,8 @@ def get_config(variant: str = "rendered") -> ConfigDict:
         *("supervised", "evaluate"),
     )
     config.data.seed = 0  # the same videos for every seed of the training
-    config.data.rendered.contrast = 1.0
-    config.data.rendered.brightness = 140.0
+    config.data.rendered.contrast = 0.8
+    config.data.rendered.brightness = 152.0
     config.supervised.label = "motion"
     config.supervised.epochs = 100
     config.supervised.learning_rate, config.supervised.batch_size = 0.03, config.ir.batch_size
@@ -43,8 +43,8 @@ def _many_seeds(config: ConfigDict) -> None:
     # twice the motions: six, the paper's proportion of 240 videos, would hold two motions each
     config.clusters.num_clusters = 16
     # at 0.03 the loss of instance recognition leaps first, and half of the seeds never recover
-    config.ir.epochs, config.ir.learning_rate = 30, 0.01
+    config.ir.learning_rate = 0.01
     for aggregation in (config.la_own, config.la):
-        aggregation.epochs, aggregation.drops, aggregation.validate_epochs = 30, (25,), 30
+        aggregation.epochs, aggregation.drops = 20, (17,)
     config.tune.learning_rate = 0.01
-    config.supervised.epochs = 30
+    config.supervised.epochs = 25
