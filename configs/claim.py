@@ -45,6 +45,6 @@ def _many_seeds(config: ConfigDict) -> None:
     # at 0.03 the loss of instance recognition leaps first, and half of the seeds never recover
     config.ir.learning_rate = 0.01
     for aggregation in (config.la_own, config.la):
-        aggregation.epochs, aggregation.drops = 20, (17,)
+        aggregation.epochs, aggregation.drops = 30, (25,)
     config.tune.learning_rate = 0.01
     config.supervised.epochs = 25
