@@ -3,8 +3,8 @@
     python -m vcjax.evaluation claim --config=configs/claim.py:rendered --workdir=runs/claim
 
 trains every kind of network with several seeds on the same videos, of which motion and scene are
-known and independent, and compares what they know of either. Scenes are seen in full contrast, so
-that it is tempting to go by them. Real clips of several collections, all trained on together:
+known and independent, and compares what they know of either. Scenes are seen in more contrast than
+elsewhere, so that it is tempting to go by them. Real clips of several collections, all together:
 
     python -m vcjax.evaluation claim --config=configs/claim.py:folder --workdir=runs/claim_real \\
         --join fight.tsv tennis.tsv --claims "fight motion" "fight scene" \\
@@ -38,11 +38,11 @@ def get_config(variant: str = "rendered") -> ConfigDict:
 
 
 def _many_seeds(config: ConfigDict) -> None:
-    """Minutes a seed, of networks that learn: scenes in full contrast are hard to look past."""
+    """Little enough for several seeds, and settings at which so few steps teach something."""
     config.clip.side, config.model.width = 32, 12
     # twice the motions: six, the paper's proportion of 240 videos, would hold two motions each
     config.clusters.num_clusters = 16
-    # at 0.03 the loss of instance recognition leaps first, and half of the seeds never recover
+    # at 0.03 the loss of instance recognition leaps from 8 to 11 first
     config.ir.learning_rate = 0.01
     for aggregation in (config.la_own, config.la):
         aggregation.epochs, aggregation.drops = 30, (25,)
