@@ -60,13 +60,15 @@ def test_joined_manifests_keep_labels_and_groups_apart(tmp_path):
 
 
 def test_seeds_after_the_first_share_the_videos_and_their_trajectories(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     commands = []
 
     class Done:
         returncode = 0
 
-    def run(command, check):
+    def run(command, check, env):
         commands.append(command)
+        assert env["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "compiled")
         for name in ("manifest", "idt"):
             (tmp_path / command[4].split("=")[1] / name).mkdir(exist_ok=True)
         return Done

@@ -33,7 +33,9 @@ def train(
     """Runs `config` once a seed, each into `workdir/seedN`, and returns these folders.
 
     What is complete is skipped, what was interrupted goes on. Raises RuntimeError where one fails.
+    What one seed compiles, the next ones find in `workdir/compiled`.
     """
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"), **os.environ}
     folders: list[Path] = []
     for seed in seeds:
         folder = workdir / f"seed{seed}"
@@ -42,7 +44,7 @@ def train(
             _share(folders[0], folder)
         command = [sys.executable, "-m", "vcjax.main", f"--config={config}"]
         command += [f"--workdir={folder}", f"--config.seed={seed}", *overrides]
-        if code := subprocess.run(command, check=False).returncode:
+        if code := subprocess.run(command, check=False, env=environment).returncode:
             raise RuntimeError(f"seed {seed} ended with {code}; run the same command to go on")
         folders.append(folder)
     return folders
