@@ -94,6 +94,13 @@ class Checkpoints:
             ) from error
 
 
+def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays that are entries of the states under `directory`."""
+    step = max(ocp.utils.checkpoint_steps(directory.absolute()))
+    entries = ocp.StandardCheckpointHandler().metadata(directory.absolute() / str(step) / "state")
+    return {k: tuple(v.shape) for k, v in entries.tree.items() if hasattr(v, "shape")}
+
+
 def restore_part(
     directory: Path, template: dict[str, Any], *, alone: bool = False
 ) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def _data() -> ConfigDict:
     data.on_missing = "error"  # or "skip": bad videos are listed and left out
     data.verify = "decode"  # every frame of every video once; "header": only what it declares
     data.max_bad_share = 0.01  # of the training videos that may fail to decode and be replaced
+    data.max_changed_share = 0.1  # of the videos that come or go, and what is known of the others
+    # stays (vectors, rows of the bank, labels); more, and stages begin anew
     data.num_threads = 2  # that read clips ahead of the device
     data.num_workers = 0  # processes that do so instead
     data.rendered = ConfigDict()
