@@ -20,7 +20,9 @@ class Kernel(NamedTuple):
     share: float  # of the time of all kernels
 
 
-def largest(run: Callable[[], Any], program: jax.stages.Compiled, *, number: int = 3) -> list[Kernel]:
+def largest(
+    run: Callable[[], Any], program: jax.stages.Compiled, *, number: int = 3
+) -> list[Kernel]:
     """The `number` kernels that take most of the time of `run`, which runs `program` once."""
     jax.block_until_ready(run())
     with tempfile.TemporaryDirectory() as folder:
