@@ -6,6 +6,7 @@ after ten steps on one device, too.
 
 import functools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -103,6 +104,20 @@ def test_gradients_of_equal_parts_add_up_to_that_of_the_batch():
     assert abs(loss - expected_loss) < 1e-5
     for a, b in zip(arrays, expected, strict=True):
         np.testing.assert_allclose(a, b[: len(a)], atol=2e-5)
+
+
+def test_the_bank_is_moved_in_place_and_by_a_finite_gradient_alone():
+    step, state, _ = _prepared(_config(), 1)
+    batch = _batch(np.random.default_rng(0))
+    program = step.lower(state, batch, 0).compile()
+    shape = re.escape(f"f32[{NUM_VIDEOS},128]")
+    assert re.search(rf"{shape}\S* parameter\(", program.as_text())
+    assert not re.search(rf"{shape}\S* copy\(", program.as_text())
+    state = state._replace(params=jax.tree.map(lambda x: x * jnp.inf, state.params))
+    before = np.asarray(state.bank)
+    state, scalars = program(state, batch, 0)
+    assert not np.isfinite(scalars["loss"])
+    np.testing.assert_array_equal(state.bank, before)
 
 
 def test_eight_devices_end_with_the_bank_and_weights_of_one():

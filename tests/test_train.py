@@ -155,6 +155,32 @@ def test_video_without_a_vector_is_a_cluster_of_its_own(videos, undisturbed):
     assert ((labels == labels[:, 2:3]).sum(axis=1) == 1).all()
 
 
+@pytest.mark.slow
+def test_videos_go_and_come_and_no_other_row_or_label_changes(videos, undisturbed, tmp_path):
+    """A finished stage, which stays finished."""
+    ids = videos.subset("train").video_ids
+    gone, new = 3, len(ids) - 1
+    fewer = videos.take([r for r, v in enumerate(videos.video_ids) if v != ids[gone]])
+    one_more = replace(
+        fewer, video_ids=tuple(f"{v}x" if v == ids[new] else v for v in fewer.video_ids)
+    )
+    shutil.copytree(undisturbed[0] / "la", tmp_path / "la")
+    config = _config()
+    config.data.max_changed_share = 0.2
+    after = _pretrain("la", one_more, tmp_path, config)
+    before, kept = undisturbed[1]["la"], [r for r in range(len(ids)) if r not in (gone, new)]
+    np.testing.assert_array_equal(after["bank"][0][: len(kept)], before["bank"][0][kept])
+    labels, old = after["labels"][0][:, : len(ids) - 1], before["labels"][0][:, : len(ids)]
+    np.testing.assert_array_equal(labels[:, : len(kept)], old[:, kept])
+    assert (labels[:, -1] > old.max(axis=1)).all()  # the new video is alone
+    fresh = after["bank"][0][len(kept)]
+    assert np.linalg.norm(fresh) == pytest.approx(1, abs=1e-6)
+    assert np.abs(before["bank"][0] @ fresh).max() < 0.99
+    _assert_equal(after["params"], before["params"])
+    resumed = _pretrain("la", one_more, tmp_path, config)
+    _assert_equal(resumed, after)
+
+
 def test_batch_larger_than_the_collection_names_the_setting(videos, tmp_path):
     config = _config()
     config.ir.batch_size = 256
@@ -163,13 +189,13 @@ def test_batch_larger_than_the_collection_names_the_setting(videos, tmp_path):
 
 
 @pytest.mark.parametrize("first", [0, 3])
-def test_processes_read_the_parts_of_the_batches_of_one(videos, monkeypatch, first):
+def test_processes_read_the_parts_of_the_batches_of_one(videos, monkeypatch, first, tmp_path):
     config, training = _config(), videos.subset("train").take(range(10))  # two are left over
     config.ir.batch_size = 4
     devices = mesh.make(1)
 
     def batches():
-        found = train.batches(config, config.ir, training, 3, first, devices)
+        found = train.batches("ir", config, training, 3, first, devices, tmp_path)
         return [{k: np.asarray(v) for k, v in batch.items()} for batch in found]
 
     whole, parts = batches(), []

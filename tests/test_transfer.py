@@ -29,6 +29,10 @@ def test_official_splits_are_taken_and_unused_or_unlabeled_videos_left_out():
     assert list(_splits(_manifest(), ("split2",))) == ["split2"]
 
 
+def test_columns_of_splits_are_no_labels_of_the_videos():
+    assert set(_manifest().own_labels) == {"class", "scene"}
+
+
 def test_without_official_splits_whole_groups_are_held_out():
     manifest = _manifest(split=False)
     ((name, rows),) = _splits(manifest).items()

@@ -40,11 +40,15 @@ def damaged(recorded: Mapping[str, str], base: Path) -> list[Path]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes `content` with its checksum, atomically."""
-    with atomic.replacing(path) as file:
-        file.write(json.dumps({**content, _OWN: _of_json(content)}, indent=1).encode())
+    atomic.write_text(path, as_json(content))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def as_json(content: Mapping[str, Any]) -> str:
+    """`content` with its checksum, for `read_json`."""
+    return json.dumps({**content, _OWN: _of_json(content)}, indent=1)
+
+
+def read_json(path: Any) -> dict[str, Any]:
     """What `write_json` wrote. Raises DamagedError if it is anything else, FileNotFoundError."""
     try:
         content = dict(json.loads(path.read_bytes()))

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
 from vcjax import atomic, progress
-from vcjax.data import augment, clips
+from vcjax.data import augment, clips, remote, shards
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.idt import storage
@@ -44,7 +44,12 @@ class Embedded(NamedTuple):
 
 
 def batches(
-    manifest: Manifest, config: ConfigDict, *, clips_per_video: int, desc: str
+    manifest: Manifest,
+    config: ConfigDict,
+    *,
+    clips_per_video: int,
+    desc: str,
+    skip_bad: bool = False,
 ) -> Iterable[clips.Batch]:
     """`clips.evaluation_clips` as the config has them, read under a progress bar."""
     dataset = clips.evaluation_clips(
@@ -55,6 +60,7 @@ def batches(
         clips_per_video=clips_per_video,
         seed=config.seed,
         batch_size=config.evaluation.batch_size,
+        skip_bad=skip_bad,
     )
     reading = clips.iterate(
         dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
@@ -69,18 +75,22 @@ def videos(
     *,
     clips_per_video: int,
     desc: str = "embed",
+    skip_bad: bool = False,
 ) -> dict[str, Embedded]:
     """Each model's embedding and pooled features of every video, means over its clips.
 
-    Every clip is decoded once for all models.
+    Every clip is decoded once for all models. With `skip_bad` a video that cannot be decoded has
+    zeros, else it is an error.
     """
     split = {}
     for name, model in models.items():
         model.eval()
         split[name] = resnet3d.split(model)
     sums: dict[str, list[np.ndarray]] = {}
-    for batch in batches(manifest, config, clips_per_video=clips_per_video, desc=desc):
-        real = batch["index"] >= 0  # the last batch is filled up
+    for batch in batches(
+        manifest, config, clips_per_video=clips_per_video, desc=desc, skip_bad=skip_bad
+    ):
+        real = batch["index"] >= 0
         for name, (graphdef, params, statistics) in split.items():
             outputs = _forward(graphdef, params, statistics, batch["clip"])
             if name not in sums:
@@ -123,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        help="a training stage such as runs/mine/la, an exported folder, or a hub id owner/name",
+        help="a training stage such as runs/mine/la or, as it was at its best validation, "
+        "runs/mine/la/best; an exported folder; or a hub id owner/name",
     )
     parser.add_argument("--manifest", required=True, help="folder, or table with a path column")
     parser.add_argument("--out", type=Path, required=True, help="features.npz or .parquet")
@@ -187,7 +198,7 @@ def _part(
     clips_per_video: int,
 ) -> Embedded:
     """Some videos' view: from `parts` where it is of the same network, files and clips."""
-    stats = [(path, Path(path).stat().st_mtime_ns) for path in manifest.paths]
+    stats = [(path, remote.stamp(shards.file_of(path))) for path in manifest.paths]
     how: Any = [manifest.video_ids, stats, clips_per_video, config.clip.to_dict()]
     digest = hashlib.sha256(json.dumps(how, default=str).encode())
     for value in jax.tree.leaves(nnx.state(network.model)):

@@ -215,7 +215,7 @@ def finetune(
         return jax.device_put(first(params, statistics), replicated)
 
     def batches(step: int) -> Iterator[Batch]:
-        for batch in train.batches(config, stage, fit.videos, num_epochs, step, devices):
+        for batch in train.batches(name, config, fit.videos, num_epochs, step, devices, workdir):
             yield batch | {"class": jnp.asarray(fit.classes)[batch["index"]]}
 
     def end_epoch(state: FinetuneState, epoch: int) -> tuple[FinetuneState, Scalars]:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -155,14 +155,14 @@ def reached(checkpoints: Any) -> bool:
     return _request is not None
 
 
-def run(command: Sequence[str]) -> int:
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """The exit code of a program of ours; a request to stop goes to it too, and is obeyed after it.
 
     Raises Stopped as well where the program alone was asked to. Ctrl-C of a terminal reaches it by
     itself, before the SIGTERM from here, which then changes nothing.
     """
     global _program
-    with deferred(), subprocess.Popen(command) as program:
+    with deferred(), subprocess.Popen(command, env=environment) as program:
         _program = program
         try:
             if _request:

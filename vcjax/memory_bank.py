@@ -6,7 +6,7 @@ videos count; whoever reads the bank says how many these are.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vcjax import mesh as meshes
 
@@ -40,15 +40,21 @@ def gather(bank: Bank, index: Int[Array, " b"]) -> Float[Array, "b d"]:
 
 
 def update(
-    bank: Bank, index: Int[Array, " b"], embedding: Float[Array, "b d"], *, momentum: float
+    bank: Bank,
+    index: Int[Array, " b"],
+    embedding: Float[Array, "b d"],
+    *,
+    momentum: float,
+    where: Bool[Array, ""] | bool = True,
 ) -> Bank:
     """The bank, its rows `index` moved towards `embedding` and back onto the unit sphere.
 
     A row that stands several times in `index` moves towards the mean of its embeddings. All is in
-    the precision of the embedding, and rounded to that of the bank.
+    the precision of the embedding, and rounded to that of the bank. Unless `where`, the bank as it
+    is.
     """
     same = (index[:, None] == index[None, :]).astype(embedding.dtype)
     mean = same @ embedding / same.sum(axis=1, keepdims=True)
     mixed = momentum * bank[index].astype(mean.dtype) + (1 - momentum) * mean
     rows = mixed / jnp.linalg.norm(mixed, axis=-1, keepdims=True)
-    return bank.at[index].set(rows.astype(bank.dtype))
+    return bank.at[index].set(jnp.where(where, rows.astype(bank.dtype), bank[index]))

@@ -40,10 +40,10 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             raise settings.SettingsError(
                 "no videos: give --config.data.manifest=FOLDER_OR_TSV, or use the variant :rendered"
             )
-        data["source"] = manifests.signature(Path(config.data.manifest))
+        data["source"] = manifests.signature(config.data.manifest)
 
     def run(directory: Path) -> str:
-        source = Path(config.data.manifest)
+        source = config.data.manifest
         if config.data.rendered.num_videos:
             from vcjax.data import rendered
 
@@ -66,13 +66,33 @@ def _manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             group=group_column(config, manifest),
             holdout=config.data.holdout,
             seed=seed,
+            known=_known_split(directory / "manifest.tsv", manifest, config),
         )
         manifest = manifests.limit(manifest, config.data.num_videos, seed=seed)
         manifests.save(manifest, directory / "manifest.tsv")
         log.info("%s", manifests.summary(manifest, problems))
         return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]
 
-    return Stage(name, data | {"seed": seed}, (), run, keeps=True)
+    return Stage(
+        name,
+        data | {"seed": seed},
+        (),
+        run,
+        keeps=True,
+        which_videos=("manifest", "source", "on_missing", "verify"),
+        by_video=("manifest.tsv",),
+    )
+
+
+def _known_split(path: Path, manifest: Manifest, config: ConfigDict) -> dict[str, str]:
+    """The side of each video by id, as this stage has drawn it before; only some have changed."""
+    if not path.exists():
+        return {}
+    before = manifests.load(path)
+    share = config.data.max_changed_share
+    if not manifests.few_changes(before.video_ids, manifest.video_ids, max_share=share):
+        return {}
+    return dict(zip(before.video_ids, before.split, strict=True))
 
 
 def group_column(config: ConfigDict, manifest: Manifest) -> str:
@@ -89,13 +109,17 @@ def group_column(config: ConfigDict, manifest: Manifest) -> str:
 
 def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
-        from vcjax.data import shards
+        from vcjax.data import remote, shards
         from vcjax.idt import collection
 
         manifest = workdirs.manifest(workdir)
-        if any(shards.parse(path) for path in manifest.paths):
+        if any(shards.file_of(path) != path for path in manifest.paths):
             raise settings.SettingsError(
                 "dense trajectories want the videos themselves: data.manifest is a prepared folder"
+            )
+        if any(map(remote.is_remote, manifest.paths)):
+            raise settings.SettingsError(
+                "dense trajectories want videos on a disk: some of data.manifest are remote"
             )
         counts = collection.extract_collection(
             dict(zip(manifest.video_ids, manifest.paths, strict=True)),
@@ -119,6 +143,7 @@ def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
 
 def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
+        import fisher
         from vcjax import prior
         from vcjax.idt import storage
 
@@ -127,12 +152,24 @@ def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             raise settings.SettingsError(
                 f"fisher.fitted_to is {config.fisher.fitted_to!r}; use train or all"
             )
-        fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
+        known = prior.known(directory, workdir / "idt")
+        share = config.data.max_changed_share
         try:
-            model = prior.fit(fitted.video_ids, workdir / "idt", config.fisher, seed=config.seed)
-            model.save(directory / "model.npz")
+            if manifests.few_changes(known.video_ids, manifest.video_ids, max_share=share):
+                model = fisher.Model.load(directory / "model.npz")
+            else:
+                (directory / "vectors.npz").unlink(missing_ok=True)  # of another mixture
+                fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
+                ids, seed = fitted.video_ids, config.seed
+                model = prior.fit(ids, workdir / "idt", config.fisher, seed=seed)
+                model.save(directory / "model.npz")
+                known = known.of(())
             vectors = prior.encode(
-                model, manifest.video_ids, workdir / "idt", reading=config.fisher.reading
+                model,
+                manifest.video_ids,
+                workdir / "idt",
+                reading=config.fisher.reading,
+                known=known,
             )
         except storage.StorageError as error:
             stages.reopen(workdir, "idt")
@@ -140,7 +177,13 @@ def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         vectors.save(directory / "vectors.npz")
         log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
 
-    return Stage(name, config.fisher.to_dict() | {"seed": config.seed}, ("manifest", "idt"), run)
+    return Stage(
+        name,
+        config.fisher.to_dict() | {"seed": config.seed},
+        ("manifest", "idt"),
+        run,
+        by_video=("model.npz", "vectors.npz"),
+    )
 
 
 def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
@@ -167,7 +210,7 @@ def _training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             workdir=workdir,
         )
 
-    return Stage(name, depends, tuple(inputs), run, together=True)
+    return Stage(name, depends, tuple(inputs), run, together=True, by_video=("checkpoints",))
 
 
 def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:

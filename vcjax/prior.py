@@ -72,16 +72,41 @@ def fit(
     )
 
 
+def known(directory: Path, trajectories: Path) -> FisherVectors:
+    """The vectors in the folder `directory` that are younger than their videos' trajectories."""
+    path = directory / "vectors.npz"
+    if not path.exists():
+        return FisherVectors((), np.zeros((0, 0), np.float32), np.zeros(0, bool))
+    time = path.stat().st_mtime_ns
+    stored = FisherVectors.load(path)
+    files = {video_id: storage.path_of(trajectories, video_id) for video_id in stored.video_ids}
+    return stored.of([v for v, f in files.items() if f.exists() and f.stat().st_mtime_ns <= time])
+
+
 def encode(
-    model: fisher.Model, video_ids: Sequence[str], directory: Path, *, reading: str
+    model: fisher.Model,
+    video_ids: Sequence[str],
+    directory: Path,
+    *,
+    reading: str,
+    known: FisherVectors | None = None,
 ) -> FisherVectors:
-    """p(psi) of every video of `video_ids`."""
+    """p(psi) of every video of `video_ids`; those that are `known` stay as they are."""
+    stored = frozenset(known.video_ids if known else ())
+    new = [video_id for video_id in video_ids if video_id not in stored]
 
     def descriptors() -> Iterator[tuple[str, Rows]]:
-        for video_id in progress.bar(video_ids, desc="fisher: encode", unit="video"):
+        for video_id in progress.bar(new, desc="fisher: encode", unit="video"):
             yield video_id, partial(_features, storage.path_of(directory, video_id))
 
-    return FisherVectors(*model.encode_collection(descriptors(), reading=reading))
+    encoded = FisherVectors(*model.encode_collection(descriptors(), reading=reading))
+    if known is None or not stored:
+        return encoded
+    return FisherVectors(
+        known.video_ids + encoded.video_ids,
+        np.concatenate([known.vectors, encoded.vectors]),
+        np.concatenate([known.has_vector, encoded.has_vector]),
+    ).of(video_ids)
 
 
 def _features(path: Path) -> Iterator[Float[np.ndarray, "_ d"]]:

@@ -31,6 +31,7 @@ def paper() -> ConfigDict:
     config.num_workers = 0  # processes that render, verify and extract; 0: one a core
     config.bank_dtype = "float32"  # of the memory bank; bfloat16: half the memory
     config.log_steps = 50  # steps between metrics, at most an epoch
+    config.keep_best = True  # the checkpoint of the best validation too, beside the last two
     config.data = _data()
     config.clip = _clip()
     config.model = _model()
@@ -66,6 +67,8 @@ def _data() -> ConfigDict:
     data.on_missing = "error"  # or "skip": bad videos are listed and left out
     data.verify = "decode"  # every frame of every video once; "header": only what it declares
     data.max_bad_share = 0.01  # of the training videos that may fail to decode and be replaced
+    data.max_changed_share = 0.1  # of the videos that come or go, and what is known of the others
+    # stays (vectors, rows of the bank, labels); more, and stages begin anew
     data.num_threads = 2  # that read clips ahead of the device
     data.num_workers = 0  # processes that do so instead
     data.rendered = ConfigDict()

@@ -1,8 +1,9 @@
 """Stages run in order, each in its folder; what is complete for the same settings is skipped.
 
 A stage's fingerprint hashes its settings and the digests of the stages it takes from, so a change
-redoes what depends on it and nothing else. `STAGE/stage.json` records it, with checksums of the
-files that the stage left: what is damaged since is made again.
+redoes what depends on it and nothing else. Its recipe is the same without what says which videos
+there are: where that alone changed, what is known of single videos outlives it. `STAGE/stage.json`
+records both, with checksums of the files that the stage left: what is damaged since is made again.
 """
 
 import contextlib
@@ -40,6 +41,8 @@ class Stage(NamedTuple):
     run: Callable[[Path], str | None]
     together: bool = False  # every process of the run takes part; else the first alone
     keeps: bool = False  # its folder survives a change of settings: the stage checks each file
+    which_videos: tuple[str, ...] = ()  # settings that only say which videos there are
+    by_video: tuple[str, ...] = ()  # what in its folder knows videos by id, and outlives others
     files: str = "**/*"  # in its folder, that have checksums; "": none, it has its own
     beside: tuple[str, ...] = ()  # files in the workdir itself that it writes
 
@@ -132,6 +135,7 @@ def _begin(stage: Stage, workdir: Path) -> bool:
     taken = {name: _complete(stage.name, workdir, name) for name in stage.inputs}
     inputs = {name: record["digest"] for name, record in taken.items()}
     fingerprint = _hash({"settings": stage.settings, "inputs": inputs})
+    recipe = _recipe(stage, taken)
     record = read(directory)
     if record.get("fingerprint") == fingerprint and record.get("complete"):
         bad = damaged(workdir, record)
@@ -149,15 +153,19 @@ def _begin(stage: Stage, workdir: Path) -> bool:
                 f"run {name} again, which makes it anew"
             )
     if record and record.get("fingerprint") != fingerprint:
-        changed = _changed(record, stage.settings, inputs)
-        log.info("%s: redone, because %s changed", stage.name, ", ".join(changed))
-        if not stage.keeps:
-            shutil.rmtree(directory)
+        changed = ", ".join(_changed(record, stage.settings, inputs))
+        kept = stage.by_video and record.get("recipe") == recipe
+        if kept and not damaged(workdir, record):
+            log.info("%s: brought up to date, because %s changed", stage.name, changed)
+        else:
+            log.info("%s: redone, because %s changed", stage.name, changed)
+            _clear(stage, directory)
         record = {}
     log.info("%s: %s", stage.name, "continued" if record else "started")
     directory.mkdir(parents=True, exist_ok=True)
     record = {
         "fingerprint": fingerprint,
+        "recipe": recipe,
         "settings": stage.settings,
         "inputs": inputs,
         "complete": False,
@@ -165,6 +173,20 @@ def _begin(stage: Stage, workdir: Path) -> bool:
     }
     _write(directory, record)
     return True
+
+
+def _clear(stage: Stage, directory: Path) -> None:
+    if not stage.keeps:
+        shutil.rmtree(directory)
+        return
+    for name in stage.by_video:
+        (directory / name).unlink(missing_ok=True)
+
+
+def _recipe(stage: Stage, taken: dict[str, dict[str, Any]]) -> str:
+    chosen = {k: v for k, v in stage.settings.items() if k not in stage.which_videos}
+    inputs = {name: record.get("recipe") for name, record in taken.items()}
+    return _hash({"settings": chosen, "inputs": inputs})
 
 
 def _finish(stage: Stage, workdir: Path) -> None:

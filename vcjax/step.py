@@ -139,7 +139,11 @@ def make(
         gradient = jax.tree.map(lambda x: x / num_parts, total)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         embedding = embedding.swapaxes(0, 1).reshape(-1, embedding.shape[-1])
-        bank = memory_bank.update(state.bank, batch["index"], embedding, momentum=momentum)
+        # what depends on the gradient comes after all that reads the bank: else XLA copies the bank
+        finite = jnp.isfinite(optax.tree.norm(gradient))
+        bank = memory_bank.update(
+            state.bank, batch["index"], embedding, momentum=momentum, where=finite
+        )
         params = optax.apply_updates(state.params, updates)
         state = TrainState(params, statistics, optimizer_state, bank, state.labels, state.cells)
         return state, jax.tree.map(lambda x: x.sum(axis=0), scalars)

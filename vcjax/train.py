@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +13,12 @@ from flax import nnx
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, embed, loop, mesh, processes, settings, watch
+from vcjax import carry_over, checkpoint, embed, loop, mesh, processes, settings, watch
 from vcjax import step as steps
 from vcjax.clustering import kmeans, neighbors
-from vcjax.data import clips
+from vcjax.data import clips, crashes
 from vcjax.data.manifest import Manifest
+from vcjax.data.marks import Marks
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.objectives import probing
@@ -26,12 +28,14 @@ from vcjax.step import Batch, Scalars, TrainState
 log = logging.getLogger(__name__)
 
 
-def load_model(config: ConfigDict, directory: Path) -> ResNet3D:
-    """The network as the stage in `directory` left it. Raises FileNotFoundError before that."""
+def load_model(config: ConfigDict, directory: Path, *, best: bool = False) -> ResNet3D:
+    """The network as the stage in `directory` left it, or as it was at its best validation.
+
+    Raises FileNotFoundError before that.
+    """
     graphdef, params, statistics = resnet3d.split(steps.new_model(config))
-    restored = checkpoint.restore_part(
-        directory / "checkpoints", {"params": params, "statistics": statistics}, alone=True
-    )
+    part = {"params": params, "statistics": statistics}
+    restored = checkpoint.restore_part(directory / "checkpoints", part, alone=True, best=best)
     return nnx.merge(graphdef, restored["params"], restored["statistics"])
 
 
@@ -57,12 +61,24 @@ def pretrain(
     if stage.get("num_candidates"):
         count = settings.num_clusters(config.clusters.num_clusters, len(train))
         state = state._replace(cells=probing.empty(count, state.bank, devices))
+    carry_over.continue_with(
+        train.video_ids,
+        state,
+        workdir / name / "checkpoints",
+        batch_size=stage.batch_size,
+        max_share=config.data.max_changed_share,
+        seed=config.seed,
+    )
 
     def take_over(state: TrainState) -> TrainState:
         if not stage.start:
             return state
         log.info("%s: starts from the weights and bank of %s", name, stage.start)
-        return _take_over(state, workdir / stage.start)
+        part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
+        found = carry_over.restore(
+            workdir / stage.start / "checkpoints", part, train.video_ids, seed=config.seed
+        )
+        return state._replace(**found)
 
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         if not cluster or (epoch > 0 and stage.source == "idt" and not stage.num_candidates):
@@ -82,12 +98,13 @@ def pretrain(
         state,
         take_over,
         train_step,
-        lambda first: batches(config, stage, train, num_epochs, first, devices),
+        lambda first: batches(name, config, train, num_epochs, first, devices, workdir),
         begin_epoch,
         end_epoch,
         lambda state, step: learning_rate(step),
         train.video_ids,
         lambda restored: _padded_as(state, restored, len(train)),
+        score=_mean_accuracy,
     )
     loop.run(
         name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
@@ -115,12 +132,6 @@ def _padded_as(first: TrainState, restored: TrainState, num_videos: int) -> Trai
     """`restored`, the padding of its labels as in `first`; that of the bank is zero anyway."""
     is_video = jnp.arange(first.labels.shape[1]) < num_videos
     return restored._replace(labels=jnp.where(is_video, restored.labels, first.labels))
-
-
-def _take_over(state: TrainState, directory: Path) -> TrainState:
-    """`state` with weights, statistics and bank, not the optimizer, of the stage in `directory`."""
-    part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
-    return state._replace(**checkpoint.restore_part(directory / "checkpoints", part))
 
 
 def _clustering(
@@ -193,34 +204,55 @@ def _clustering(
 
 
 def batches(
+    name: str,
     config: ConfigDict,
-    stage: ConfigDict,
     train: Manifest,
     num_epochs: int,
     first: int,
     devices: jax.sharding.Mesh,
+    workdir: Path,
 ) -> Iterator[Batch]:
-    """Batches from step `first` on, each array split over the devices, each process its part."""
-    num_parts = jax.process_count()
-    parts = clips.training_clips(
-        train,
-        num_frames=config.clip.num_frames,
-        stride=config.clip.stride,
-        side=config.clip.side,
-        scales=stage.scales if "scales" in stage else config.clip.scales,
-        batch_size=stage.batch_size // num_parts,
-        num_epochs=1,
-        seed=config.seed,
-    )
-    # a batch is that of one process, cut: row for row the same for any number of them
-    num_whole = len(train) // stage.batch_size * num_parts
-    dataset = parts[:num_whole][jax.process_index() :: num_parts].repeat(num_epochs)[first:]
+    """Batches from step `first` on, each array split over the devices, each process its part.
+
+    `name` is a stage of `config`, or a part STAGE/PART of one.
+    """
+    stage, num_parts = config[name.split("/")[0]], jax.process_count()
+
+    def dataset(excluded: frozenset[int], marks: Marks) -> grain.MapDataset:
+        parts = clips.training_clips(
+            train,
+            num_frames=config.clip.num_frames,
+            stride=config.clip.stride,
+            side=config.clip.side,
+            scales=stage.scales if "scales" in stage else config.clip.scales,
+            batch_size=stage.batch_size // num_parts,
+            num_epochs=1,
+            seed=config.seed,
+            excluded=excluded,
+            marks=marks,
+        )
+        # a batch is that of one process, cut: row for row the same for any number of them
+        num_whole = len(train) // stage.batch_size * num_parts
+        own = parts[:num_whole][jax.process_index() :: num_parts]
+        return own.repeat(num_epochs)[first:]
+
     rows = mesh.rows(devices)
-    batches = clips.iterate(
-        dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
+    batches = crashes.outlived(
+        dataset,
+        train,
+        listed=workdir / "crashed.tsv",
+        marks=workdir / name / f"reading.{jax.process_index()}",
+        num_workers=config.data.num_workers,
+        num_threads=config.data.num_threads,
     )
     for batch in clips.watched(batches, train, max_bad_share=config.data.max_bad_share):
         yield {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
+
+
+def _mean_accuracy(scalars: Scalars) -> float | None:
+    """Of the label columns that `_validate` asked for."""
+    found = [float(v) for k, v in scalars.items() if k.startswith("validation/")]
+    return float(np.mean(found)) if found else None
 
 
 def _validate(
@@ -234,11 +266,13 @@ def _validate(
         return {}
     here = jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics))
     model = nnx.merge(graphdef, *here, copy=True)
-    embedding = embed.videos({"": model}, test, config, clips_per_video=1)[""].embedding
+    views = embed.videos({"": model}, test, config, clips_per_video=1, skip_bad=True)
+    embedding = views[""].embedding
+    seen = embedding.any(axis=1)  # not of files that have vanished since
     nearest = np.asarray(neighbors.nearest(embedding, bank))[:, 0]
     scalars = {}
-    for column in train.labels:
+    for column in train.own_labels:
         known, wanted = np.array(train.labels[column]), np.array(test.labels[column])
         if set(known) & set(wanted) - {""}:
-            scalars[f"validation/{column}"] = float(np.mean(known[nearest] == wanted))
+            scalars[f"validation/{column}"] = float(np.mean((known[nearest] == wanted)[seen]))
     return scalars

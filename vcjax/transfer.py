@@ -19,7 +19,6 @@ from vcjax.finetune import Labeled
 log = logging.getLogger(__name__)
 
 _LABELS = ("class", "label", "action", "motion")  # columns taken for the classes, in this order
-_SPLITS = ("split1", "split2", "split3")  # of UCF101 and HMDB51
 
 
 class Split(NamedTuple):
@@ -67,7 +66,7 @@ def splits(
 
     `wanted` are columns; (): split1 to split3 where they are, else `split`, drawn if it is missing.
     """
-    names = wanted or tuple(c for c in _SPLITS if c in manifest.labels) or ("split",)
+    names = wanted or tuple(c for c in manifests.SPLITS if c in manifest.labels) or ("split",)
     found = {}
     for name in names:
         if name != "split" and name not in manifest.labels:

@@ -104,4 +104,4 @@ def _transfer_settings(name: str, config: ConfigDict) -> dict[str, Any]:
     source = config[name].manifest
     depends = {k: config[k].to_dict() for k in (name, "clip", "model", "evaluation")}
     depends |= {"seed": config.seed, "data": workdirs.data_settings(config)}
-    return depends | {"source": manifests.signature(Path(source)) if source else ""}
+    return depends | {"source": manifests.signature(source) if source else ""}

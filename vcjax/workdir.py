@@ -11,7 +11,7 @@ from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 
 # Settings of data.* that change how a run goes, not what comes out.
-_HOW = ("num_threads", "num_workers", "max_bad_share")
+_HOW = ("num_threads", "num_workers", "max_bad_share", "max_changed_share")
 
 
 def manifest(workdir: Path) -> Manifest:

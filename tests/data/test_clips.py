@@ -1,6 +1,9 @@
+import resource
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -46,6 +49,18 @@ def test_a_batch_of_each_size_has_every_video_once(collection):
 
 def test_threads_do_not_matter(collection):
     assert_same(batches(training(collection)), batches(training(collection), num_threads=5))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
+def test_memory_of_one_batch_is_that_of_the_next(collection):
+    dataset = training(collection, num_frames=16, side=112, batch_size=8, num_epochs=40)
+    for step in range(10):
+        dataset[step]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for step in range(10, 40):
+        dataset[step]
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < 30 * 8 * 5  # of the 147 pages of a clip, and those of what it is cut from
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -108,6 +123,23 @@ def test_evaluation_resizes_the_short_side(collection):
     np.testing.assert_allclose(batches(dataset)[0]["clip"][0, 0], half, atol=1)
 
 
+def test_evaluation_leaves_out_a_file_that_has_vanished_only_where_asked_to(collection, tmp_path):
+    paths = (*collection.paths[:3], str(tmp_path / "gone.mp4"), *collection.paths[4:])
+    gone = replace(collection, paths=paths)
+    dataset = lambda **how: clips.evaluation_clips(gone, clips_per_video=1, **SETTINGS, **how)  # noqa: E731
+    with pytest.raises(video.DecodeError, match="gone.mp4"):
+        batches(dataset())
+    index = np.concatenate([batch["index"] for batch in batches(dataset(skip_bad=True))])
+    assert index.tolist() == [0, 1, 2, -1, *range(4, 11), -1]
+
+
+def test_a_mild_shrink_is_within_a_grey_level_of_the_means_of_areas(collection):
+    frames = np.stack(list(video.frames(collection.paths[0])))
+    found = clips._resize(frames, 42, 56)
+    means = [cv2.resize(frame, (56, 42), interpolation=cv2.INTER_AREA) for frame in frames]
+    assert np.abs(found.astype(int) - means).mean() < 1
+
+
 def test_random_starts_are_in_order_and_reach_both_ends():
     starts = clips.clip_starts(5, 200, seed=0)
     assert (np.diff(starts) >= 0).all() and set(starts) == set(range(6))
@@ -156,6 +188,12 @@ def test_a_file_damaged_since_is_replaced_the_same_in_every_run(collection, dama
         assert batch["bad"][place] == 3 and (batch["bad"][others] == -1).all()
         assert batch["index"][place] != 3
         np.testing.assert_array_equal(batch["clip"][others], whole["clip"][others])
+
+
+def test_a_file_that_vanishes_is_replaced_as_a_damaged_one(collection, damaged):
+    before = batches(training(damaged, batch_size=11))
+    Path(damaged.paths[3]).unlink()
+    assert_same(batches(training(damaged, batch_size=11)), before)
 
 
 def test_damaged_files_are_told_at_the_end_and_too_many_stop_the_run(damaged, caplog):

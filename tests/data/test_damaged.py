@@ -5,6 +5,7 @@ All is done in another process, which neither dies nor takes long. VCJAX_DAMAGED
 
 import multiprocessing
 import os
+import struct
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 
@@ -53,7 +54,8 @@ def worker():
 
 def judged(worker, path):
     """Number of frames or the reason, as the manifest's stage asks for it."""
-    return worker(verification._probe, str(path), decode=True)
+    (result,) = worker(verification.probe_all, [str(path)], decode=True, num_workers=1)
+    return result
 
 
 def assert_clips_are_parts(worker, path, count):
@@ -206,3 +208,28 @@ def test_no_video_at_all_is_listed(tmp_path, worker, contents):
     path = tmp_path / "video.mp4"
     path.write_bytes(contents)
     assert_listed(judged(worker, path))
+
+
+@pytest.mark.parametrize("turns, matrix", [(3, "0 1 -1 0"), (1, "0 -1 1 0"), (2, "-1 0 0 -1")])
+def test_a_picture_shown_turned_is_turned(worker, write_video, tmp_path, turns, matrix):
+    """As telephones write it: the matrix of the track's header (ISO 14496-12, 8.3.2)."""
+    path = write_video(tmp_path / "turned.mp4", 6)
+    upright = np.stack(list(video.frames(path)))
+    a, b, c, d = (int(x) << 16 for x in matrix.split())
+    content = path.read_bytes()
+    place = content.index(b"tkhd") + 4 + 40
+    header = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:place] + header + content[place + len(header) :])
+    assert judged(worker, path) == 6
+    turned = assert_clips_are_parts(worker, path, 6)
+    np.testing.assert_array_equal(turned, np.rot90(upright, turns, axes=(1, 2)))
+
+
+def test_a_file_of_sound_alone_is_listed_with_that_reason(worker, tmp_path):
+    with av.open(tmp_path / "sound.mp4", "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), "fltp", "mono")
+        sound.sample_rate = 44100
+        for packet in (*stream.encode(sound), *stream.encode()):
+            container.mux(packet)
+    assert "there is no video in the file" in judged(worker, tmp_path / "sound.mp4")

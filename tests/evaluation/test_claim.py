@@ -60,10 +60,12 @@ def test_joined_manifests_keep_labels_and_groups_apart(tmp_path):
 
 
 def test_seeds_after_the_first_share_the_videos_and_their_trajectories(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     commands = []
 
-    def run(command):
+    def run(command, environment):
         commands.append(command)
+        assert environment["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "compiled")
         for name in ("manifest", "idt"):
             (tmp_path / command[4].split("=")[1] / name).mkdir(exist_ok=True)
         return 0

@@ -8,6 +8,7 @@ NAME is one of the modules beside this file, or `all`. Each has `cases()`, which
     ours_s               median seconds
     peer, peer_s, ratio  who else, median seconds, ours_s / peer_s
     floor_s, fraction    what the device could do at best, and floor_s / ours_s
+    kernels              where it was profiled: the three that take most of the time
 """
 
 import argparse
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(_row(dict.fromkeys(KEYS) | {k: k for k in KEYS}), flush=True)
     lines = []
     for case in _cases(known if options.name == "all" else [options.name]):
-        print(_row(case), flush=True)
+        print("\n".join([_row(case), *_kernels(case)]), flush=True)
         lines.append(json.dumps({k: case.get(k) for k in KEYS} | case) + "\n")
     if options.json:
         options.json.write_text("".join(lines))
@@ -50,6 +51,11 @@ def _cases(names: Sequence[str]) -> Iterator[dict[str, Any]]:
 def _row(case: dict[str, Any]) -> str:
     widths = dict(zip(KEYS, (9, 44, 8, 10, 26, 10, 7, 10, 8), strict=True))
     return " ".join(_cell(case.get(k)).ljust(w) for k, w in widths.items())
+
+
+def _kernels(case: dict[str, Any]) -> Iterator[str]:
+    for kernel in case.get("kernels", ()):
+        yield f"{'':9} {kernel['share']:5.1%} of the time in {kernel['name']}, {kernel['source']}"
 
 
 def _cell(value: Any) -> str:

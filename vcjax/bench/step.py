@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from vcjax import mesh, settings
 from vcjax import step as steps
-from vcjax.bench import _timing
+from vcjax.bench import _profile, _timing
 
-NUM_VIDEOS = 10_000
+NUM_VIDEOS = 235_000  # of Kinetics
 # clips, frames, side in pixels, width
 ON_CPU = ((8, 8, 32, 16), (8, 8, 56, 16), (4, 16, 112, 64))
 ON_GPU = ((256, 16, 112, 64),)
@@ -28,7 +28,7 @@ def cases() -> Iterator[dict[str, Any]]:
     """Small networks and, last, the paper's."""
     for shape in ON_CPU if jax.default_backend() == "cpu" else ON_GPU:
         batch_size, num_frames, side, width = shape
-        seconds, flops = _ours(*shape)
+        seconds, flops, kernels = _ours(*shape)
         peer = None
         if importlib.util.find_spec("torch"):
             from vcjax.bench import _torch
@@ -42,30 +42,25 @@ def cases() -> Iterator[dict[str, Any]]:
             peer=peer,
             flops=flops,
             dtype=_dtype(),
-        )
+        ) | {"kernels": [kernel._asdict() for kernel in kernels]}
 
 
 def _dtype() -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
-def _config(batch_size: int, num_frames: int, side: int, width: int) -> ConfigDict:
+def _config(batch_size: int, num_frames: int, side: int, width: int, *, dtype: str) -> ConfigDict:
     config = settings.paper()
     config.clip.num_frames, config.clip.side = num_frames, side
     config.model.width, config.la.batch_size = width, batch_size
-    config.model.dtype = _dtype()
+    config.model.dtype = dtype
     config.la.num_background = 0
     return config
 
 
-def _ours(*shape: int) -> tuple[float, float]:
-    """Median seconds, and the compiled program's floating-point operations."""
-    config, devices = _config(*shape), mesh.make(1)
-    optimizer, _ = steps.optimizer(config.la, 1.0, 100)
-    graphdef, state = steps.initial_state(config, optimizer, NUM_VIDEOS, devices)
-    state = state._replace(labels=_labels(config.clusters.num_runs))
-    batch = _batch(*shape[:3])
-    step: Any = steps.make(graphdef, optimizer, config, config.la, NUM_VIDEOS, devices)
+def _ours(*shape: int) -> tuple[float, float, list[_profile.Kernel]]:
+    """Median seconds, the program's floating-point operations, and its largest kernels."""
+    step, state, batch = prepare(*shape, dtype=_dtype())
     compiled = step.lower(state, batch, 0).compile()
     counts, held = itertools.count(), [state]
 
@@ -73,7 +68,18 @@ def _ours(*shape: int) -> tuple[float, float]:
         held[0], scalars = compiled(held[0], batch, next(counts))
         return scalars
 
-    return _timing.median_seconds(run), compiled.cost_analysis()["flops"]
+    seconds = _timing.median_seconds(run)
+    return seconds, compiled.cost_analysis()["flops"], _profile.largest(run, compiled)
+
+
+def prepare(*shape: int, dtype: str) -> tuple[Any, steps.TrainState, dict[str, jax.Array]]:
+    """The jitted step, and a state and batch for it."""
+    config, devices = _config(*shape, dtype=dtype), mesh.make(1)
+    optimizer, _ = steps.optimizer(config.la, 1.0, 100)
+    graphdef, state = steps.initial_state(config, optimizer, NUM_VIDEOS, devices)
+    state = state._replace(labels=_labels(config.clusters.num_runs))
+    step = steps.make(graphdef, optimizer, config, config.la, NUM_VIDEOS, devices)
+    return step, state, _batch(*shape[:3])
 
 
 def _labels(num_runs: int) -> jax.Array:

@@ -12,17 +12,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from vcjax import atomic
-from vcjax.data import shards, verification
+from vcjax.data import builders, remote, shards, verification
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
+SPLITS = ("split1", "split2", "split3")  # columns: the official splits of UCF101 and HMDB51
 INDEX = "index.tsv"  # of a folder of prepared shards
 _SPLITS = ("train", "test")
 _CONTROL = re.compile(r"[\x00-\x1f]")
@@ -53,6 +53,11 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.video_ids)
 
+    @property
+    def own_labels(self) -> dict[str, tuple[str, ...]]:
+        """The labels, but not the columns that say the sides of splits."""
+        return {name: values for name, values in self.labels.items() if name not in SPLITS}
+
     def rows(self, split: str) -> Int[np.ndarray, " n"]:
         """Rows of the videos of `split`."""
         return np.flatnonzero(np.array(self.split, dtype=object) == split)
@@ -75,17 +80,23 @@ class Manifest:
 
 
 def read(source: str | Path) -> Manifest:
-    """The videos of a folder, prepared or not, or of a TSV/CSV with a `path` column.
+    """The videos of a folder, prepared or not, or of a TSV/CSV with a `path` column, also remote.
 
-    In a folder every video file counts, its id is its path in the folder without suffix, and its
+    In a folder of a builder of tensorflow-datasets it is as `builders.rows` says. In any other
+    every video file counts, its id is its path in the folder without suffix, and its
     parent folder is its label `class`. In a file, paths are relative to it; `video_id` (default:
     the path without suffix) and `split` (train or test) are optional; every other column is a
     label. Raises ManifestError.
     """
-    source = Path(source)
+    return _read(remote.path_of(source))
+
+
+def _read(source: Path) -> Manifest:
     if (source / INDEX).is_file():
         source = source / INDEX
         _check_index(source)
+    elif builders.is_builder(source):
+        return _from_rows(source, builders.rows(source))
     if source.is_dir():
         return _from_rows(source, _folder_rows(source))
     if not source.is_file():
@@ -94,14 +105,15 @@ def read(source: str | Path) -> Manifest:
 
 
 def _folder_rows(folder: Path) -> list[dict[str, str]]:
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    files = remote.files(folder) if remote.is_remote(folder) else sorted(folder.rglob("*"))
+    found = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
     if not found:
         raise ManifestError(
             f"{folder}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder"
         )
     rows = []
     for path in found:
-        relative = path.relative_to(folder)
+        relative = PurePosixPath(path.as_posix().removeprefix(folder.as_posix()).lstrip("/"))
         row = {"path": str(path), "video_id": str(relative.with_suffix(""))}
         rows.append(row | ({"class": relative.parts[-2]} if len(relative.parts) > 1 else {}))
     return rows
@@ -127,11 +139,15 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
             raise ManifestError(f"{source}, line {line}: no path")
     if not rows:
         raise ManifestError(f"{source}: no videos")
-    base = str(source.absolute().parent)
+    base = str(source.parent if remote.is_remote(source) else source.absolute().parent)
     for row in rows:
         row["video_id"] = row.get("video_id") or _id_of(row["path"])
-        row["path"] = os.path.join(base, row["path"])
+        row["path"] = _joined(base, row["path"])
     return rows
+
+
+def _joined(base: str, path: str) -> str:
+    return path if remote.is_remote(path) else os.path.join(base, path)
 
 
 def _id_of(path: str) -> str:
@@ -162,7 +178,7 @@ def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
     columns = sorted({column for row in rows for column in row} - set(_RESERVED))
     return Manifest(
         tuple(row["video_id"] for row in rows),
-        tuple(os.path.abspath(row["path"]) for row in rows),
+        tuple(remote.absolute(row["path"]) for row in rows),
         {column: tuple(row.get(column, "") for row in rows) for column in columns},
         tuple(row.get("split", "") for row in rows),
         tuple(int(row.get("num_frames") or 0) for row in rows),
@@ -202,12 +218,20 @@ def check_problems(problems: Sequence[Problem], num_videos: int, on_missing: str
         raise ManifestError(f"none of {num_videos} videos can be used, first: {problems[0]}")
 
 
-def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -> Manifest:
+def assign_split(
+    manifest: Manifest,
+    *,
+    group: str,
+    holdout: float,
+    seed: int,
+    known: Mapping[str, str] | None = None,
+) -> Manifest:
     """`manifest` with every video in train or test.
 
     A `split` column that is there stays. Else the values of the label column `group` are taken in
     an order that depends on them and the seed alone, and whole groups are held out until about the
-    share `holdout` of the videos is; without a group, single videos. Raises ManifestError.
+    share `holdout` of the videos is; without a group, single videos. A group of which there are
+    videos among the `known` (id -> train or test) stays on their side. Raises ManifestError.
     """
     if any(manifest.split):
         if not all(manifest.split):
@@ -225,8 +249,10 @@ def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -
             "column, or another --config.data.group"
         )
     wanted = holdout * len(manifest)
-    held: set[str] = set()
-    for key in sorted(sizes, key=lambda key: _hash(key, seed)):
+    ids = zip(keys, manifest.video_ids, strict=True)
+    sides = {key: known[video_id] for key, video_id in ids if known and video_id in known}
+    held = {key for key, side in sides.items() if side == "test"}
+    for key in sorted(sizes.keys() - sides.keys(), key=lambda key: _hash(key, seed)):
         now = sum(sizes[k] for k in held)
         # a group is held out when that brings the share nearer to the wanted one
         if len(held) < len(sizes) - 1 and abs(now + sizes[key] - wanted) <= abs(now - wanted):
@@ -234,6 +260,11 @@ def assign_split(manifest: Manifest, *, group: str, holdout: float, seed: int) -
     if not held:
         held.add(min(sizes, key=lambda key: (sizes[key], _hash(key, seed))))
     return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))
+
+
+def few_changes(known: Sequence[str], now: Sequence[str], *, max_share: float) -> bool:
+    """Whether the ids that came and those that went are at most `max_share` of the known."""
+    return len(set(known) ^ set(now)) <= max_share * len(known)
 
 
 def limit(manifest: Manifest, num_videos: int, *, seed: int) -> Manifest:
@@ -267,7 +298,7 @@ def save(manifest: Manifest, path: Path) -> None:
     write_table(path, columns, rows)
 
 
-def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Path) -> Manifest:
+def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Any) -> Manifest:
     """Writes the index of a prepared folder: of each video that is in a shard, where, and labels.
 
     `entries` are as many as videos. Returns what `read(out)` gives.
@@ -282,18 +313,18 @@ def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Pa
             rows.append([manifest.video_ids[row], str(place), *map(str, values), *labels])
     text = _table(columns, rows)
     # before the index, which nothing reads without; in the format of the program sha256sum
-    atomic.write_text(_index_checksum(out / INDEX), f"{_sha256(text.encode())}  {INDEX}\n")
-    atomic.write_text(out / INDEX, text)
+    remote.write_text(_index_checksum(out / INDEX), f"{_sha256(text.encode())}  {INDEX}\n")
+    remote.write_text(out / INDEX, text)
     return read(out)
 
 
-def remove_index(out: Path) -> None:
+def remove_index(out: Any) -> None:
     """Leaves a prepared folder without an index, if it has one."""
     (out / INDEX).unlink(missing_ok=True)
     _index_checksum(out / INDEX).unlink(missing_ok=True)
 
 
-def _check_index(index: Path) -> None:
+def _check_index(index: Any) -> None:
     checksum = _index_checksum(index)
     if not checksum.is_file():
         return
@@ -304,7 +335,7 @@ def _check_index(index: Path) -> None:
         )
 
 
-def _index_checksum(index: Path) -> Path:
+def _index_checksum(index: Any) -> Any:
     return index.with_name(f"{index.name}.sha256")
 
 
@@ -340,19 +371,21 @@ def signature(source: str | Path) -> str:
     """Hash of what `source` lists and of the size and time of each video, missing or not."""
     manifest = read(source)
     digest = hashlib.sha256(repr((manifest.video_ids, manifest.labels, manifest.split)).encode())
+    stamps: dict[str, str] = {}
     for path in manifest.paths:
-        try:
-            place = shards.parse(path)
-            stat = os.stat(place.shard if place else path)
-            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        except OSError:
-            digest.update(f"{path} missing\n".encode())
+        file = shards.file_of(path)
+        if file not in stamps:
+            try:
+                stamps[file] = " ".join(map(str, remote.stamp(file)))
+            except OSError:
+                stamps[file] = "missing"
+        digest.update(f"{path} {stamps[file]}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Writes a TSV, atomically."""
-    atomic.write_text(path, _table(columns, rows))
+    remote.write_text(path, _table(columns, rows))
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

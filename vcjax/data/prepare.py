@@ -20,7 +20,7 @@ import numpy as np
 
 from vcjax import checksums, progress
 from vcjax.data import manifest as manifests
-from vcjax.data import shards, video
+from vcjax.data import remote, shards, video
 from vcjax.data.manifest import Manifest, ManifestError, Problem
 from vcjax.idt import workers
 
@@ -33,7 +33,7 @@ _SAMPLE_FRAMES = 2 * shards.CHUNK
 class Job(NamedTuple):
     """One shard: its videos, and how they are encoded."""
 
-    target: Path
+    target: Any  # Path, or remote
     videos: tuple[tuple[str, str], ...]  # id, file
     side: int
     codec: str
@@ -46,13 +46,15 @@ class Job(NamedTuple):
     @property
     def video(self) -> Path:
         """The first file."""
-        return Path(self.videos[0][1])
+        return remote.path_of(self.videos[0][1])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `prepare` takes."""
-    parser.add_argument("manifest", help="folder, or table with a path column")
-    parser.add_argument("out", type=Path, help="folder of the shards")
+    parser.add_argument("manifest", help="folder, or table with a path column; also gs:// or s3://")
+    parser.add_argument(
+        "out", type=remote.path_of, help="folder of the shards; also gs:// or s3://"
+    )
     parser.add_argument("--side", type=int, default=128, help="short side, pixels")
     parser.add_argument("--codec", choices=shards.CODECS, default="jpeg")
     parser.add_argument("--videos_per_shard", type=int, default=256)
@@ -68,11 +70,7 @@ def run(options: argparse.Namespace) -> None:
         side=options.side, codec=options.codec, videos_per_shard=options.videos_per_shard
     )
     expected = expected_bytes(read, **how)
-    options.out.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(options.out).free
-    print(f"{len(read)} videos, about {_size(expected)}; {_size(free)} are free", flush=True)
-    if expected > free and not any(options.out.glob("*.json")):
-        raise ManifestError(f"{options.out}: there is not the space for it")
+    _check_space(options.out, len(read), expected)
     prepared, problems = prepare(
         read,
         options.out,
@@ -80,15 +78,27 @@ def run(options: argparse.Namespace) -> None:
         num_workers=options.num_workers,
         on_missing=options.on_missing,
     )
-    written = sum(path.stat().st_size for path in options.out.glob("*.array_record"))
+    written = sum(remote.size_of(path) for path in options.out.glob("*.array_record"))
     print(f"{len(prepared)} videos, {_size(written)}, in {options.out}")
     if problems:
         print(f"{len(problems)} left out, listed in {options.out / 'problems.tsv'}")
 
 
+def _check_space(out: Any, num_videos: int, expected: int) -> None:
+    """Says how large the shards will be. Raises ManifestError where there is not the space."""
+    if remote.is_remote(out):
+        print(f"{num_videos} videos, about {_size(expected)}", flush=True)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(out).free
+    print(f"{num_videos} videos, about {_size(expected)}; {_size(free)} are free", flush=True)
+    if expected > free and not any(out.glob("*.json")):
+        raise ManifestError(f"{out}: there is not the space for it")
+
+
 def prepare(
     manifest: Manifest,
-    out: Path,
+    out: Any,  # Path, or remote
     *,
     side: int,
     codec: str,
@@ -103,7 +113,8 @@ def prepare(
     ones once all others are done, and there is no index.
     """
     _check_settings(side, videos_per_shard)
-    out.mkdir(parents=True, exist_ok=True)
+    if not remote.is_remote(out):
+        out.mkdir(parents=True, exist_ok=True)
     manifests.remove_index(out)
     pairs = list(zip(manifest.video_ids, manifest.paths, strict=True))
     starts = range(0, len(pairs), videos_per_shard)
@@ -162,9 +173,10 @@ def write_shard(job: Job) -> int:
     """Number of videos in the shard, which is complete then."""
     sources = _sources(job)
     record = _record(job)
-    if not (record and record["sources"] == sources and record["size"] == _file_size(job.target)):
+    stored = remote.size_of(job.target)
+    if not (record and record["sources"] == sources and record["size"] == stored):
         record = {"sources": sources, **_write(job)}
-        checksums.write_json(job.target.with_suffix(".json"), record)
+        remote.write_text(job.target.with_suffix(".json"), checksums.as_json(record))
     return sum(not entry["problem"] for entry in record["videos"])
 
 
@@ -173,25 +185,25 @@ def _write(job: Job) -> dict[str, Any]:
     from array_record.python import array_record_module
 
     job.target.with_suffix(".json").unlink(missing_ok=True)
-    temporary = job.target.with_suffix(".tmp")
-    writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
     checksums: list[int] = []
     entries = []
-    for video_id, path in job.videos:
-        entry = {"video_id": video_id, "problem": "", "position": len(checksums)}
-        try:
-            num_frames, fps, records = _encode(path, job)
-            entry |= {"num_frames": num_frames, "fps": fps, "shard": job.target.name}
-        except video.DecodeError as error:
-            entry["problem"], records = str(error).removeprefix(f"{path}: "), []
-        entries.append(entry)
-        for record in records:
-            writer.write(record)
-            checksums.append(zlib.crc32(record))
-    writer.close()
-    _check(temporary, checksums)
-    os.replace(temporary, job.target)
-    return {"size": _file_size(job.target), "videos": entries}
+    with remote.writing(job.target) as temporary:
+        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+        for video_id, path in job.videos:
+            entry = {"video_id": video_id, "problem": "", "position": len(checksums)}
+            try:
+                num_frames, fps, records = _encode(path, job)
+                entry |= {"num_frames": num_frames, "fps": fps, "shard": job.target.name}
+            except video.DecodeError as error:
+                entry["problem"], records = str(error).removeprefix(f"{path}: "), []
+            entries.append(entry)
+            for record in records:
+                writer.write(record)
+                checksums.append(zlib.crc32(record))
+        writer.close()
+        _check(temporary, checksums)
+        size = temporary.stat().st_size
+    return {"size": size, "videos": entries}
 
 
 def _encode(path: str, job: Job) -> tuple[int, float, list[bytes]]:
@@ -236,9 +248,10 @@ def _sources(job: Job) -> list[list[Any]]:
     """What the shard depends on."""
     found: list[list[Any]] = [[job.side, job.codec, shards.CHUNK, shards.JPEG_QUALITY]]
     for video_id, path in job.videos:
-        status = os.stat(path) if os.path.exists(path) else None
-        stamp = [status.st_size, status.st_mtime_ns] if status else [0, 0]
-        found.append([video_id, path, *stamp])
+        try:
+            found.append([video_id, path, *remote.stamp(path)])
+        except FileNotFoundError:
+            found.append([video_id, path, 0, ""])
     return found
 
 
@@ -249,16 +262,12 @@ def _record(job: Job) -> dict[str, Any]:
         return {}
 
 
-def _remove_others(out: Path, jobs: list[Job]) -> None:
+def _remove_others(out: Any, jobs: list[Job]) -> None:
     """Shards of an earlier manifest of another length."""
     wanted = {job.target.stem for job in jobs}
     for path in out.glob("shard-*-of-*"):
         if path.name.split(".")[0] not in wanted:
             path.unlink()
-
-
-def _file_size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else -1
 
 
 def _size(num_bytes: float) -> str:

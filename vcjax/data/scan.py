@@ -6,10 +6,10 @@ in the folder itself; anything else is a plain folder, whose parent folders are 
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vcjax.data import layouts, manifest
+from vcjax.data import layouts, manifest, remote
 from vcjax.data.layouts import Found
 
 _SHOWN = 10  # of each kind
@@ -17,10 +17,17 @@ _SHOWN = 10  # of each kind
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command line of `scan` takes."""
-    parser.add_argument("root", type=Path, help="folder of the videos")
-    parser.add_argument("--lists", type=Path, metavar="DIR", help="folder of the official lists")
     parser.add_argument(
-        "--split", type=int, choices=(1, 2, 3), help="of UCF101 and HMDB51 (default: 1)"
+        "root", type=remote.path_of, help="folder of the videos; also gs:// or s3://"
+    )
+    parser.add_argument(
+        "--lists", type=remote.path_of, metavar="DIR", help="folder of the official lists"
+    )
+    parser.add_argument(
+        "--split",
+        type=int,
+        choices=(1, 2, 3),
+        help="of UCF101 and HMDB51 alone (default: all, in columns split1 to split3)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("manifest.tsv"), help="default: manifest.tsv"
@@ -29,21 +36,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes the manifest, and beside it what is missing; prints the counts."""
-    found = layouts.find(options.root, options.lists, split=options.split)
-    if not found.videos:
+    if options.split:
+        splits = {"": layouts.find(options.root, options.lists, split=options.split)}
+    else:
+        splits = layouts.find_splits(options.root, options.lists)
+    found = next(iter(splits.values()))
+    columns, rows = table(splits)
+    if not rows:
         raise manifest.ManifestError(
             f"{found.layout}: no video of this split in {options.root}; "
             f"{found.left_out} files belong to others"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [(str(path.absolute()), *video) for path, video in found.videos.items()]
-    manifest.write_table(options.out, ("path", "video_id", "class", "split"), rows)
+    manifest.write_table(options.out, columns, rows)
     missing = options.out.with_name(f"{options.out.stem}.missing.tsv")
     missing.unlink(missing_ok=True)
     if found.missing:
         manifest.write_table(missing, ("video_id", "class", "split"), found.missing)
-    print(summary(found, layouts.duplicates(found.videos)))
+    files = {path for x in splits.values() for path in x.videos}
+    print(summary(found, layouts.duplicates(sorted(files))))
+    for name, other in list(splits.items())[1:]:
+        print(f"{name}: {counted(other)}")
     print(f"manifest: {options.out}" + (f"; missing: {missing}" if found.missing else ""))
+
+
+def table(splits: Mapping[str, Found]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the manifest: the videos of all `splits`, and each one's side in each.
+
+    Column `split` is the first of them. It is left out where other splits alone have a video.
+    """
+    names = [name for name in splits if name]
+    paths = {video.video_id: path for x in splits.values() for path, video in x.videos.items()}
+    labels = {v.video_id: v.label for x in splits.values() for v in x.videos.values()}
+    sides = [{v.video_id: v.split for v in x.videos.values()} for x in splits.values()]
+    whole = sides[0].keys() == paths.keys()
+    rows = [
+        [
+            remote.absolute(str(path)),
+            video_id,
+            labels[video_id],
+            *([sides[0][video_id]] if whole else []),
+            *(side.get(video_id, "") for side in sides[: len(names)]),
+        ]
+        for video_id, path in sorted(paths.items())
+    ]
+    return ["path", "video_id", "class", *(["split"] if whole else []), *names], rows
+
+
+def counted(found: Found) -> str:
+    """Videos of each side, and how many are missing."""
+    sides = Counter(video.split for video in found.videos.values())
+    return f"{sides['train']} train, {sides['test']} test, {len(found.missing)} missing"
 
 
 def summary(found: Found, duplicates: Sequence[Sequence[Path]]) -> str:
@@ -79,7 +122,7 @@ def _count(counts: Counter[tuple[str, str]], side: str) -> int:
 
 
 def _same(group: Sequence[Path], found: Found) -> str:
-    sides = {found.videos[path].split for path in group}
+    sides = {found.videos[path].split for path in group if path in found.videos}
     across = ", in train and test" if len(sides) > 1 else ""
     return " = ".join(str(path) for path in group) + across
 

@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from vcjax.data import remote
+
 Frame = UInt8[np.ndarray, "h w 3"]
 
 CHUNK = 16  # frames of a record
@@ -42,6 +44,12 @@ def parse(path: str) -> Reference | None:
     return Reference(match[1], int(match[2]), int(match[3])) if match else None
 
 
+def file_of(path: str) -> str:
+    """The file in which the video that `path` names is one of many, or which it is."""
+    match = re.fullmatch(r"(.+\.array_record(-\d+-of-\d+)?)#\d+[:@].+", path)
+    return match[1] if match else path
+
+
 def encode(frames: Iterable[Frame], codec: str) -> Iterator[bytes]:
     """Records of `frames` in order, one for every `CHUNK` of them."""
     frames = iter(frames)
@@ -59,6 +67,21 @@ def read(reference: Reference, wanted: Sequence[int]) -> list[Frame]:
         pictures = _decode(record, within)
         found |= {chunk * CHUNK + i: p for i, p in zip(within, pictures, strict=True)}
     return [found[frame] for frame in wanted]
+
+
+def record(file: str, position: int) -> bytes:
+    """A record of an ArrayRecord file. Raises RuntimeError."""
+    return _reader(file).read([position])[0]
+
+
+def num_records(file: str) -> int:
+    """How many records an ArrayRecord file has."""
+    return _reader(file).num_records()
+
+
+def decode_picture(data: bytes) -> Frame:
+    """An encoded picture, RGB. Raises ValueError."""
+    return _picture(np.frombuffer(data, np.uint8))
 
 
 def check(reference: Reference) -> None:
@@ -80,7 +103,7 @@ def _decode(record: bytes, wanted: Sequence[int]) -> list[Frame]:
 def _picture(data: UInt8[np.ndarray, " bytes"]) -> Frame:
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if picture is None:
-        raise ValueError("a JPEG picture cannot be decoded")
+        raise ValueError("a picture cannot be decoded")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
@@ -130,5 +153,5 @@ def _reader(shard: str) -> Any:
     from array_record.python import array_record_module
 
     return array_record_module.ArrayRecordReader(
-        shard, options="readahead_buffer_size:0", file_reader_buffer_size=32768
+        str(remote.cached(shard)), options="readahead_buffer_size:0", file_reader_buffer_size=32768
     )

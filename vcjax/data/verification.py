@@ -1,37 +1,42 @@
 """Every video opened once before anything depends on it, in parallel."""
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 from vcjax import progress
-from vcjax.data import video
+from vcjax.data import remote, video
 from vcjax.idt import workers
 
 
+class _Job(NamedTuple):
+    row: int
+    path: str
+    decode: bool
+
+    @property
+    def video_id(self) -> str:
+        return self.path
+
+    @property
+    def video(self) -> Path:
+        return remote.path_of(self.path)
+
+
 def probe_all(paths: Sequence[str], *, decode: bool, num_workers: int) -> list[int | str]:
-    """Number of frames of each video, or the reason why it cannot be read."""
-    probe = partial(_probe, decode=decode)
-    bar = progress.bar(desc="verify", unit="video", total=len(paths))
-    if num_workers <= 1 or len(paths) < 8:
-        results = []
-        for path in paths:
-            results.append(probe(path))
+    """Number of frames of each video, or the reason why it cannot be read.
+
+    With several workers also a video that kills the process which reads it has its reason.
+    """
+    jobs = [_Job(row, path, decode) for row, path in enumerate(paths)]
+    results: list[int | str] = [0] * len(jobs)
+    with progress.bar(desc="verify", unit="video", total=len(jobs)) as bar:
+        for result in workers.run_all(jobs, _probe, num_workers):
+            job, problem = result.job, result.problem.removeprefix(f"{result.job.path}: ")
+            results[job.row] = problem or result.num_found
             bar.update()
-    else:
-        context = multiprocessing.get_context("forkserver")
-        with ProcessPoolExecutor(num_workers, context, workers.end_with_parent) as pool:
-            results = []
-            for result in pool.map(probe, paths, chunksize=4):
-                results.append(result)
-                bar.update()
-    bar.close()
     return results
 
 
-def _probe(path: str, *, decode: bool) -> int | str:
-    try:
-        return video.probe(path, decode=decode).num_frames
-    except video.DecodeError as error:
-        return str(error).removeprefix(f"{path}: ")
+def _probe(job: _Job) -> int:
+    return video.probe(job.path, decode=job.decode).num_frames

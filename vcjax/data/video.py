@@ -1,19 +1,21 @@
 """Frames of video files, by PyAV: which streams, seeks and skips nothing."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import av
 import av.container
 import numpy as np
 from jaxtyping import UInt8
 
-from vcjax.data import shards
+from vcjax.data import builders, remote, shards
 
 Frame = UInt8[np.ndarray, "h w 3"]
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class DecodeError(ValueError):
@@ -21,7 +23,10 @@ class DecodeError(ValueError):
 
 
 class VideoInfo(NamedTuple):
-    """Size of a video; `num_frames` is counted if every frame was decoded, else as declared."""
+    """Size of a video; `num_frames` is counted if every frame was decoded, else as declared.
+
+    `height` and `width` are those of the file, whose pictures may be shown turned.
+    """
 
     num_frames: int
     height: int
@@ -35,14 +40,17 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
     Raises DecodeError when there is no readable frame, or fewer than the file declares, or when the
     decoder finds one damaged.
     """
-    if place := shards.parse(os.fspath(path)):
-        first, *_ = _prepared(place, range(place.num_frames) if decode else [0])
-        return VideoInfo(place.num_frames, first.shape[0], first.shape[1], 0.0)
-    path = Path(path)
-    if not os.path.isfile(path):  # unlike Path.is_file, false for a name that is too long
-        raise DecodeError(f"{path}: no such file")
-    if not path.stat().st_size:
-        raise DecodeError(f"{path}: the file is empty")
+    if stored := _among_others(str(path)):
+        first, *_ = stored.read(range(stored.num_frames) if decode else [0])
+        return VideoInfo(stored.num_frames, first.shape[0], first.shape[1], 0.0)
+    path = str(path)
+    try:
+        if not remote.stamp(path)[0]:
+            raise DecodeError(f"{path}: the file is empty")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DecodeError(f"{path}: no such file") from error
+    except OSError as error:  # as of a name that is too long
+        raise DecodeError(f"{path}: {_reason(error)}") from error
     with _open(path) as container:
         stream = _stream(path, container)
         declared = stream.frames
@@ -76,12 +84,11 @@ _SLACK = 2
 
 def frames(path: str | Path) -> Iterator[Frame]:
     """Every frame of the video in order, RGB, one in memory at a time. Raises DecodeError."""
-    if place := shards.parse(os.fspath(path)):
-        for start in range(0, place.num_frames, shards.CHUNK):
-            end = min(start + shards.CHUNK, place.num_frames)
-            yield from _prepared(place, range(start, end))
+    if found := _among_others(str(path)):
+        for start in range(0, found.num_frames, shards.CHUNK):
+            yield from found.read(range(start, min(start + shards.CHUNK, found.num_frames)))
         return
-    path = Path(path)
+    path = str(path)
     with _open(path) as container:
         stream = _stream(path, container)
         try:
@@ -99,13 +106,13 @@ def clip(
     Decodes from the key frame before the first. Raises DecodeError.
     """
     span = (num_frames - 1) * stride + 1
-    if place := shards.parse(os.fspath(path)):
+    if stored := _among_others(str(path)):
         return np.stack(
-            _prepared(place, [i % place.num_frames for i in range(start, start + span, stride)])
+            stored.read([i % stored.num_frames for i in range(start, start + span, stride)])
         )
-    found = _decode_from(Path(path), start, span)
+    found = _decode_from(str(path), start, span)
     if len(found) < span:  # over the end: the video starts again
-        whole = _decode_from(Path(path), 0, span)
+        whole = _decode_from(str(path), 0, span)
         if not whole:
             raise DecodeError(f"{path}: no frame can be decoded")
         while len(found) < span:
@@ -113,14 +120,36 @@ def clip(
     return np.stack([_rgb(frame) for frame in found[:span:stride]])
 
 
-def _prepared(place: shards.Reference, wanted: Sequence[int]) -> list[Frame]:
-    try:
-        return shards.read(place, wanted)
-    except (ValueError, IndexError, OSError, RuntimeError, av.FFmpegError) as error:
-        raise DecodeError(f"{place}: {_reason(error)}") from error
+class _Stored(NamedTuple):
+    """A video in a file of many."""
+
+    num_frames: int
+    read: Callable[[Sequence[int]], list[Frame]]  # raises DecodeError
 
 
-def _decode_from(path: Path, start: int, num_frames: int) -> list[av.VideoFrame]:
+def _among_others(path: str) -> _Stored | None:
+    if place := shards.parse(path):
+        return _Stored(place.num_frames, _explained(path, partial(shards.read, place)))
+    if record := builders.parse(path):
+        pictures = _explained(path, builders.pictures)(record)
+        decode = lambda wanted: [shards.decode_picture(pictures[i]) for i in wanted]  # noqa: E731
+        return _Stored(len(pictures), _explained(path, decode))
+    return None
+
+
+def _explained(path: str, read: Callable[[A], R]) -> Callable[[A], R]:
+    """`read`, whose errors are DecodeErrors."""
+
+    def explained(argument: A) -> R:
+        try:
+            return read(argument)
+        except (ValueError, IndexError, RuntimeError, OSError, av.FFmpegError) as error:
+            raise DecodeError(f"{path}: {_reason(error)}") from error
+
+    return explained
+
+
+def _decode_from(path: str, start: int, num_frames: int) -> list[av.VideoFrame]:
     """At most `num_frames` frames from `start` on, in the colours of the file."""
     with _open(path) as container:
         stream = _stream(path, container)
@@ -140,7 +169,14 @@ def _decode_from(path: Path, start: int, num_frames: int) -> list[av.VideoFrame]
 
 def _rgb(frame: av.VideoFrame) -> Frame:
     # threads of its own cost more than a small picture's conversion
-    return frame.to_ndarray(format="rgb24", threads=1)
+    picture = frame.to_ndarray(format="rgb24", threads=1)
+    turns = _quarter_turns(frame)
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """How often it is turned, counterclockwise, to be upright, as its display matrix says."""
+    return round(frame.rotation / 90) % 4
 
 
 def _seek(
@@ -164,15 +200,16 @@ def _seek(
     return lambda frame: frame.pts is None or frame.pts < wanted
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def _open(path: str) -> av.container.InputContainer:
     try:
         # Metadata is not ours to judge: some of HMDB51 is not UTF-8.
-        return av.open(os.fspath(path), metadata_errors="ignore")
+        with remote.local_copy(path) as file:  # which stays readable once it is open
+            return av.open(str(file), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(f"{path}: {_reason(error)}") from error
 
 
-def _stream(path: Path, container: av.container.InputContainer) -> av.VideoStream:
+def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream:
     if not container.streams.video:
         raise DecodeError(f"{path}: there is no video in the file")
     stream = container.streams.video[0]

@@ -34,7 +34,7 @@ def evaluate(
     With `leave_groups_out` every video is asked, with its group held out, and `clusters` are of
     all videos; else those of the split test, and of the split train.
     """
-    columns = {name: np.array(values) for name, values in manifest.labels.items()}
+    columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
     split = np.array(manifest.split)
     clustered = np.arange(len(manifest)) if leave_groups_out else manifest.rows("train")
     asked = {}

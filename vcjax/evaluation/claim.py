@@ -33,8 +33,10 @@ def train(
     """Runs `config` once a seed, each into `workdir/seedN`, and returns these folders.
 
     What is complete is skipped, what was interrupted goes on. Raises RuntimeError where one fails,
-    and interruption.Stopped, when the run has its checkpoint, where that is asked for.
+    and interruption.Stopped, when the run has its checkpoint, where that is asked for. What one
+    seed compiles, the next ones find in `workdir/compiled`.
     """
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"), **os.environ}
     folders: list[Path] = []
     for seed in seeds:
         folder = workdir / f"seed{seed}"
@@ -43,7 +45,7 @@ def train(
             _share(folders[0], folder)
         command = [sys.executable, "-m", "vcjax.main", f"--config={config}"]
         command += [f"--workdir={folder}", f"--config.seed={seed}", *overrides]
-        if code := interruption.run(command):
+        if code := interruption.run(command, environment):
             raise RuntimeError(f"seed {seed} ended with {code}; run the same command to go on")
         folders.append(folder)
     return folders

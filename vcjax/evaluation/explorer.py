@@ -129,7 +129,7 @@ def _run(
 ) -> dict[str, Any]:
     report = json.loads((run / "report.json").read_text())
     entries = {**report["models"], **({"idt": report["idt"]} if "idt" in report else {})}
-    columns = {name: np.array(values) for name, values in manifest.labels.items()}
+    columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
     bar = progress.bar(sources.items(), desc="explorer: maps", unit="map")
     return {
         "name": run.absolute().name,
@@ -138,7 +138,7 @@ def _run(
             {
                 "id": video_id,
                 "thumb": place[row],
-                "labels": {name: values[row] for name, values in manifest.labels.items()},
+                "labels": {name: values[row] for name, values in manifest.own_labels.items()},
             }
             for row, video_id in enumerate(manifest.video_ids)
         ],

@@ -37,7 +37,7 @@ def evaluate(
     """
     _check(manifest, outputs, idt)
     manifest, outputs, idt = _in_order_of_ids(manifest, outputs, idt)
-    columns = {name: np.array(values) for name, values in manifest.labels.items()}
+    columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
     asked = _sides(columns, np.array(manifest.split), group, seed)
     training = manifest.rows("train")
     everywhere = np.ones(len(training), bool)
@@ -163,7 +163,7 @@ def _described(
 ) -> dict[str, list[clusters.Cluster]]:
     """The clusters of each model's first run, rows among the training videos."""
     training = manifest.rows("train")
-    columns = {name: np.array(values)[training] for name, values in manifest.labels.items()}
+    columns = {name: np.array(values)[training] for name, values in manifest.own_labels.items()}
     views = {
         name: (output.embedding[training], output.labels[0], np.ones(len(training), bool))
         for name, output in outputs.items()

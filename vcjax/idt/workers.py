@@ -15,6 +15,8 @@ from vcjax import progress
 
 log = logging.getLogger(__name__)
 
+DIED = "the process that read it died"  # the problem of such a video
+
 
 class Job(Protocol):
     """What is to be done with one video; goes to another process."""
@@ -80,7 +82,7 @@ def run_all(jobs: Sequence[J], work: Callable[[J], int], num_workers: int) -> It
         for suspect in suspects:
             alone = deque([suspect])
             if (yield from _run_in_pool(alone, work, 1)):
-                yield Result(suspect, 0, "the process that read it died")
+                yield Result(suspect, 0, DIED)
 
 
 def _run_in_pool(

@@ -1,5 +1,6 @@
 """Data sets as they are published, joined with the files of a folder."""
 
+import contextlib
 import hashlib
 import os
 from collections import defaultdict
@@ -7,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vcjax.data import remote
 from vcjax.data.layouts import hmdb51, kinetics, something, ucf101
 from vcjax.data.layouts.listing import Layout, Listed, ListError
 from vcjax.data.manifest import VIDEO_SUFFIXES
@@ -63,8 +65,26 @@ def find(root: Path, lists: Path | None, *, split: int | None) -> Found:
     return _folder(root, files)
 
 
+def find_splits(root: Path, lists: Path | None) -> dict[str, Found]:
+    """The data set as each of its official splits has it, by split1, ...; or as `find` alone by "".
+
+    Splits whose lists are not there are left out. Raises ListError.
+    """
+    first = find(root, lists, split=None)
+    layout = next((x for x in LAYOUTS if x.name == first.layout), None)
+    if not layout or layout.num_splits == 1:
+        return {"": first}
+    found = {"split1": first}
+    for number in range(2, layout.num_splits + 1):
+        with contextlib.suppress(ListError):
+            found[f"split{number}"] = find(root, lists, split=number)
+    return found
+
+
 def _files(folder: Path) -> list[Path]:
     """Files below `folder`, through links too, sorted; hidden ones are not looked at."""
+    if remote.is_remote(folder):
+        return [path for path in remote.files(folder) if "/." not in path.as_posix()]
     found, seen = [], set()
     for directory, folders, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(directory)
