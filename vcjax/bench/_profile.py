@@ -20,7 +20,9 @@ class Kernel(NamedTuple):
     share: float  # of the time of all kernels
 
 
-def largest(run: Callable[[], Any], program: jax.stages.Compiled, *, number: int = 3) -> list[Kernel]:
+def largest(
+    run: Callable[[], Any], program: jax.stages.Compiled, *, number: int = 3
+) -> list[Kernel]:
     """The `number` kernels that take most of the time of `run`, which runs `program` once."""
     jax.block_until_ready(run())
     with tempfile.TemporaryDirectory() as folder:
@@ -49,5 +51,5 @@ def _durations(profile: Path) -> Counter[tuple[str, str]]:
 def _sources(program: jax.stages.Compiled) -> dict[str, str]:
     """Of each operation, the last parts of the path that JAX gives it."""
     pattern = re.compile(r'%?([\w.-]+) = .*op_name="([^"]*)"')
-    paths = dict(match.groups() for match in pattern.finditer(program.as_text() or ""))
-    return {name: "/".join(path.split("/")[-2:]) for name, path in paths.items()}
+    paths = (match.groups() for match in pattern.finditer(program.as_text() or ""))
+    return {name: "/".join(path.split("/")[-2:]) for name, path in paths}
