@@ -33,6 +33,7 @@ def get_config(variant: str = "rendered") -> ConfigDict:
     config.supervised.epochs = 100
     config.supervised.learning_rate, config.supervised.batch_size = 0.03, config.ir.batch_size
     if variant == "rendered":
+        config.data.seed = 1  # settings were chosen on the videos of seed 0
         _many_seeds(config)
     return config
 
@@ -45,6 +46,6 @@ def _many_seeds(config: ConfigDict) -> None:
     # at 0.03 the loss of instance recognition leaps from 8 to 11 first
     config.ir.learning_rate = 0.01
     for aggregation in (config.la_own, config.la):
-        aggregation.epochs, aggregation.drops = 30, (25,)
+        aggregation.epochs, aggregation.drops = 60, (50,)
     config.tune.learning_rate = 0.01
     config.supervised.epochs = 25

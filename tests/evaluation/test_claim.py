@@ -39,6 +39,18 @@ def test_seeds_become_a_mean_and_an_interval_a_table_and_a_figure(tmp_path):
     assert kept["motion"]["la"]["AMI scene"]["mean"] == pytest.approx(0.3)
 
 
+def test_gains_are_of_the_same_seed():
+    reports = [_report(five, 0.5, 0.1, 0.3) for five in (0.1, 0.5, 0.9)]
+    for report, ahead in zip(reports, (0.1, 0.2, 0.3), strict=True):
+        of_la = report["models"]["la"]["few_shot"]["motion"]["5"]["mean"]
+        report["models"]["la_idt"] = _report(of_la + ahead, 0.5, 0.4, 0.3)["models"]["la"]
+    found = claim.gains(reports, Claim("motion", "scene"))
+    assert list(found) == [("la_idt", "la")]
+    assert found["la_idt", "la"]["5-shot"].mean == pytest.approx(0.2)
+    assert found["la_idt", "la"]["5-shot"].interval == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
+    assert found["la_idt", "la"]["AMI motion"].mean == pytest.approx(0.3)
+
+
 def test_a_model_that_one_seed_lacks_is_left_out():
     whole, part = _report(0.2, 0.5, 0, 0), _report(0.2, 0.5, 0, 0)
     del part["models"]["la"]

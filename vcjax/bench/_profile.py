@@ -51,5 +51,5 @@ def _durations(profile: Path) -> Counter[tuple[str, str]]:
 def _sources(program: jax.stages.Compiled) -> dict[str, str]:
     """Of each operation, the last parts of the path that JAX gives it."""
     pattern = re.compile(r'%?([\w.-]+) = .*op_name="([^"]*)"')
-    paths = dict(match.groups() for match in pattern.finditer(program.as_text() or ""))
-    return {name: "/".join(path.split("/")[-2:]) for name, path in paths.items()}
+    paths = (match.groups() for match in pattern.finditer(program.as_text() or ""))
+    return {name: "/".join(path.split("/")[-2:]) for name, path in paths}

@@ -15,6 +15,9 @@ from vcjax.evaluation.few_shot import Estimate
 from vcjax.settings import GROUP_COLUMNS
 
 _SHARED = ("manifest", "idt")  # stages whose outcome does not depend on the seed of the training
+_MEASURES = ("5-shot", "linear", "AMI motion", "AMI scene")
+_FIRST = 46  # width of the rows' names
+_PAIRS = (("la", "scratch"), ("la_idt", "la"), ("la_idt_tune", "la_idt"))
 _COLORS = {"motion": "#2a6f97", "scene": "#c9713b"}
 
 Measures = Mapping[str, Estimate]
@@ -75,6 +78,23 @@ def collect(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Mea
     return found
 
 
+def gains(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[tuple[str, str], Measures]:
+    """For pairs of models, by how much the first is ahead: seed by seed, the mean and interval."""
+    found: dict[tuple[str, str], Measures] = {}
+    for pair in _PAIRS:
+        if all(name in report["models"] for name in pair for report in reports):
+            sides = [[_figures(r["models"][name], claim) for r in reports] for name in pair]
+            known = set.intersection(*(set(figures) for side in sides for figures in side))
+            found[pair] = {
+                measure: few_shot.estimate(
+                    [a[measure] - b[measure] for a, b in zip(*sides, strict=True)]
+                )
+                for measure in _MEASURES
+                if measure in known
+            }
+    return found
+
+
 def _entries(report: Mapping[str, Any]) -> dict[str, Any]:
     return {**report["models"], **({"idt": report["idt"]} if "idt" in report else {})}
 
@@ -92,18 +112,27 @@ def _figures(entry: Mapping[str, Any], claim: Claim) -> dict[str, float]:
     return found
 
 
-def table(found: Mapping[str, Measures], claim: Claim, num_seeds: int) -> str:
-    """One row a model; means over the seeds and half of their 95% intervals."""
-    columns = ("5-shot", "linear", "AMI motion", "AMI scene")
+def table(
+    found: Mapping[str, Measures],
+    ahead: Mapping[tuple[str, str], Measures],
+    claim: Claim,
+    num_seeds: int,
+) -> str:
+    """One row a model and a pair of `gains`; means over the seeds, half of their 95% intervals."""
     lines = [
         f"{tables.printable(claim.motion)} against {tables.printable(claim.scene)}, "
         f"{num_seeds} seeds, +- half of the 95% interval",
-        " " * 24 + "".join(column.rjust(16) for column in columns),
+        " " * _FIRST + "".join(measure.rjust(16) for measure in _MEASURES),
     ]
-    for name, measures in found.items():
-        cells = (_cell(measures.get(c), 100 if "AMI" not in c else 1).rjust(16) for c in columns)
-        lines.append(f"{tables.TITLES[name]:<24}" + "".join(cells))
+    lines += [_row(tables.TITLES[name], measures) for name, measures in found.items()]
+    for (first, second), measures in ahead.items():
+        lines.append(_row(f"{tables.TITLES[first]} over {tables.TITLES[second]}", measures))
     return "\n".join(lines)
+
+
+def _row(title: str, measures: Measures) -> str:
+    cells = (_cell(measures.get(m), 1 if "AMI" in m else 100).rjust(16) for m in _MEASURES)
+    return title.ljust(_FIRST) + "".join(cells)
 
 
 def _cell(estimate: Estimate | None, scale: int) -> str:
@@ -130,7 +159,7 @@ def draw(found: Mapping[Claim, Mapping[str, Measures]], path: Path) -> None:
         shades = {f"AMI {side}": color for side, color in _COLORS.items()}
         _bars(row[2], models, shades, titles, scale=1)
         row[2].set_title(f"clusters: {claim.motion}, {claim.scene}")
-        row[2].legend(loc="lower right", frameon=False)
+        row[2].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.savefig(path, dpi=110)
 
 
@@ -168,7 +197,9 @@ def report(folders: Sequence[Path], claims: Sequence[Claim], out: Path) -> str:
         for claim, models in found.items()
     }
     (out / "claim.json").write_text(json.dumps(as_json, indent=1) + "\n")
-    parts = [table(models, claim, len(folders)) for claim, models in found.items()]
+    parts = [
+        table(models, gains(reports, claim), claim, len(folders)) for claim, models in found.items()
+    ]
     return "\n\n".join([*parts, f"figure: {out / 'claim.png'}"])
 
 
