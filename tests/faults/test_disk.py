@@ -1,7 +1,6 @@
 """A disk that is full while checkpoints, shards or trajectories are written, or read-only."""
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from fisher.vectors import FisherVectors
-from vcjax import checkpoint
+from vcjax import checkpoint, stages
 from vcjax.data import manifest as manifests
 from vcjax.data import prepare, rendered, video
 from vcjax.idt import collection, storage
@@ -151,9 +150,9 @@ def test_read_only_folder_is_said(disk, videos):
 
 @pytest.mark.slow
 def test_full_disk_in_a_run_that_goes_on_when_there_is_space(small_run, finished, result, tmp_path):
-    stages = ("manifest", "idt", "fisher", "ir", "evaluate")
+    names = ("manifest", "idt", "fisher", "ir", "evaluate")
     undisturbed = shutil.copytree(finished, tmp_path / "undisturbed")
-    small_run.finish(undisturbed, stages)
+    small_run.finish(undisturbed, names)
     checkpoint_size = sum(
         p.stat().st_size for p in (finished / "ir" / "checkpoints" / "2").rglob("*")
     )
@@ -168,13 +167,13 @@ def test_full_disk_in_a_run_that_goes_on_when_there_is_space(small_run, finished
             ("evaluate", f"{no_space} {workdir}, and the same command goes on"),
         ):
             filling = fill(workdir, leave=checkpoint_size * 4 // 3)
-            assert small_run.start(workdir, stages).wait() == 1
+            assert small_run.start(workdir, names).wait() == 1
             log = (tmp_path / "run.log").read_text()
             assert log.splitlines()[-1] == f"vcjax: {said}" and "Traceback" not in log
-            assert not json.loads((workdir / stage / "stage.json").read_text())["complete"]
+            assert not stages.read(workdir / stage)["complete"]
             assert not (workdir / "report.json").exists()
             filling.unlink()
-        small_run.finish(workdir, stages)
+        small_run.finish(workdir, names)
         (arrays, report), (expected, wanted) = result(workdir), result(undisturbed)
     assert report == wanted and report["models"]["ir"]
     assert arrays.keys() == expected.keys() and "ir/2['bank']" in arrays

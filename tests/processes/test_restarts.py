@@ -70,9 +70,9 @@ def _largest(a, b):
 
 
 @pytest.fixture
-def undisturbed(start, tmp_path):
-    """One process with one device, from beginning to end."""
-    workdir = tmp_path / "undisturbed"
+def undisturbed(start, tmp_path_factory):
+    """One process with one device, from beginning to end; the second test finds it complete."""
+    workdir = tmp_path_factory.getbasetemp() / "undisturbed"
     assert start(workdir, *FLAGS).ends(900) == 0
     return workdir
 
