@@ -144,3 +144,39 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
     (tmp_path / "4.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
     _save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+def test_the_best_is_kept_and_found_again_until_another_one_is(tmp_path):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    for step in range(1, 5):
+        checkpoints.save(step, _state(step))
+        if step == 1:
+            checkpoints.keep_best(1, 0.5)
+    checkpoints.close()
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    assert checkpoints.best == (1, 0.5) and checkpoints.latest == 4
+    restored = checkpoint.restore_part(tmp_path, {"bank": _state(0)["bank"]}, best=True)
+    _assert_equal(restored["bank"], _state(1)["bank"])
+    _assert_equal(checkpoints.restore(_state(0)), _state(4))
+    checkpoints.keep_best(4, 0.6)
+    for step in (5, 6):
+        checkpoints.save(step, _state(step))
+    checkpoints.close()
+    assert [path.name for path in checkpoint.committed(tmp_path)] == ["6", "5", "4"]
+
+
+@pytest.mark.parametrize("damaged", ["best.json", "1"])
+def test_a_damaged_best_is_forgotten_and_the_last_goes_on(tmp_path, damaged):
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save(step, _state(step))
+        if step == 1:
+            checkpoints.keep_best(1, 0.5)
+    checkpoints.close()
+    path = tmp_path / damaged
+    _flip(max(_files(path), key=lambda p: p.stat().st_size) if path.is_dir() else path)
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    assert checkpoints.best is None and checkpoints.latest == 3
+    with pytest.raises(FileNotFoundError, match="no best checkpoint"):
+        checkpoint.restore_part(tmp_path, {"bank": _state(0)["bank"]}, best=True)
+    checkpoints.close()

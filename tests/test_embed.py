@@ -6,9 +6,10 @@ import pytest
 from flax import nnx
 
 import vcjax
-from vcjax import embed, pretrained
+from vcjax import checkpoint, checksums, embed, pretrained, settings
 from vcjax.data import manifest as manifests
 from vcjax.data import rendered, video
+from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 
 _SHAPE = {"depth": 18, "width": 4, "embedding_dim": 8}
@@ -111,3 +112,25 @@ def test_what_is_no_network_is_said(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="not one of ours"):
         vcjax.load(str(tmp_path))
+
+
+def test_a_stage_s_best_network_is_that_of_its_best_validation(tmp_path):
+    stage = tmp_path / "la"
+    networks = [ResNet3D(**_SHAPE, rngs=nnx.Rngs(seed)) for seed in (1, 2)]
+    checkpoints = checkpoint.Checkpoints(stage / "checkpoints")
+    for step, network in enumerate(networks, 1):
+        _, params, statistics = resnet3d.split(network)
+        checkpoints.save(step, {"params": params, "statistics": statistics})
+    config = settings.paper().to_dict()
+    recorded = {"model": config["model"] | _SHAPE, "clip": _CLIP, "seed": 0, "la": {}}
+    checksums.write_json(stage / "stage.json", {"settings": recorded})
+    checkpoints.close()
+    with pytest.raises(FileNotFoundError, match="no best checkpoint in"):
+        vcjax.load(stage / "best")
+    checkpoints = checkpoint.Checkpoints(stage / "checkpoints")
+    checkpoints.keep_best(1, 0.5)
+    checkpoints.close()
+    clips = np.random.default_rng(0).integers(0, 256, (2, 4, 24, 24, 3), np.uint8)
+    for source, network in ((stage / "best", networks[0]), (stage, networks[1])):
+        found, expected = vcjax.load(source)(clips), embed.clips_of(network, clips)
+        np.testing.assert_array_equal(found.embedding, expected.embedding)

@@ -78,12 +78,13 @@ def _stage(happens=_quiet, step=None):
         end_epoch,
         lambda state, count: 0.1,
         IDS,
+        score=lambda scalars: -scalars["validation/x"],
     )
 
 
-def _run(workdir, stage, *, checkpoint_steps=0):
+def _run(workdir, stage, *, checkpoint_steps=0, keep_best=True):
     settings = {"batch_size": 2, "checkpoint_steps": checkpoint_steps}
-    config = ConfigDict({"log_steps": 1, "toy": settings})
+    config = ConfigDict({"log_steps": 1, "keep_best": keep_best, "toy": settings})
     return loop.run(
         "toy", config, stage, workdir, num_epochs=NUM_EPOCHS, steps_per_epoch=STEPS_PER_EPOCH
     )
@@ -95,10 +96,18 @@ def _metrics(workdir):
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 
-def _latest(workdir):
+def _checkpoints(workdir):
     checkpoints = checkpoint.Checkpoints(workdir / "toy" / "checkpoints")
     checkpoints.close()
-    return checkpoints.latest
+    return checkpoints
+
+
+def _latest(workdir):
+    return _checkpoints(workdir).latest
+
+
+def _kept(workdir):
+    return {int(path.name) for path in checkpoint.committed(workdir / "toy" / "checkpoints")}
 
 
 def test_stopped_anywhere_it_goes_on_to_the_same_end_and_metrics(tmp_path):
@@ -119,6 +128,26 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end_and_metrics(tmp_path):
         state = _run(workdir, _stage())
         np.testing.assert_array_equal(np.array(state), np.array(undisturbed), stopped_at)
         assert _metrics(workdir) == _metrics(tmp_path / "whole"), stopped_at
+        assert _checkpoints(workdir).best == (3, -1.0) and 3 in _kept(workdir), stopped_at
+
+
+@pytest.mark.parametrize(("checkpoint_steps", "kept"), [(0, {3, 6, 9}), (2, {3, 8, 9})])
+def test_the_best_checkpoint_is_kept_beside_the_last_two(tmp_path, checkpoint_steps, kept):
+    state = _run(tmp_path, _stage(), checkpoint_steps=checkpoint_steps)
+    assert _kept(tmp_path) == kept and state.statistics == 9
+    template = State(*jax.tree.map(jnp.zeros_like, state))._asdict()
+    best = checkpoint.restore_part(tmp_path / "toy" / "checkpoints", template, best=True)
+    assert best["statistics"] == 3 and best["epochs_ended"] == 0  # of before the validation
+    again = _run(tmp_path, _stage(), checkpoint_steps=checkpoint_steps)
+    np.testing.assert_array_equal(np.array(again), np.array(state))  # from the last, not the best
+
+
+def test_without_validation_or_if_not_wanted_only_the_last_two_are_kept(tmp_path):
+    _run(tmp_path / "not wanted", _stage(), keep_best=False)
+    _run(tmp_path / "not validated", _stage()._replace(score=lambda scalars: None))
+    _run(tmp_path / "not a number", _stage()._replace(score=lambda scalars: float("nan")))
+    for workdir in tmp_path.iterdir():
+        assert _kept(workdir) == {6, 9} and _checkpoints(workdir).best is None
 
 
 def test_a_stop_in_a_step_keeps_that_step_and_one_while_waiting_that_before(tmp_path):
@@ -154,7 +183,8 @@ def test_a_request_that_meets_code_whose_errors_are_dropped_is_not_lost():
     gc.callbacks.append(at_collection)
     gc.collect()
     with pytest.raises(interruption.Stopped):
-        time.sleep(20)
+        for _ in range(400):  # a sleep that has begun is not broken off
+            time.sleep(0.05)
 
 
 def _spoiled(at, loss, params=jnp.nan):

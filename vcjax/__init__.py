@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def load(source: str) -> "Pretrained":
     """The network of an exported folder, a training stage's folder, or a hub id `owner/name`.
 
-    The hub needs the extra `hub`. Raises FileNotFoundError where there is none, ValueError for
-    files of another kind.
+    RUN/STAGE/best is the stage's at its best validation. The hub needs the extra `hub`. Raises
+    FileNotFoundError where there is none, ValueError for files of another kind.
     """
     from vcjax import pretrained
 

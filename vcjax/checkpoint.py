@@ -11,10 +11,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AsyncOptions, MultiprocessingOptions
 
 from vcjax import checksums, processes
@@ -23,6 +24,7 @@ from vcjax.checksums import DamagedError
 log = logging.getLogger(__name__)
 
 _CHECKSUMS = "checksums.json"
+_BEST = "best.json"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 _PADDED = ("bank", "labels")  # to a multiple of the devices
 
@@ -31,8 +33,15 @@ class CheckpointError(OSError):
     """A checkpoint cannot be written; the message says where and why."""
 
 
+class Best(NamedTuple):
+    """The best checkpoint of a stage so far; the higher its score, the better."""
+
+    step: int
+    score: float
+
+
 class Checkpoints:
-    """The newest checkpoints of one stage, each a pytree of arrays.
+    """The newest checkpoints of one stage and the best, each a pytree of arrays.
 
     Damaged ones that are newer than a sound one are removed, with a warning that names the file.
     Raises DamagedError if none is sound.
@@ -41,10 +50,14 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self._directory = directory = directory.absolute()
         processes.on_first(lambda: _clean(directory))
+        found = processes.on_first(lambda: _best(directory))
+        self._best = Best(*found) if found else None
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=preservation_policy.AnyPreservationPolicy(
+                    [preservation_policy.LatestN(keep), _IsBest(self)]
+                ),
                 create=True,
                 async_options=AsyncOptions(
                     # or threads wait 20 minutes for a folder that could not be made
@@ -58,6 +71,20 @@ class Checkpoints:
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint."""
         return self._manager.latest_step()
+
+    @property
+    def best(self) -> Best | None:
+        """The checkpoint that `keep_best` named last, if it is there."""
+        return self._best
+
+    def keep_best(self, step: int, score: float) -> None:
+        """Keeps the checkpoint of `step`, once it is written, until another one is better."""
+        with self._explained():
+            self._manager.wait_until_finished()
+            self._best = best = Best(step, score)
+            processes.on_first(
+                lambda: checksums.write_json(self._directory / _BEST, best._asdict())
+            )
 
     def save(self, step: int, state: Any) -> None:
         """Starts to write `state`, arrays only, as the checkpoint of `step`.
@@ -102,13 +129,14 @@ def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 
 
 def restore_part(
-    directory: Path, template: dict[str, Any], *, alone: bool = False
+    directory: Path, template: dict[str, Any], *, alone: bool = False, best: bool = False
 ) -> dict[str, Any]:
     """Those entries of the newest state under `directory` that `template` has, shaped as there.
 
-    On another number of devices the entries `bank` and `labels` are cut or padded with zeros.
-    With `alone` this process reads by itself, whatever others of the run do. Raises
-    FileNotFoundError where there is no checkpoint, DamagedError where the newest is damaged.
+    With `best` those of the best state. On another number of devices the entries `bank` and
+    `labels` are cut or padded with zeros. With `alone` this process reads by itself, whatever
+    others of the run do. Raises FileNotFoundError where there is no such checkpoint, DamagedError
+    where it is damaged.
     """
     # Another manager than the one that saves: which handler an item has is fixed at first use.
     me = jax.process_index()
@@ -121,9 +149,10 @@ def restore_part(
         options=ocp.CheckpointManagerOptions(create=False, multiprocessing_options=processes),
     )
     try:
-        step = manager.latest_step()
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint in {directory}")
+        chosen = _best(directory) if best else None
+        step = chosen.step if chosen else manager.latest_step()
+        if step is None or (best and not chosen):
+            raise FileNotFoundError(f"no {'best ' * best}checkpoint in {directory}")
         if found := damaged(directory / str(step)):
             raise DamagedError(
                 f"{found[0]}: damaged; run the stage again, it goes on from an older checkpoint"
@@ -165,8 +194,29 @@ def committed(directory: Path) -> list[Path]:
     )
 
 
+class _IsBest(preservation_policy.PreservationPolicy):
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        best = self._checkpoints.best
+        return [best is not None and found.step == best.step for found in checkpoints]
+
+
+def _best(directory: Path) -> Best | None:
+    """What is recorded of the best checkpoint, if that is there."""
+    try:
+        best = Best(**checksums.read_json(directory / _BEST))
+    except (FileNotFoundError, DamagedError):
+        return None
+    return best if (directory / str(best.step)).is_dir() else None
+
+
 def _clean(directory: Path) -> None:
-    """Removes what killed runs were writing, and checkpoints until the newest is sound."""
+    """Removes what killed runs were writing, and checkpoints until the newest is sound.
+
+    The best one too, if it is damaged.
+    """
     for unfinished in directory.glob(_UNFINISHED):
         shutil.rmtree(unfinished)
     bad: dict[Path, Path] = {}
@@ -183,6 +233,9 @@ def _clean(directory: Path) -> None:
     for checkpoint, file in bad.items():
         log.warning("%s: damaged; the checkpoint before it is used", file)
         shutil.rmtree(checkpoint)
+    if (best := _best(directory)) and (found := damaged(directory / str(best.step))):
+        log.warning("%s: damaged; the best checkpoint is that of a later validation", found[0])
+        shutil.rmtree(directory / str(best.step))
 
 
 def _is_news(record: logging.LogRecord) -> bool:

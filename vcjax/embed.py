@@ -133,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        help="a training stage such as runs/mine/la, an exported folder, or a hub id owner/name",
+        help="a training stage such as runs/mine/la or, as it was at its best validation, "
+        "runs/mine/la/best; an exported folder; or a hub id owner/name",
     )
     parser.add_argument("--manifest", required=True, help="folder, or table with a path column")
     parser.add_argument("--out", type=Path, required=True, help="features.npz or .parquet")

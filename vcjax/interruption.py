@@ -13,9 +13,10 @@ import multiprocessing
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ _calls = itertools.count(1)  # of `reached`: the same in all processes
 _several = False  # processes in this run
 _request: signal.Signals | None = None
 _deferrals = 0
+_lost = False  # whether Stopped was raised where nothing takes it
+_program: subprocess.Popen | None = None  # that this one has started and waits for
 
 
 class Stopped(BaseException):
@@ -44,7 +47,9 @@ def listen() -> None:
 
 def _raise_again(lost: Any) -> None:
     """Stops a little later where Stopped met code whose errors Python drops (jax's at each gc)."""
+    global _lost
     if lost.exc_type is Stopped:
+        _lost = True
         threading.Timer(_POLL / 10, _thread.interrupt_main, [signal.SIGTERM]).start()
     else:
         sys.__unraisablehook__(lost)
@@ -81,10 +86,16 @@ def listening_to_all() -> Iterator[None]:
 
 
 def _receive(number: int, frame: Any) -> None:
-    global _request
+    global _request, _lost
     if number == signal.SIGINT and _request:
         raise KeyboardInterrupt
+    if _request and not _lost:  # twice: to this process, and to all of its group
+        return
+    _lost = False
     _request = _request or signal.Signals(number)
+    if _program:
+        _program.terminate()  # it says the rest
+        return
     if not _deferrals:
         _stop()
     log.warning("%s: stopping, with a checkpoint. Ctrl-C: at once", _request.name)
@@ -142,6 +153,29 @@ def reached(checkpoints: Any) -> bool:
     if _several:
         return checkpoints.reached_preemption(next(_calls))
     return _request is not None
+
+
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """The exit code of a program of ours; a request to stop goes to it too, and is obeyed after it.
+
+    Raises Stopped as well where the program alone was asked to. Ctrl-C of a terminal reaches it by
+    itself, before the SIGTERM from here, which then changes nothing.
+    """
+    global _program
+    with deferred(), subprocess.Popen(command, env=environment) as program:
+        _program = program
+        try:
+            if _request:
+                program.terminate()
+            code = program.wait()
+        except KeyboardInterrupt:
+            program.kill()
+            raise
+        finally:
+            _program = None
+    if code in (EXIT_CODE, EXIT_CODE_BY_HAND):
+        raise Stopped
+    return code
 
 
 def exit_code() -> int:

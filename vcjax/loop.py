@@ -7,6 +7,7 @@ from before what follows the epoch (validation), which is done again after it is
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ class Stage(NamedTuple):
     learning_rate: Callable[[Any, int], float]  # state, step
     video_ids: Sequence[str]  # of the rows that a batch's `index` means
     restored: Callable[[Any], Any] = lambda state: state  # -> the same, padded for these devices
+    # what `end_epoch` says -> how good the state before it is; None: it was not validated
+    score: Callable[[Scalars], float | None] = lambda scalars: None
 
 
 def run(
@@ -69,6 +72,7 @@ class _Loop:
         self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
         stage = config[name.split("/")[0]]
         self._batch_size, self._log_steps = stage.batch_size, config.log_steps
+        self._keeps_best = config.keep_best
         self._checkpoint_steps = stage.checkpoint_steps or steps_per_epoch
         directory = workdir / name
         self._checkpoints = stack.enter_context(
@@ -94,7 +98,10 @@ class _Loop:
                 state = self._between_epochs(state, step)
             state = self._step(state, batches, step)
             self._after_step(state, step + 1)
-        return self._between_epochs(state, self._num_steps)
+        state = self._between_epochs(state, self._num_steps)
+        if best := self._checkpoints.best:
+            log.info("%s: best validation after step %d, %.3f", self._name, *best)
+        return state
 
     def _first_state(self) -> Any:
         template = self._training.state
@@ -112,15 +119,26 @@ class _Loop:
     def _between_epochs(self, state: Any, step: int) -> Any:
         """Ends the epoch before `step`, and begins that after it."""
         epoch, after = step // self._steps_per_epoch, state
+        ended: Scalars = {}
         with self._kept_when_stopped(state, step):
             if step:
-                after, scalars = self._training.end_epoch(after, epoch - 1)
-                self._write(step, scalars)
+                after, ended = self._training.end_epoch(after, epoch - 1)
+                self._write(step, ended)
             if step < self._num_steps:
                 after, scalars = self._training.begin_epoch(after, epoch)
                 self._write(step, scalars)
+        if self._keeps_best and step:
+            self._keep_if_best(state, step, ended)
         self._clock.restart()
         return after
+
+    def _keep_if_best(self, state: Any, step: int, ended: Scalars) -> None:
+        """Keeps the checkpoint of `state` if what its epoch ended with is the best so far."""
+        score = processes.on_first(lambda: self._training.score(ended))
+        best = self._checkpoints.best
+        if score is not None and score > (best.score if best else -math.inf):
+            self._save(state, step)
+            self._checkpoints.keep_best(step, score)
 
     def _step(self, state: Any, batches: Iterator[Batch], step: int) -> Any:
         with self._kept_when_stopped(state, step), self._clock.waits("input"):

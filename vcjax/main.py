@@ -21,6 +21,7 @@ training finishes its step and writes a checkpoint; a second Ctrl-C stops at onc
 """
 
 import contextlib
+import errno
 import logging
 import sys
 from collections.abc import Iterator
@@ -69,7 +70,9 @@ def main(arguments: list[str]) -> None:
         pass  # said when its frames and with them the progress bars are gone
     except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)
-        sys.exit(f"vcjax: {error}")
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        again = f"; make space for {_WORKDIR.value}, and the same command goes on" if full else ""
+        sys.exit(f"vcjax: {error}{again}")
     finally:
         interruption.end_workers()
     log.warning("vcjax: stopped. This goes on from here:\n  %s", interruption.command())

@@ -20,6 +20,7 @@ from vcjax.interop import weights
 from vcjax.models.resnet3d import ResNet3D
 
 WEIGHTS, CONFIG, CARD, BANK = "model.safetensors", "config.json", "README.md", "bank.safetensors"
+BEST = "best"  # RUN/STAGE/best is no file: the stage's network at its best validation
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def load(source: str | Path) -> Pretrained:
         return _load_folder(folder)
     if (folder / "checkpoints").is_dir():
         return _load_stage(folder)
+    if folder.name == BEST and (folder.parent / "checkpoints").is_dir():
+        return _load_stage(folder.parent, best=True)
     if folder.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
         raise FileNotFoundError(
             f"{source}: neither a folder with {CONFIG} nor a training stage such as runs/mine/la"
@@ -90,7 +93,7 @@ def _load_folder(folder: Path) -> Pretrained:
     return Pretrained(model, architecture, clip, source)
 
 
-def _load_stage(folder: Path) -> Pretrained:
+def _load_stage(folder: Path, *, best: bool = False) -> Pretrained:
     from vcjax import stages, train
 
     record = stages.read(folder)["settings"]
@@ -99,8 +102,8 @@ def _load_stage(folder: Path) -> Pretrained:
     config.seed = record["seed"]
     architecture = {k: record["model"][k] for k in ("depth", "width", "embedding_dim")}
     clip = {k: record["clip"][k] for k in ("num_frames", "stride", "side")}
-    source = {"stage": folder.name, "settings": record[folder.name]}
-    return Pretrained(train.load_model(config, folder), architecture, clip, source)
+    source = {"stage": folder.name, "best": best, "settings": record[folder.name]}
+    return Pretrained(train.load_model(config, folder, best=best), architecture, clip, source)
 
 
 def _download(name: str) -> Path:

@@ -31,6 +31,7 @@ def paper() -> ConfigDict:
     config.num_workers = 0  # processes that render, verify and extract; 0: one a core
     config.bank_dtype = "float32"  # of the memory bank; bfloat16: half the memory
     config.log_steps = 50  # steps between metrics, at most an epoch
+    config.keep_best = True  # the checkpoint of the best validation too, beside the last two
     config.data = _data()
     config.clip = _clip()
     config.model = _model()

@@ -28,12 +28,14 @@ from vcjax.step import Batch, Scalars, TrainState
 log = logging.getLogger(__name__)
 
 
-def load_model(config: ConfigDict, directory: Path) -> ResNet3D:
-    """The network as the stage in `directory` left it. Raises FileNotFoundError before that."""
+def load_model(config: ConfigDict, directory: Path, *, best: bool = False) -> ResNet3D:
+    """The network as the stage in `directory` left it, or as it was at its best validation.
+
+    Raises FileNotFoundError before that.
+    """
     graphdef, params, statistics = resnet3d.split(steps.new_model(config))
-    restored = checkpoint.restore_part(
-        directory / "checkpoints", {"params": params, "statistics": statistics}, alone=True
-    )
+    part = {"params": params, "statistics": statistics}
+    restored = checkpoint.restore_part(directory / "checkpoints", part, alone=True, best=best)
     return nnx.merge(graphdef, restored["params"], restored["statistics"])
 
 
@@ -102,6 +104,7 @@ def pretrain(
         lambda state, step: learning_rate(step),
         train.video_ids,
         lambda restored: _padded_as(state, restored, len(train)),
+        score=_mean_accuracy,
     )
     loop.run(
         name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
@@ -244,6 +247,12 @@ def batches(
     )
     for batch in clips.watched(batches, train, max_bad_share=config.data.max_bad_share):
         yield {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
+
+
+def _mean_accuracy(scalars: Scalars) -> float | None:
+    """Of the label columns that `_validate` asked for."""
+    found = [float(v) for k, v in scalars.items() if k.startswith("validation/")]
+    return float(np.mean(found)) if found else None
 
 
 def _validate(

@@ -75,17 +75,14 @@ def test_seeds_after_the_first_share_the_videos_and_their_trajectories(tmp_path,
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     commands = []
 
-    class Done:
-        returncode = 0
-
-    def run(command, check, env):
+    def run(command, environment):
         commands.append(command)
-        assert env["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "compiled")
+        assert environment["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "compiled")
         for name in ("manifest", "idt"):
             (tmp_path / command[4].split("=")[1] / name).mkdir(exist_ok=True)
-        return Done
+        return 0
 
-    monkeypatch.setattr(claim.subprocess, "run", run)
+    monkeypatch.setattr(claim.interruption, "run", run)
     folders = claim.train("c.py", [3, 5], tmp_path, overrides=["--config.epochs_scale=0.5"])
     assert [folder.name for folder in folders] == ["seed3", "seed5"]
     assert (folders[1] / "idt").resolve() == folders[0] / "idt"

@@ -43,7 +43,8 @@ class SmallRun:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        self._environment = {**os.environ, **compiled, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        quickly = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        self._environment = {**os.environ, **compiled, **quickly}
 
     def start(self, workdir: Path, stages: tuple[str, ...], *more: str) -> subprocess.Popen:
         """The process; what it says goes into WORKDIR.log."""

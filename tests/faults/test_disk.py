@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fisher.vectors import FisherVectors
-from vcjax import checkpoint
+from vcjax import checkpoint, stages
 from vcjax.data import manifest as manifests
 from vcjax.data import prepare, rendered, video
 from vcjax.idt import collection, storage
@@ -22,15 +22,22 @@ MEGABYTE = 1 << 20
 @pytest.fixture
 def disk(tmp_path):
     """A disk of 4 MB."""
-    folder = tmp_path / "disk"
+    with mounted(tmp_path / "disk", megabytes=4) as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def mounted(folder, *, megabytes):
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)]
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"a small disk cannot be mounted here: {error}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def fill(disk, *, leave):
@@ -139,3 +146,37 @@ def test_read_only_folder_is_said(disk, videos):
             checkpoints.close()
     assert os.listdir(disk) == ["checkpoints"]
     assert not list(Path(disk / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_full_disk_in_a_run_that_goes_on_when_there_is_space(small_run, finished, result, tmp_path):
+    names = ("manifest", "idt", "fisher", "ir", "evaluate")
+    undisturbed = shutil.copytree(finished, tmp_path / "undisturbed")
+    small_run.finish(undisturbed, names)
+    checkpoint_size = sum(
+        p.stat().st_size for p in (finished / "ir" / "checkpoints" / "2").rglob("*")
+    )
+    with mounted(tmp_path / "run", megabytes=64) as workdir:
+        without = shutil.ignore_patterns("ir", "metrics.jsonl", "tensorboard")
+        shutil.copytree(finished, workdir, ignore=without, dirs_exist_ok=True)
+        not_written = "a checkpoint cannot be written: No space left on device; that of step 1 is"
+        no_space = "[Errno 28] No space left on device; make space for"
+        # of the two checkpoints one fits; then the other does, but not all pages of the evaluation
+        for stage, said in (
+            ("ir", f"{workdir}/ir/checkpoints: {not_written} whole"),
+            ("evaluate", f"{no_space} {workdir}, and the same command goes on"),
+        ):
+            filling = fill(workdir, leave=checkpoint_size * 4 // 3)
+            assert small_run.start(workdir, names).wait() == 1
+            log = (tmp_path / "run.log").read_text()
+            assert log.splitlines()[-1] == f"vcjax: {said}" and "Traceback" not in log
+            assert not stages.read(workdir / stage)["complete"]
+            assert not (workdir / "report.json").exists()
+            filling.unlink()
+        small_run.finish(workdir, names)
+        (arrays, report), (expected, wanted) = result(workdir), result(undisturbed)
+    assert report == wanted and report["models"]["ir"]
+    assert arrays.keys() == expected.keys() and "ir/2['bank']" in arrays
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    print(f"{len(arrays)} arrays and the report are those of an undisturbed run")

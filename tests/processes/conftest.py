@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+CONFIG = "la_idt.py:rendered,smoke"
 TINY = [
     "--config.data.rendered.num_videos=18",
     "--config.data.verify=header",
@@ -63,18 +64,25 @@ def compiled(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def start(compiled, tmp_path):
-    """Starts a run of one process on so many devices, or of several; ends what is left of them."""
+    """Starts a run of one process on so many devices, or of several; ends what is left of them.
+
+    With `seeds` it is one of `vcjax.evaluation claim`. What jax compiles is kept, but never by the
+    second of two processes: unless `optimized`, XLA is quick about it.
+    """
     started = []
 
-    def begin(workdir, *flags, devices=1, count=1, config="la_idt.py:rendered,smoke"):
+    def begin(workdir, *flags, devices=1, count=1, seeds=(), optimized=False):
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]),
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+            + ("" if optimized else " --xla_backend_optimization_level=0"),
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        command = [sys.executable, "-m", "vcjax.main", f"--config={config}", *TINY, *flags]
-        command += [f"--workdir={workdir}"]
+        program = ["vcjax.evaluation", "claim"] if seeds else ["vcjax.main"]
+        command = [sys.executable, "-m", *program, f"--config={CONFIG}", f"--workdir={workdir}"]
+        command += ["--seeds", *map(str, seeds), "--"] if seeds else []
+        command += [*TINY, *flags]
         if count > 1:
             with socket.socket() as free:
                 free.bind(("localhost", 0))

@@ -1,5 +1,6 @@
 """A run goes on with another number of processes and devices; VCJAX_LONG=1 runs this."""
 
+import functools
 import os
 
 import jax
@@ -7,7 +8,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from vcjax import settings, step
 from vcjax.clustering import kmeans
+from vcjax.models import resnet3d
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,7 +21,8 @@ FLAGS = [
     "--config.data.rendered.num_videos=30",
     *(f"--config.{stage}.batch_size=8" for stage in ("ir", "la")),
     *(f"--config.{stage}.epochs=6" for stage in ("ir", "la")),
-    # at 1e-4 this network still makes of a difference of 1e-7 one of 1e-2 in twelve steps
+    # at the paper's 0.03 a difference of 1e-7 in the weights grows to one of 2e-2 in four steps on
+    # one device, and that between one device and eight, step by step, is as large
     *(f"--config.{stage}.learning_rate=1e-6" for stage in ("ir", "la")),
 ]
 
@@ -36,6 +40,12 @@ def _state(workdir, stage):
     return state | padded, newest.name
 
 
+@pytest.fixture
+def start(start):
+    """Runs compiled as those of users."""
+    return functools.partial(start, optimized=True)
+
+
 def _stop_in(run, stage, workdir):
     runs = run if isinstance(run, list) else [run]
     checkpoints = workdir / stage / "checkpoints"
@@ -44,17 +54,28 @@ def _stop_in(run, stage, workdir):
     assert [r.ends(60) for r in runs] == [75] * len(runs), runs[0].log[-3000:]
 
 
+def _first_weights():
+    """Those that the run begins with."""
+    config = settings.vary(settings.paper(), "rendered,smoke")
+    config.model.width = 4
+    return resnet3d.split(step.new_model(config))[1]
+
+
 def _assert_close(workdir, expected):
+    before = _first_weights()
     for stage in ("ir", "la"):
-        (state, step), (wanted, wanted_step) = _state(workdir, stage), _state(expected, stage)
-        assert step == wanted_step
+        (state, last), (wanted, wanted_last) = _state(workdir, stage), _state(expected, stage)
+        assert last == wanted_last
+        leaves = zip(*map(jax.tree.leaves, (wanted["params"], before)), strict=True)
+        moved, before = max(np.abs(a - b).max() for a, b in leaves), wanted["params"]
         velocity = jax.tree.map(_largest, state.pop("optimizer"), wanted.pop("optimizer"))
         differences = jax.tree.map(lambda a, b: np.abs(a - b).max(initial=0), state, wanted)
         largest = {k: max(jax.tree.leaves(v)) for k, v in differences.items() if k != "cells"}
         largest["optimizer"] = max(jax.tree.leaves(velocity))
         told = ", ".join(f"{k} {v:.1e}" for k, v in largest.items())
         print(f"{stage}: {len(state['bank'])} rows of the bank; largest differences: {told}")
-        assert max(largest.values()) < 1e-4
+        print(f"{stage}: the weights moved by {moved:.1e}")
+        assert max(largest.values()) < 1e-4 and largest["params"] < 1e-2 * moved
 
 
 def _largest(a, b):
@@ -63,9 +84,9 @@ def _largest(a, b):
 
 
 @pytest.fixture
-def undisturbed(start, tmp_path):
-    """One process with one device, from beginning to end."""
-    workdir = tmp_path / "undisturbed"
+def undisturbed(start, tmp_path_factory):
+    """One process with one device, from beginning to end; the second test finds it complete."""
+    workdir = tmp_path_factory.getbasetemp() / "undisturbed"
     assert start(workdir, *FLAGS).ends(900) == 0
     return workdir
 

@@ -34,6 +34,19 @@ def test_a_stage_that_is_stopped_says_how_to_go_on(start, tmp_path):
     assert not json.loads((tmp_path / "run" / "manifest" / "stage.json").read_text())["complete"]
 
 
+@pytest.mark.slow
+def test_a_notice_to_claim_stops_its_seed_with_a_checkpoint(start, tmp_path):
+    run = start(tmp_path, "--stages=manifest,ir", "--config.ir.epochs=2000", seeds=(3, 4))
+    checkpoints = tmp_path / "seed3" / "ir" / "checkpoints"
+    run.wait_for((checkpoints / "3").exists)
+    run.send_signal(signal.SIGTERM)
+    assert run.ends(60) == 75
+    step = run.log.split("ir: stopped after step ")[1].split(";")[0]
+    assert (checkpoints / step).exists() and not (tmp_path / "seed4").exists()
+    assert "vcjax.evaluation: stopped. This goes on from here:\n" in run.log
+    assert "-m vcjax.evaluation claim --config=la_idt.py:rendered,smoke" in run.log.splitlines()[-1]
+
+
 def _result(workdir):
     """What all stages end with, but for the time that it took."""
     found = {}

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vcjax import interruption
 from vcjax.evaluation import claim, explorer, paper
 
 
@@ -27,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     claimed = commands.add_parser(
         "claim",
         help="several seeds of a config, compared by motion and scene",
-        epilog="Options behind -- go to vcjax.main, such as --config.epochs_scale=0.5. Run the "
-        "same command again to go on after an interruption.",
+        epilog="Options behind -- go to vcjax.main, such as --config.epochs_scale=0.5. SIGTERM "
+        "(exit code 75) and Ctrl-C (130) stop the seed's run with a checkpoint; a second Ctrl-C at "
+        "once. The same command goes on.",
     )
     claimed.add_argument("--config", required=True, help="such as configs/claim.py:rendered")
     claimed.add_argument("--workdir", type=Path, required=True, help="folder of the seeds' runs")
@@ -74,8 +76,16 @@ def _claim(options: argparse.Namespace) -> None:
         claim.join(options.join, workdir / "joined.tsv")
         overrides.append(f"--config.data.manifest={workdir / 'joined.tsv'}")
     claims = [claim.Claim(*pair) for pair in options.claims] or [claim.Claim("motion", "scene")]
-    folders = claim.train(options.config, options.seeds, workdir, overrides=overrides)
-    print(claim.report(folders, claims, workdir))
+    interruption.listen()
+    try:
+        folders = claim.train(options.config, options.seeds, workdir, overrides=overrides)
+        print(claim.report(folders, claims, workdir))
+    except (interruption.Stopped, KeyboardInterrupt):
+        print(
+            f"vcjax.evaluation: stopped. This goes on from here:\n  {interruption.command()}",
+            file=sys.stderr,
+        )
+        sys.exit(interruption.exit_code())
 
 
 def _explore(options: argparse.Namespace) -> None:

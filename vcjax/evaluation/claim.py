@@ -3,12 +3,12 @@
 import csv
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vcjax import interruption
 from vcjax.data import manifest as manifests
 from vcjax.evaluation import few_shot, tables
 from vcjax.evaluation.few_shot import Estimate
@@ -35,8 +35,9 @@ def train(
 ) -> list[Path]:
     """Runs `config` once a seed, each into `workdir/seedN`, and returns these folders.
 
-    What is complete is skipped, what was interrupted goes on. Raises RuntimeError where one fails.
-    What one seed compiles, the next ones find in `workdir/compiled`.
+    What is complete is skipped, what was interrupted goes on. Raises RuntimeError where one fails,
+    and interruption.Stopped, when the run has its checkpoint, where that is asked for. What one
+    seed compiles, the next ones find in `workdir/compiled`.
     """
     environment = {"JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"), **os.environ}
     folders: list[Path] = []
@@ -47,7 +48,7 @@ def train(
             _share(folders[0], folder)
         command = [sys.executable, "-m", "vcjax.main", f"--config={config}"]
         command += [f"--workdir={folder}", f"--config.seed={seed}", *overrides]
-        if code := subprocess.run(command, check=False, env=environment).returncode:
+        if code := interruption.run(command, environment):
             raise RuntimeError(f"seed {seed} ended with {code}; run the same command to go on")
         folders.append(folder)
     return folders

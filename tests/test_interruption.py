@@ -1,0 +1,87 @@
+"""A program that starts another one of ours, and is asked to stop: signals to one and to both."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STARTS = """
+import sys
+from vcjax import interruption
+
+interruption.listen()
+try:
+    print("returned", interruption.run([sys.executable, "-c", sys.argv[1]]))
+except (interruption.Stopped, KeyboardInterrupt):
+    sys.exit(interruption.exit_code())
+"""
+TRAINS = """
+import sys, time
+from vcjax import interruption
+
+interruption.listen()
+try:
+    with interruption.deferred():
+        print("training", flush=True)
+        while not interruption.reached(None):
+            time.sleep(0.01)
+        time.sleep(0.3)  # in which the signal to the other arrives
+        print("kept", flush=True)
+except interruption.Stopped:
+    sys.exit(interruption.exit_code())
+"""
+HANGS = TRAINS.replace("time.sleep(0.3)", "print('hangs', flush=True), time.sleep(60)")
+
+
+@pytest.fixture
+def start():
+    """Starts the program that starts the one of that source, in a group of their own."""
+    started = []
+
+    def begin(source):
+        root = str(Path(__file__).parents[1])
+        process = subprocess.Popen(
+            [sys.executable, "-c", STARTS, source],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([root, *sys.path])},
+            process_group=0,
+        )
+        started.append(process)
+        assert process.stdout.readline() == "training\n"
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_the_program_that_it_started_keeps_what_it_has_before_it_ends(start, send, number, code):
+    process = start(TRAINS)
+    send(process.pid, number)
+    assert process.stdout.read() == "kept\n"
+    assert process.wait(20) == code
+
+
+def test_a_second_ctrl_c_ends_both_at_once(start):
+    process = start(HANGS)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "hangs\n"
+    process.send_signal(signal.SIGINT)
+    # at the end of the output no process has it open
+    assert process.stdout.read() == ""
+    assert process.wait(20) == 130
+
+
+@pytest.mark.parametrize(("code", "ends", "said"), [(75, 75, ""), (3, 0, "returned 3\n")])
+def test_what_ends_by_itself_is_told_apart(start, code, ends, said):
+    process = start(f"import sys; print('training', flush=True); sys.exit({code})")
+    assert process.stdout.read() == said
+    assert process.wait(20) == ends
