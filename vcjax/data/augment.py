@@ -68,10 +68,11 @@ def adjust_hue(clip: Float[Array, "t h w 3"], turns: Array) -> Float[Array, "t h
     chroma = high - low
     safe = jnp.where(chroma > 0, chroma, 1.0)
     red, green, blue = clip[..., 0], clip[..., 1], clip[..., 2]
+    # not `high == red`: what XLA computes twice, in two kernels, may be rounded in two ways
     hue = jnp.where(
-        high == red,
+        (red >= green) & (red >= blue),
         (green - blue) / safe,
-        jnp.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+        jnp.where(green >= blue, 2 + (blue - red) / safe, 4 + (red - green) / safe),
     )
     hue = hue + 6 * turns
     # HSV to RGB: each channel is `high` less the chroma times a trapezoid of the hue.
