@@ -31,6 +31,7 @@ SETTINGS = [
     "--config.ir.validate_epochs=20",
     "--config.stages=('manifest','ir')",
 ]
+WARM_UP = 150  # steps until it has validated: then all is compiled, and XLA's memory for it free
 MAX_GROWTH = 1.05  # of the median memory: of the end over the middle, of the last over the second
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -66,7 +67,7 @@ def session(workdir, until):
             time.sleep(1)
             if process.poll() is not None:
                 sys.exit(f"training ended with {process.returncode}; see {workdir.parent}/soak.log")
-            if last_step(workdir) > first:  # it trains: all is compiled
+            if last_step(workdir) > first + WARM_UP:
                 samples.append(measured(process.pid))
         process.send_signal(signal.SIGTERM)
         process.wait()
