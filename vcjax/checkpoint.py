@@ -240,10 +240,15 @@ def _clean(directory: Path) -> None:
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a message is not the traceback of what orbax raises, too, at the next call."""
-    return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+    if not record.exc_info:
+        return True
+    # of the many arrays that cannot be written orbax raises the first; asyncio tells of the others
+    others = record.name == "asyncio" and "_GatheringFuture" in record.getMessage()
+    return not (others or "orbax" in Path(record.pathname).parts)
 
 
-logging.getLogger("absl").addFilter(_is_news)
+for _logger in ("absl", "asyncio"):
+    logging.getLogger(_logger).addFilter(_is_news)
 
 
 def _write_checksums(directory: Path) -> None:
