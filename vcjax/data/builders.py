@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vcjax import progress
+from vcjax import atomic, progress
 from vcjax.data import remote, shards
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
@@ -64,9 +64,7 @@ def rows(folder: Any) -> list[dict[str, str]]:
     digest = hashlib.sha256(repr((str(folder), stamps)).encode()).hexdigest()[:32]
     kept = remote.cache_folder() / f"{digest}.json"
     if not kept.exists():
-        found = list(_read(folder, files))
-        with remote.writing(kept) as temporary:
-            temporary.write_text(json.dumps(found))
+        atomic.write_text(kept, json.dumps(list(_read(folder, files))))
     return json.loads(kept.read_text())
 
 

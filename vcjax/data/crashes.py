@@ -94,9 +94,11 @@ def _read(job: _Job) -> int:
 
 
 def _exclude(rows: set[int], videos: Manifest, listed: Path) -> set[int]:
+    if not rows:
+        return rows
     with listed.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        if not file.tell() and rows:
+        if not file.tell():
             writer.writerow(_COLUMNS)
         for row in sorted(rows):
             log.warning("%s kills the process that reads it, and is replaced", videos.paths[row])

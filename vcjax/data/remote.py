@@ -91,26 +91,17 @@ def stamp(path: str) -> tuple[int, str]:
     return int(information["size"]), version
 
 
-def put(source: Path, target: Any) -> None:
-    """Moves a local file to its place, where it appears whole or not at all."""
-    if is_remote(target):
-        patiently(lambda: target.fs.put_file(str(source), target.path))
-        source.unlink()
-    else:
-        os.replace(source, target)
-
-
 @contextlib.contextmanager
 def writing(target: Any) -> Iterator[Path]:
     """A local file to write, which is put to its place when the block ends without an error."""
     if not is_remote(target):
-        temporary = target.with_name(target.name + ".tmp")
-        yield temporary
-        put(temporary, target)
+        with atomic.replacing(target) as file:
+            yield Path(file.name)
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder) / "written"
-        put(Path(folder) / "written", target)
+        written = Path(folder) / "written"
+        yield written
+        patiently(lambda: target.fs.put_file(str(written), target.path))
 
 
 def write_text(target: Any, text: str) -> None:
