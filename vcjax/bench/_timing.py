@@ -11,6 +11,7 @@ import numpy as np
 
 _SIDE = 2048  # of the matrices multiplied to find the peak
 _VALUES = 1 << 26  # of the array copied to find it
+_SECONDS = 1.0  # spent on repetitions at least
 
 
 class Peaks(NamedTuple):
@@ -21,11 +22,15 @@ class Peaks(NamedTuple):
 
 
 def median_seconds(run: Callable[[], Any], *, repetitions: int = 5, warm_ups: int = 1) -> float:
-    """Median seconds of `run`, until what it returns is ready; the first runs compile."""
+    """Median seconds of `run`, until what it returns is ready; the first runs compile.
+
+    Of at least so many repetitions, and of as many more as fit into a second: a short one is
+    disturbed more by what else the machine does.
+    """
     for _ in range(warm_ups):
         jax.block_until_ready(run())
-    seconds = []
-    for _ in range(repetitions):
+    seconds: list[float] = []
+    while len(seconds) < repetitions or sum(seconds) < _SECONDS:
         begin = time.perf_counter()
         jax.block_until_ready(run())
         seconds.append(time.perf_counter() - begin)
