@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, embed, loop, mesh, settings, train
+from vcjax import checkpoint, embed, loop, mesh, processes, settings, train
 from vcjax.data import augment
 from vcjax.data.manifest import Manifest
 from vcjax.models import resnet3d
@@ -34,18 +34,19 @@ _FACTOR = 0.1  # of the learning rate, where the loss stopped improving (Sec. 4.
 class Plateau(NamedTuple):
     """The learning rate, and the validation loss that it waits to see undercut."""
 
-    learning_rate: Float[Array, ""]
-    best: Float[Array, ""]
-    waited: Int[Array, ""]  # epochs since
+    learning_rate: Float[Array | np.ndarray, ""]
+    best: Float[Array | np.ndarray, ""]
+    waited: Int[Array | np.ndarray, ""]  # epochs since
 
     def after(self, loss: float, *, patience: int) -> "Plateau":
         """After an epoch of `loss`: as torch.optim.lr_scheduler.ReduceLROnPlateau."""
         if loss < float(self.best) * (1 - _THRESHOLD):
-            return Plateau(self.learning_rate, jnp.float32(loss), jnp.int32(0))
+            return Plateau(self.learning_rate, np.array(loss, np.float32), np.array(0, np.int32))
         if int(self.waited) < patience:
             return self._replace(waited=self.waited + 1)
         log.info("finetune: the learning rate drops, no better loss for %d epochs", patience + 1)
-        return Plateau(self.learning_rate * _FACTOR, self.best, jnp.int32(0))
+        rate = np.array(self.learning_rate * np.float32(_FACTOR))
+        return Plateau(rate, self.best, np.array(0, np.int32))
 
 
 class FinetuneState(NamedTuple):
@@ -85,7 +86,7 @@ def load_backbone(model: ResNet3D, directory: Path) -> ResNet3D:
     graphdef, params, statistics = resnet3d.split(model)
     wanted = nnx.State({k: v for k, v in params.items() if k != "head"})
     restored = checkpoint.restore_part(
-        directory / "checkpoints", {"params": wanted, "statistics": statistics}
+        directory / "checkpoints", {"params": wanted, "statistics": statistics}, alone=True
     )
     params = nnx.merge_state(params, restored["params"])
     return nnx.merge(graphdef, params, restored["statistics"])
@@ -149,7 +150,8 @@ def make(
 
     def first(params: nnx.State, statistics: nnx.State) -> FinetuneState:
         trained, _ = nnx.split_state(params, trains, ...)
-        plateau = Plateau(jnp.float32(stage.learning_rate), jnp.float32(jnp.inf), jnp.int32(0))
+        rate, best = np.array([stage.learning_rate, np.inf], np.float32)
+        plateau = Plateau(np.array(rate), np.array(best), np.array(0, np.int32))
         return FinetuneState(params, statistics, optimizer.init(trained), plateau)
 
     def step(state: FinetuneState, batch: Batch, count: Array) -> tuple[FinetuneState, Scalars]:
@@ -190,7 +192,8 @@ def finetune(
 ) -> ResNet3D:
     """The network trained on `fit` from the stage in `start` (None: random), in `workdir/name`.
 
-    `name` is STAGE/PART. The learning rate falls where the loss on `watched` stops improving.
+    `name` is STAGE/PART. The learning rate falls where the loss on `watched` stops improving. Every
+    process of a run takes part, and has the network; the first one says what it makes of `watched`.
     """
     stage = config[name.split("/")[0]]
     devices = mesh.make()
@@ -204,6 +207,8 @@ def finetune(
     graphdef, params, statistics = resnet3d.split(model)
     first, step = make(graphdef, stage, config.clip.flip)
     replicated = mesh.replicated(devices)
+    classes = jax.device_put(fit.classes, replicated)
+    classes_of = jax.jit(jnp.take)
 
     def take_over(state: FinetuneState) -> FinetuneState:
         if start is None:
@@ -212,21 +217,19 @@ def finetune(
         _, params, statistics = resnet3d.split(
             load_backbone(new_classifier(config, num_classes), start)
         )
-        return jax.device_put(first(params, statistics), replicated)
+        # as numpy: jax does not send what lies on a device of this process to those of others
+        return jax.device_put(jax.tree.map(np.asarray, first(params, statistics)), replicated)
 
     def batches(step: int) -> Iterator[Batch]:
         for batch in train.batches(name, config, fit.videos, num_epochs, step, devices, workdir):
-            yield batch | {"class": jnp.asarray(fit.classes)[batch["index"]]}
+            yield batch | {"class": classes_of(classes, batch["index"])}
 
     def end_epoch(state: FinetuneState, epoch: int) -> tuple[FinetuneState, Scalars]:
-        network = nnx.merge(graphdef, state.params, state.statistics, copy=True)
-        said = clip_logits(network, watched.videos, config, stage, clips_per_video=1)[:, 0]
-        losses = optax.softmax_cross_entropy_with_integer_labels(said, watched.classes)
-        plateau = state.plateau.after(float(losses.mean()), patience=stage.patience)
-        scalars = {
-            "validation/loss": float(losses.mean()),
-            "validation/accuracy": float(np.mean(said.argmax(1) == watched.classes)),
-        }
+        network = nnx.merge(graphdef, *mesh.here((state.params, state.statistics)), copy=True)
+        scalars = processes.on_first(lambda: _validated(network, watched, config, stage))
+        plateau = Plateau(*map(np.asarray, state.plateau)).after(
+            scalars["validation/loss"], patience=stage.patience
+        )
         return state._replace(plateau=jax.device_put(plateau, replicated)), scalars
 
     training = loop.Stage(
@@ -242,7 +245,18 @@ def finetune(
     state = loop.run(
         name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
     )
-    return nnx.merge(graphdef, state.params, state.statistics)
+    return nnx.merge(graphdef, *mesh.here((state.params, state.statistics)))
+
+
+def _validated(
+    network: ResNet3D, watched: Labeled, config: ConfigDict, stage: ConfigDict
+) -> dict[str, float]:
+    said = clip_logits(network, watched.videos, config, stage, clips_per_video=1)[:, 0]
+    losses = optax.softmax_cross_entropy_with_integer_labels(said, watched.classes)
+    return {
+        "validation/loss": float(losses.mean()),
+        "validation/accuracy": float(np.mean(said.argmax(1) == watched.classes)),
+    }
 
 
 def clip_logits(

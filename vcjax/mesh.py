@@ -31,6 +31,11 @@ def gather(array: jax.Array) -> jax.Array:
     return jnp.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
+def here(tree: Any) -> Any:
+    """This process's copy of arrays that are whole on every device."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
 def rows(mesh: Mesh) -> NamedSharding:
     """The first axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))

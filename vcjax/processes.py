@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 _POLL = 1000  # milliseconds, after which Python sees signals
 _count = itertools.count()  # the same in all processes, which do the same in the same order
+_waiting = False  # whether the others wait for what this process does
 
 
 class FirstProcessError(ValueError):
@@ -28,9 +29,10 @@ def on_first(work: Callable[[], T]) -> T:
     """What `work` returns, which JSON holds, done by the first process while the others wait.
 
     An error of the first is a FirstProcessError in the others; where it stops on request, so do
-    they, by interruption.Stopped.
+    they, by interruption.Stopped. Within `work` the others wait already.
     """
-    if jax.process_count() == 1:
+    global _waiting
+    if jax.process_count() == 1 or _waiting:
         return work()
     # not a collective of the devices: these give up on hours of waiting
     from jax._src import distributed
@@ -44,6 +46,7 @@ def on_first(work: Callable[[], T]) -> T:
         if "error" in told:
             raise FirstProcessError(f"the first process failed: {told['error']}")
         return told["result"]
+    _waiting = True
     try:
         result = work()
     except interruption.Stopped:
@@ -52,6 +55,8 @@ def on_first(work: Callable[[], T]) -> T:
     except BaseException as error:
         client.key_value_set(key, json.dumps({"error": str(error) or type(error).__name__}))
         raise
+    finally:
+        _waiting = False
     client.key_value_set(key, json.dumps({"result": result}))
     return result
 

@@ -264,8 +264,7 @@ def _validate(
     bank = mesh.gather(state.bank)[: len(train)]
     if not processes.is_first():  # which alone writes what comes out
         return {}
-    here = jax.tree.map(lambda x: x.addressable_data(0), (state.params, state.statistics))
-    model = nnx.merge(graphdef, *here, copy=True)
+    model = nnx.merge(graphdef, *mesh.here((state.params, state.statistics)), copy=True)
     views = embed.videos({"": model}, test, config, clips_per_video=1, skip_bad=True)
     embedding = views[""].embedding
     seen = embedding.any(axis=1)  # not of files that have vanished since

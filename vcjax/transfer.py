@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from ml_collections import ConfigDict
 
-from vcjax import finetune, settings, stages
+from vcjax import finetune, processes, settings, stages
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.finetune import Labeled
@@ -35,7 +35,8 @@ def verified(
     if not source:
         return own
     kept = directory / "manifest.tsv"
-    if not kept.exists():
+
+    def verify() -> None:
         manifest, problems = manifests.verify(
             manifests.read(source),
             on_missing=config.data.on_missing,
@@ -45,6 +46,8 @@ def verified(
         manifests.save_problems(problems, directory / "problems.tsv")
         manifests.save(manifest, kept)
         log.info("%s", manifests.summary(manifest, problems))
+
+    processes.on_first(lambda: None if kept.exists() else verify())
     return manifests.load(kept)
 
 
@@ -147,12 +150,15 @@ def finetune_split(
         start=start,
         workdir=workdir,
     )
-    said = finetune.clip_logits(
-        network, test.videos, config, stage, clips_per_video=config.evaluation.clips_per_video
-    )
-    answers = finetune.predict(said, average=stage.average)
+
+    def accuracy() -> float:
+        said = finetune.clip_logits(
+            network, test.videos, config, stage, clips_per_video=config.evaluation.clips_per_video
+        )
+        return float(np.mean(finetune.predict(said, average=stage.average) == test.classes))
+
     return {
-        "accuracy": float(np.mean(answers == test.classes)),
+        "accuracy": processes.on_first(accuracy),
         "num_train": len(fit.videos),
         "num_watched": len(seen.videos),
         "num_test": len(test.videos),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vcjax import settings
+from vcjax import processes, settings
 from vcjax import workdir as workdirs
 from vcjax.data import manifest as manifests
 from vcjax.stages import Stage
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    """Finetuning on each split of labeled videos, into `result.json`."""
+    """Finetuning on each split of labeled videos by all processes, into `result.json`."""
     stage = config[name]
     inputs = ("manifest", *([stage.start] if stage.start else []))
     depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
@@ -40,7 +40,7 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         }
         _write_result(directory, name, transfer.result(found, label=label, start=stage.start))
 
-    return Stage(name, depends, inputs, run)
+    return Stage(name, depends, inputs, run, together=True)
 
 
 def few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
@@ -96,6 +96,8 @@ def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Pa
 def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
     from vcjax import evaluation
 
+    if not processes.is_first():
+        return
     evaluation.write(result, directory / "result.json")
     log.info("%s: %.1f%% of held-out videos right", name, 100 * result["accuracy"])
 
