@@ -119,6 +119,7 @@ def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
 def test_neighbors_sought_in_cells_that_hold_all_rows_are_exact(
     videos, undisturbed, tmp_path, monkeypatch
 ):
+    """Killed with two devices, gone on with one."""
     config = _config()
     config.la.num_candidates, config.la.learning_rate = 1000, 1e-4
     exact = _config()
@@ -130,6 +131,8 @@ def test_neighbors_sought_in_cells_that_hold_all_rows_are_exact(
     with pytest.raises(_Killed):
         _pretrain("la", videos, tmp_path / "cells", config)
     monkeypatch.undo()
+    one_device = mesh.make(1)
+    monkeypatch.setattr(mesh, "make", lambda: one_device)
     found = _pretrain("la", videos, tmp_path / "cells", config)
     np.testing.assert_allclose(found["bank"][0], expected["bank"][0], atol=1e-4)
     lines = (tmp_path / "cells" / "metrics.jsonl").read_text().splitlines()

@@ -21,7 +21,6 @@ from jaxtyping import Float, Int
 
 from vcjax import atomic, checkpoint, mesh, processes
 from vcjax.data import manifest as manifests
-from vcjax.step import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +29,14 @@ _VIDEOS = "videos.txt"
 
 def continue_with(
     video_ids: Sequence[str],
-    state: TrainState,
+    stored: dict[str, Any],
     checkpoints: Path,
     *,
     batch_size: int,
     max_share: float,
     seed: int,
 ) -> None:
-    """Makes the newest checkpoint one of `video_ids`, placed as `state`.
+    """Makes the newest checkpoint one of `video_ids`, shaped and placed as `stored`.
 
     It then stands at the same epoch. With more than `max_share` of the videos changed there is no
     checkpoint afterwards.
@@ -45,14 +44,12 @@ def continue_with(
     processes.on_first(lambda: _finish_exchange(checkpoints))
     with contextlib.closing(checkpoint.Checkpoints(checkpoints)) as reader:
         step = reader.latest
-    if state.cells is not None:  # which hold rows, and are made by the stage alone
-        max_share = 0.0
     if not processes.on_first(lambda: _has_others(checkpoints, step, video_ids, max_share)):
         return
     assert step is not None
     known = _videos_of(checkpoints)
     new_step = _same_place(step, *(len(ids) // batch_size for ids in (known, video_ids)))
-    taken = restore(checkpoints, state._asdict(), video_ids, seed=seed)
+    taken = restore(checkpoints, stored, video_ids, seed=seed)
     taken["optimizer"] = _with_count(taken["optimizer"], new_step)
     new = _exchanged(checkpoints)
     processes.on_first(lambda: shutil.rmtree(new, ignore_errors=True))

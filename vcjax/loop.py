@@ -31,7 +31,9 @@ class Stage(NamedTuple):
     end_epoch: Callable[[Any, int], tuple[Any, Scalars]]
     learning_rate: Callable[[Any, int], float]  # state, step
     video_ids: Sequence[str]  # of the rows that a batch's `index` means
-    restored: Callable[[Any], Any] = lambda state: state  # -> the same, padded for these devices
+    # a state -> the arrays of its checkpoint; first state, these -> the state, for these devices
+    stored: Callable[[Any], dict[str, Any]] = lambda state: state._asdict()
+    restored: Callable[[Any, dict[str, Any]], Any] = lambda first, found: type(first)(**found)
     # what `end_epoch` says -> how good the state before it is; None: it was not validated
     score: Callable[[Scalars], float | None] = lambda scalars: None
 
@@ -113,8 +115,8 @@ class _Loop:
             self._first,
             self._num_steps,
         )
-        restored = type(template)(**self._checkpoints.restore(template._asdict()))
-        return self._training.restored(restored)
+        found = self._checkpoints.restore(self._training.stored(template))
+        return self._training.restored(template, found)
 
     def _between_epochs(self, state: Any, step: int) -> Any:
         """Ends the epoch before `step`, and begins that after it."""
@@ -185,7 +187,7 @@ class _Loop:
         self._window.check(latest)
         if not watch.is_finite((state.params, state.statistics)):
             self._window.fail_after_last("weights are not finite after the update", latest)
-        self._checkpoints.save(done, state._asdict())
+        self._checkpoints.save(done, self._training.stored(state))
 
     @contextlib.contextmanager
     def _kept_when_stopped(self, state: Any, step: int) -> Iterator[None]:

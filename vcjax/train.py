@@ -1,5 +1,6 @@
 """The pretraining stages: instance recognition and local aggregation."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ def pretrain(
         state = state._replace(cells=probing.empty(count, state.bank, devices))
     carry_over.continue_with(
         train.video_ids,
-        state,
+        _stored(state),
         workdir / name / "checkpoints",
         batch_size=stage.batch_size,
         max_share=config.data.max_changed_share,
@@ -103,7 +104,8 @@ def pretrain(
         end_epoch,
         lambda state, step: learning_rate(step),
         train.video_ids,
-        lambda restored: _padded_as(state, restored, len(train)),
+        _stored,
+        functools.partial(_restored, num_videos=len(train), devices=devices),
         score=_mean_accuracy,
     )
     loop.run(
@@ -128,10 +130,30 @@ def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
     return num_videos // stage.batch_size
 
 
-def _padded_as(first: TrainState, restored: TrainState, num_videos: int) -> TrainState:
-    """`restored`, the padding of its labels as in `first`; that of the bank is zero anyway."""
+def _stored(state: TrainState) -> dict[str, Any]:
+    """What does not depend on the devices; of cells the centroids, and a last row of the labels."""
+    found = state._asdict()
+    if state.cells is not None:
+        found["cells"] = state.cells.centroids
+        found["labels"] = _with_row(state.labels, state.cells.labels)
+    return found
+
+
+@jax.jit
+def _with_row(labels: Array, row: Array) -> Array:
+    return jnp.concatenate([labels, row[None]])
+
+
+def _restored(
+    first: TrainState, found: dict[str, Any], *, num_videos: int, devices: jax.sharding.Mesh
+) -> TrainState:
+    """The state of what `_stored` gave; the padding of the bank is zero anyway."""
     is_video = jnp.arange(first.labels.shape[1]) < num_videos
-    return restored._replace(labels=jnp.where(is_video, restored.labels, first.labels))
+    labels = jnp.where(is_video, found["labels"], kmeans.UNLABELLED)
+    if first.cells is not None:
+        cells = probing.make(found["cells"], labels[-1], devices)
+        found, labels = found | {"cells": cells}, labels[:-1]
+    return TrainState(**found | {"labels": labels})
 
 
 def _clustering(

@@ -60,6 +60,7 @@ def test_candidates_are_all_rows_of_the_nearest_cells(bank, num_devices):
     for device in range(num_devices):
         local = probing.Cells(
             cells.centroids,
+            jnp.asarray(labels),
             jnp.asarray(np.asarray(cells.order)[device * per_device : (device + 1) * per_device]),
             cells.ends[device : device + 1],
         )

@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 CONFIG = "la_idt.py:rendered,smoke"
@@ -54,6 +57,20 @@ class Run(subprocess.Popen):
             return self.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(self.log[-3000:]) from None
+
+
+def _last_state(stage):
+    newest = max((stage / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(newest / "state").item_metadata.tree
+        arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        return checkpointer.restore(newest / "state", restore_args=arrays), newest.name
+
+
+@pytest.fixture
+def last_state():
+    """Folder of a training stage -> its newest state as NumPy, and the name of its step."""
+    return _last_state
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from vcjax import mesh as meshes
+from vcjax.clustering.kmeans import UNLABELLED
 from vcjax.objectives import threshold
 
 
@@ -21,18 +22,20 @@ class Cells(NamedTuple):
     """A K-means of the bank, and the rows of each device in the order of their cells."""
 
     centroids: Float[Array, "k d"]
+    labels: Int[Array, " rows"]  # the cell of each row; those with none of the k have no cell
     order: Int[Array, " rows"]  # numbers of rows on their device; those without a cell come last
     ends: Int[Array, "devices k"]  # where each cell ends in the order
 
 
 # how they lie on a mesh
-SPECS: Any = Cells._make((P(), P(meshes.AXIS), P(meshes.AXIS)))
+SPECS: Any = Cells._make((P(), P(meshes.AXIS), P(meshes.AXIS), P(meshes.AXIS)))
 
 
 def empty(count: int, bank: Float[Array, "rows d"], mesh: jax.sharding.Mesh) -> Cells:
     """`count` cells without rows, of the shapes of any others."""
     cells = Cells(
         jnp.zeros((count, bank.shape[1])),
+        jnp.full(len(bank), UNLABELLED),
         jnp.zeros(len(bank), jnp.int32),
         jnp.zeros((mesh.size, count), jnp.int32),
     )
@@ -44,7 +47,7 @@ def empty(count: int, bank: Float[Array, "rows d"], mesh: jax.sharding.Mesh) -> 
 def make(
     centroids: Float[Array, "k d"], labels: Int[Array, " rows"], mesh: jax.sharding.Mesh
 ) -> Cells:
-    """Cells from a clustering; rows whose label is none of the k have no cell."""
+    """Cells from a clustering, laid out for the devices of `mesh`."""
     count = centroids.shape[0]
 
     def on_device(labels: Array) -> tuple[Array, Array]:
@@ -54,7 +57,7 @@ def make(
 
     by_rows = P(meshes.AXIS)
     order, ends = jax.shard_map(on_device, mesh=mesh, in_specs=by_rows, out_specs=by_rows)(labels)
-    return Cells(centroids, order, ends)
+    return Cells(centroids, labels, order, ends)
 
 
 def candidates(
