@@ -119,7 +119,7 @@ def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
 def test_neighbors_sought_in_cells_that_hold_all_rows_are_exact(
     videos, undisturbed, tmp_path, monkeypatch
 ):
-    """Killed with two devices, gone on with one."""
+    """Killed with two devices, gone on with one; then a video goes, and the others' cells stay."""
     config = _config()
     config.la.num_candidates, config.la.learning_rate = 1000, 1e-4
     exact = _config()
@@ -137,6 +137,15 @@ def test_neighbors_sought_in_cells_that_hold_all_rows_are_exact(
     np.testing.assert_allclose(found["bank"][0], expected["bank"][0], atol=1e-4)
     lines = (tmp_path / "cells" / "metrics.jsonl").read_text().splitlines()
     assert 1.0 in [json.loads(line).get("neighbor_recall") for line in lines]
+
+    kept = np.delete(np.arange(len(videos.subset("train"))), 3)
+    gone = videos.subset("train").video_ids[3]
+    fewer = videos.take([r for r, v in enumerate(videos.video_ids) if v != gone])
+    config.data.max_changed_share = 0.2
+    after = _pretrain("la", fewer, tmp_path / "cells", config)
+    assert len(after["labels"][0]) == config.clusters.num_runs + 1
+    np.testing.assert_array_equal(after["labels"][0][:, : len(kept)], found["labels"][0][:, kept])
+    _assert_equal(after["cells"], found["cells"])
 
 
 @pytest.mark.slow

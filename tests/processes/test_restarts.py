@@ -101,3 +101,26 @@ def test_eight_then_four_devices_end_as_one(start, undisturbed, last_state, tmp_
     last = start(workdir, *FLAGS, devices=4)
     assert last.ends(900) == 0 and "la: continues from the checkpoint" in last.log
     _assert_close(workdir, undisturbed, last_state)
+
+
+def test_two_processes_go_on_without_a_video_that_has_gone(start, last_state, tmp_path):
+    rendered, workdir = tmp_path / "rendered", tmp_path / "run"
+    own = [flag for flag in FLAGS if "stages" not in flag]
+    assert start(rendered, *own, "--config.stages=('manifest',)").ends(400) == 0
+    videos = rendered / "manifest" / "manifest.tsv"
+    heading, *rows = videos.read_text().splitlines()
+    gone = next(row for row in rows if "\ttrain" in row)
+    fewer = tmp_path / "fewer.tsv"
+    fewer.write_text("\n".join([heading, *(row for row in rows if row != gone)]) + "\n")
+
+    flags = [*own, "--config.stages=('manifest','ir')", "--config.data.rendered.num_videos=0"]
+    _stop_in(start(workdir, *flags, f"--config.data.manifest={videos}", count=2), "ir", workdir)
+    before, step = last_state(workdir / "ir")
+    runs = start(workdir, *flags, f"--config.data.manifest={fewer}", count=2)
+    assert [run.ends(900) for run in runs] == [0, 0]
+    assert "1 videos less and 0 more" in runs[0].log
+    assert f"ir: continues from the checkpoint of step {step}" in runs[0].log
+    after, _ = last_state(workdir / "ir")
+    num_videos = sum("\ttrain" in row for row in rows)
+    assert before["bank"][:num_videos].any(axis=1).all()
+    assert after["bank"].any(axis=1).sum() == num_videos - 1
