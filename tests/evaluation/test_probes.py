@@ -28,6 +28,11 @@ def test_a_linearly_separable_label_is_always_right(dim):
     assert (answers == values[90:]).all()
 
 
+def test_one_video_of_each_of_many_classes_is_enough_where_they_lie_apart():
+    rows, values = 20 * np.eye(30), np.array([f"scene{i}" for i in range(30)])
+    np.testing.assert_array_equal(probes.regress(rows, values, rows + 0.1), values)
+
+
 def test_random_features_are_right_about_as_often_as_chance():
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(400, 20))

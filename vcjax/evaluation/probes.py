@@ -164,6 +164,8 @@ def _fit(rows: np.ndarray, values: np.ndarray, strength: float) -> LogisticRegre
     with warnings.catch_warnings():
         # Separable values at a weak penalty: the weights still grow, the answers stand.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # one video of each of many classes
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
         return model.fit(rows, values)
 
