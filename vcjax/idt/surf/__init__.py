@@ -23,9 +23,13 @@ class Features(NamedTuple):
 def features(
     image: UInt8[np.ndarray, "h w"], free: UInt8[np.ndarray, "h w"] | None = None
 ) -> Features:
-    """Blobs of all sizes, strongest first; given `free`, those whose pixel is not 0 there."""
+    """Blobs of all sizes, strongest first.
+
+    Given `free`, 1 where they may be and 0 elsewhere, those whose pixel is 1, and at least half of
+    the pixels that their size comes from.
+    """
     sums = cv2.integral(image)
-    found = keypoints.detect(sums)
+    found = keypoints.detect(sums, None if free is None else cv2.integral(free))
     if free is not None:
         x, y = (found[:, :2] + np.float32(0.5)).astype(int).T
         found = found[free[y, x] != 0]

@@ -21,8 +21,12 @@ Determinants = Float[np.ndarray, "rows columns"]
 Row = Float[np.ndarray, " columns"]
 
 
-def detect(sums: Sums) -> Keypoints:
-    """Keypoints of the image with these sums, strongest first."""
+def detect(sums: Sums, free: Sums | None = None) -> Keypoints:
+    """Keypoints of the image with these sums, strongest first.
+
+    Given `free`, the sums of 1 where they may be and 0 elsewhere, those at least half of whose
+    filter lies on such pixels.
+    """
     height, width = sums.shape[0] - 1, sums.shape[1] - 1
     found = [np.zeros((0, 4), np.float32)]
     for octave in range(NUM_OCTAVES):
@@ -33,7 +37,7 @@ def detect(sums: Sums) -> Keypoints:
         layers = [_determinants(phases, side, height, width) for side in sides]
         for i in range(1, len(sides) - 1):
             near = np.stack(layers[i - 1 : i + 2])
-            found.append(_maxima(near, sides[i], sides[i + 1], step, THRESHOLD))
+            found.append(_maxima(near, sides[i], sides[i + 1], step, THRESHOLD, free))
     merged = np.concatenate(found)
     x, y, side, strength = merged.T
     return merged[np.lexsort((x, -y, -side, -strength)), :3]
@@ -161,6 +165,7 @@ def _maxima(
     side_above: int,
     step: int,
     threshold: np.float32,
+    free: Sums | None,
 ) -> Float[np.ndarray, "n 4"]:
     """x, y, side and strength of the maxima in the middle layer.
 
@@ -180,6 +185,8 @@ def _maxima(
                 if not ok:
                     continue
                 left, top = step * j - to_edge, step * i - to_edge
+                if free is not None and not _is_half_free(free, left, top, side):
+                    continue
                 half = np.float32(side - 1) * np.float32(0.5)
                 out[count, 0] = np.float32(left) + half + dx * np.float32(step)
                 out[count, 1] = np.float32(top) + half + dy * np.float32(step)
@@ -188,6 +195,14 @@ def _maxima(
                 out[count, 3] = strength
                 count += 1
     return out[:count]
+
+
+@njit(cache=True, error_model="numpy")
+def _is_half_free(free: Sums, left: int, top: int, side: int) -> bool:
+    above = free[top, left + side] - free[top, left]
+    below = free[top + side, left + side] - free[top + side, left]
+    share = np.float32(below - above) * (_ONE / np.float32(side * side))
+    return bool(share >= np.float32(0.5))
 
 
 @njit(cache=True, error_model="numpy")
