@@ -161,19 +161,22 @@ def test_full_disk_in_a_run_that_goes_on_when_there_is_space(small_run, finished
         shutil.copytree(finished, workdir, ignore=without, dirs_exist_ok=True)
         not_written = "a checkpoint cannot be written: No space left on device; that of step 1 is"
         no_space = "[Errno 28] No space left on device; make space for"
-        # of the two checkpoints one fits; then the other does, but not all pages of the evaluation
+        # of the two checkpoints one fits; then the other does, but not all pages of the evaluation,
+        # however much of it was written before
+        filling = fill(workdir, leave=checkpoint_size * 4 // 3)
         for stage, said in (
             ("ir", f"{workdir}/ir/checkpoints: {not_written} whole"),
             ("evaluate", f"{no_space} {workdir}, and the same command goes on"),
         ):
-            filling = fill(workdir, leave=checkpoint_size * 4 // 3)
             assert small_run.start(workdir, names).wait() == 1
             log = (tmp_path / "run.log").read_text()
             # beside what tensorstore prints, at times, of the other arrays that it could not write
             assert f"vcjax: {said}" in log.splitlines()
+            assert str(Path(checkpoint.__file__).parent) not in log  # no traceback of ours
             assert not stages.read(workdir / stage)["complete"]
             assert not (workdir / "report.json").exists()
-            filling.unlink()
+            os.truncate(filling, filling.stat().st_size - checkpoint_size)
+        filling.unlink()
         small_run.finish(workdir, names)
         (arrays, report), (expected, wanted) = result(workdir), result(undisturbed)
     assert report == wanted and report["models"]["ir"]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from vcjax.bench import _timing
 from vcjax.clustering import kmeans
 
-NUM_ITERATIONS = 20  # as in training, Sec. 4.2 of the paper's code
+NUM_ITERATIONS = 20  # of Lloyd, as many as the released code takes
 SMALL = (50_000, 128, 1000)  # points, dimensions, clusters
 LARGE = ((235_000, 128, 6000), (235_000, 2128, 6000))  # a bank; it and Fisher vectors beside it
 
