@@ -2,7 +2,7 @@ import multiprocessing
 import os
 import time
 
-from vcjax import atomic
+from vcjax.runtime import atomic
 
 
 def write_slowly(path):

@@ -5,11 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from vcjax import pipeline, settings, stages
+from vcjax import pipeline, settings
 from vcjax import workdir as workdirs
 from vcjax.data import rendered
 from vcjax.idt import storage
 from vcjax.idt.trajectories import COLUMNS, Trajectories
+from vcjax.runtime import stage_cache
 
 NUM_VIDEOS = 34
 
@@ -39,7 +40,7 @@ def _run(videos, workdir, lines, **changed):
     config.stages = ("manifest", "idt", "fisher")
     built = {stage.name: stage for stage in pipeline.build(config, workdir)}
     built["idt"] = built["idt"]._replace(run=_extract)
-    stages.run(list(built.values()), workdir)
+    stage_cache.run(list(built.values()), workdir)
     manifest = workdirs.manifest(workdir)
     vectors = workdirs.fisher_vectors(workdir, manifest).vectors
     return dict(zip(manifest.video_ids, zip(manifest.split, vectors, strict=True), strict=True))

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import vcjax.main  # noqa: F401 - defines the flags
 from vcjax import __main__ as console
-from vcjax import experiments
+from vcjax.runtime import config_flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -79,7 +79,7 @@ def _check_run(arguments):
         name, _, value = argument.removeprefix("--").partition("=")
         found[name] = value
         assert name in flags.FLAGS or name.startswith("config."), argument
-    file, _, variant = experiments.find(found["config"]).partition(":")
+    file, _, variant = config_flags.find(found["config"]).partition(":")
     config = runpy.run_path(file)["get_config"](variant)
     for name in (n.removeprefix("config.") for n in found if n.startswith("config.")):
         inner = config

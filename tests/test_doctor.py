@@ -3,12 +3,13 @@ import json
 import numpy as np
 import pytest
 
-from vcjax import checkpoint, doctor, stages
+from vcjax import doctor
 from vcjax.data import manifest as manifests
 from vcjax.data import prepare, rendered
 from vcjax.idt import storage
 from vcjax.idt.trajectories import Trajectories
-from vcjax.stages import Stage
+from vcjax.runtime import checkpoint, stage_cache
+from vcjax.runtime.stage_cache import Stage
 
 
 def flip(path):
@@ -31,7 +32,7 @@ def extract(directory):
 
 @pytest.fixture
 def run(tmp_path):
-    stages.run(
+    stage_cache.run(
         [
             Stage("manifest", {}, (), lambda d: (d / "manifest.tsv").write_text("path\n") and None),
             Stage("idt", {}, ("manifest",), extract, files=""),
@@ -91,7 +92,7 @@ def test_a_stage_that_was_interrupted_says_how_far_it_is(run):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stages.run([Stage("la", {}, (), fail)], run)
+        stage_cache.run([Stage("la", {}, (), fail)], run)
     assert states(run)["la"].state == "not complete, checkpoint of step 2"
     assert not states(run)["la"].bad
 

@@ -6,11 +6,12 @@ import pytest
 from flax import nnx
 
 import vcjax
-from vcjax import checkpoint, checksums, embed, pretrained, settings
+from vcjax import embed, pretrained, settings
 from vcjax.data import manifest as manifests
 from vcjax.data import rendered, video
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.runtime import checkpoint, checksums
 
 _SHAPE = {"depth": 18, "width": 4, "embedding_dim": 8}
 _CLIP = {"num_frames": 4, "stride": 2, "side": 24}

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vcjax import checkpoint, finetune, mesh, settings, train
+from vcjax import finetune, settings, train
 from vcjax.data import manifest as manifests
 from vcjax.data import rendered
 from vcjax.models import resnet3d
+from vcjax.runtime import checkpoint, sharding
 
 NUM_CLASSES = 3
 
@@ -17,8 +18,8 @@ NUM_CLASSES = 3
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
     with pytest.MonkeyPatch.context() as patch:
-        make = mesh.make
-        patch.setattr(mesh, "make", lambda num_devices=1: make(num_devices))
+        make = sharding.make
+        patch.setattr(sharding, "make", lambda num_devices=1: make(num_devices))
         patch.setattr(jax, "device_count", lambda: 1)
         yield
 

@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from vcjax import pipeline, settings, stages
+from vcjax import pipeline, settings
 from vcjax.data import manifest as manifests
 from vcjax.idt import storage
 from vcjax.idt.trajectories import COLUMNS, Trajectories
+from vcjax.runtime import stage_cache
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def workdir(tmp_path):
 
 
 def test_each_descriptor_tells_in_new_scenes_what_it_saw(config, workdir, capsys):
-    stages.run(pipeline.build(config, workdir), workdir, only=["fisher", "svm"])
+    stage_cache.run(pipeline.build(config, workdir), workdir, only=["fisher", "svm"])
     report = json.loads((workdir / "report.json").read_text())
     accuracy = {name: entry["linear"]["action"] for name, entry in report["models"].items()}
     assert set(accuracy) == {"IDT hog", "IDT hof", "IDT side by side"}
@@ -67,4 +68,4 @@ def test_a_sketch_of_several_descriptors_is_refused(config, workdir):
 def test_an_unknown_descriptor_is_named(config, workdir):
     config.fisher.descriptors = ("hog", "hoof")
     with pytest.raises(ValueError, match="no descriptor 'hoof'; use some of"):
-        stages.run(pipeline.build(config, workdir), workdir, only=["fisher"])
+        stage_cache.run(pipeline.build(config, workdir), workdir, only=["fisher"])

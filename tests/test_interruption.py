@@ -10,28 +10,28 @@ import pytest
 
 STARTS = """
 import sys
-from vcjax import interruption
+from vcjax.runtime import preemption
 
-interruption.listen()
+preemption.listen()
 try:
-    print("returned", interruption.run([sys.executable, "-c", sys.argv[1]]))
+    print("returned", preemption.run([sys.executable, "-c", sys.argv[1]]))
 except (interruption.Stopped, KeyboardInterrupt):
-    sys.exit(interruption.exit_code())
+    sys.exit(preemption.exit_code())
 """
 TRAINS = """
 import sys, time
-from vcjax import interruption
+from vcjax.runtime import preemption
 
-interruption.listen()
+preemption.listen()
 try:
-    with interruption.deferred():
+    with preemption.deferred():
         print("training", flush=True)
-        while not interruption.reached(None):
+        while not preemption.reached(None):
             time.sleep(0.01)
         time.sleep(0.3)  # in which the signal to the other arrives
         print("kept", flush=True)
 except interruption.Stopped:
-    sys.exit(interruption.exit_code())
+    sys.exit(preemption.exit_code())
 """
 HANGS = TRAINS.replace("time.sleep(0.3)", "print('hangs', flush=True), time.sleep(60)")
 

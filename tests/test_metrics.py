@@ -1,6 +1,6 @@
 import json
 
-from vcjax import metrics
+from vcjax.runtime import metrics
 
 
 def _lines(path):

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vcjax import mesh, settings
+from vcjax import settings
 from vcjax import step as steps
+from vcjax.runtime import sharding
 
 NUM_VIDEOS, NUM_STEPS, BATCH = 48, 20, 16
 
@@ -52,12 +53,12 @@ def _config():
 
 
 def _prepared(config, num_devices):
-    devices = mesh.make(num_devices)
+    devices = sharding.make(num_devices)
     optimizer, _ = steps.optimizer(config.la, 1.0, 100)
     graphdef, state = steps.initial_state(config, optimizer, NUM_VIDEOS, devices)
     generator = np.random.default_rng(0)
     labels = generator.integers(5, size=(config.clusters.num_runs, NUM_VIDEOS), dtype=np.int32)
-    state = state._replace(labels=jax.device_put(labels, mesh.columns(devices)))
+    state = state._replace(labels=jax.device_put(labels, sharding.columns(devices)))
     step = steps.make(graphdef, optimizer, config, config.la, NUM_VIDEOS, devices)
     return step, state, devices
 
@@ -78,12 +79,12 @@ def train(num_devices):
     losses, start = [], [np.asarray(x) for x in jax.tree.leaves(state.params)]
     for count in range(NUM_STEPS):
         batch = _batch(generator)
-        batch = {k: jax.device_put(v, mesh.rows(devices)) for k, v in batch.items()}
+        batch = {k: jax.device_put(v, sharding.rows(devices)) for k, v in batch.items()}
         state, scalars = step(state, batch, jnp.asarray(count))
         losses.append(float(scalars["loss"]))
     params = [np.asarray(x) for x in jax.tree.leaves(state.params)]
     moved = max(np.abs(a - b).max() for a, b in zip(params, start, strict=True))
-    return losses, [np.asarray(mesh.gather(state.bank))[:NUM_VIDEOS], *params], moved
+    return losses, [np.asarray(sharding.gather(state.bank))[:NUM_VIDEOS], *params], moved
 
 
 def _one_step(num_parts, num_devices=1):
@@ -93,7 +94,7 @@ def _one_step(num_parts, num_devices=1):
     step, state, devices = _prepared(config, num_devices)
     generator = np.random.default_rng(1)
     batch = {k: np.repeat(v[: BATCH // 2], 2, axis=0) for k, v in _batch(generator).items()}
-    batch = {k: jax.device_put(v, mesh.rows(devices)) for k, v in batch.items()}
+    batch = {k: jax.device_put(v, sharding.rows(devices)) for k, v in batch.items()}
     state, scalars = step(state, batch, jnp.asarray(0))
     return float(scalars["loss"]), [*map(np.asarray, jax.tree.leaves((state.params, state.bank)))]
 

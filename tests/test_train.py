@@ -9,17 +9,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vcjax import mesh, prior, settings, train
+from vcjax import prior, settings, train
 from vcjax.data import manifest as manifests
 from vcjax.data import rendered
+from vcjax.runtime import sharding
 
 
 @pytest.fixture(scope="module", autouse=True)
 def two_devices():
     """Enough to split rows; eight take longer to compile for than all of these runs."""
     with pytest.MonkeyPatch.context() as patch:
-        make = mesh.make
-        patch.setattr(mesh, "make", lambda num_devices=2: make(num_devices))
+        make = sharding.make
+        patch.setattr(sharding, "make", lambda num_devices=2: make(num_devices))
         yield
 
 
@@ -131,8 +132,8 @@ def test_neighbors_sought_in_cells_that_hold_all_rows_are_exact(
     with pytest.raises(_Killed):
         _pretrain("la", videos, tmp_path / "cells", config)
     monkeypatch.undo()
-    one_device = mesh.make(1)
-    monkeypatch.setattr(mesh, "make", lambda: one_device)
+    one_device = sharding.make(1)
+    monkeypatch.setattr(sharding, "make", lambda: one_device)
     found = _pretrain("la", videos, tmp_path / "cells", config)
     np.testing.assert_allclose(found["bank"][0], expected["bank"][0], atol=1e-4)
     lines = (tmp_path / "cells" / "metrics.jsonl").read_text().splitlines()
@@ -204,7 +205,7 @@ def test_batch_larger_than_the_collection_names_the_setting(videos, tmp_path):
 def test_processes_read_the_parts_of_the_batches_of_one(videos, monkeypatch, first, tmp_path):
     config, training = _config(), videos.subset("train").take(range(10))  # two are left over
     config.ir.batch_size = 4
-    devices = mesh.make(1)
+    devices = sharding.make(1)
 
     def batches():
         found = train.batches("ir", config, training, 3, first, devices, tmp_path)

@@ -19,8 +19,8 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from vcjax import atomic, checkpoint, mesh, processes
 from vcjax.data import manifest as manifests
+from vcjax.runtime import atomic, checkpoint, hosts, sharding
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ def continue_with(
     It then stands at the same epoch. With more than `max_share` of the videos changed there is no
     checkpoint afterwards.
     """
-    processes.on_first(lambda: _finish_exchange(checkpoints))
+    hosts.on_first(lambda: _finish_exchange(checkpoints))
     with contextlib.closing(checkpoint.Checkpoints(checkpoints)) as reader:
         step = reader.latest
-    if not processes.on_first(lambda: _has_others(checkpoints, step, video_ids, max_share)):
+    if not hosts.on_first(lambda: _has_others(checkpoints, step, video_ids, max_share)):
         return
     assert step is not None
     known = _videos_of(checkpoints)
@@ -52,10 +52,10 @@ def continue_with(
     taken = restore(checkpoints, stored, video_ids, seed=seed)
     taken["optimizer"] = _with_count(taken["optimizer"], new_step)
     new = _exchanged(checkpoints)
-    processes.on_first(lambda: shutil.rmtree(new, ignore_errors=True))
+    hosts.on_first(lambda: shutil.rmtree(new, ignore_errors=True))
     with contextlib.closing(checkpoint.Checkpoints(new)) as writer:
         writer.save(new_step, taken)
-    processes.on_first(lambda: _exchange(checkpoints, video_ids))
+    hosts.on_first(lambda: _exchange(checkpoints, video_ids))
     gone, come = len(set(known) - set(video_ids)), len(set(video_ids) - set(known))
     log.info("%d videos less and %d more: what is known of the others stays", gone, come)
 
@@ -91,7 +91,9 @@ def restore(
         return checkpoint.restore_part(checkpoints, template)
     shapes = checkpoint.shapes(checkpoints)
     by_row = {k: template[k] for k in ("bank", "labels") if k in template}
-    whole = mesh.replicated(mesh.make())  # of other rows, which may not divide among the devices
+    whole = sharding.replicated(
+        sharding.make()
+    )  # of other rows, which may not divide among the devices
     stored = {
         k: jax.ShapeDtypeStruct(shapes[k], v.dtype, sharding=whole) for k, v in by_row.items()
     }

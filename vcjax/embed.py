@@ -20,13 +20,13 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from vcjax import atomic, progress
-from vcjax.data import augment, clips, remote, shards
+from vcjax.data import augment, clips, shards
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.idt import storage
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.runtime import atomic, filesystem, progress
 
 if TYPE_CHECKING:
     from vcjax.pretrained import Pretrained
@@ -198,7 +198,7 @@ def _part(
     clips_per_video: int,
 ) -> Embedded:
     """Some videos' view: from `parts` where it is of the same network, files and clips."""
-    stats = [(path, remote.stamp(shards.file_of(path))) for path in manifest.paths]
+    stats = [(path, filesystem.stamp(shards.file_of(path))) for path in manifest.paths]
     how: Any = [manifest.video_ids, stats, clips_per_video, config.clip.to_dict()]
     digest = hashlib.sha256(json.dumps(how, default=str).encode())
     for value in jax.tree.leaves(nnx.state(network.model)):

@@ -18,11 +18,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, embed, loop, mesh, processes, settings, train
+from vcjax import embed, loop, settings, train
 from vcjax.data import augment
 from vcjax.data.manifest import Manifest
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.runtime import checkpoint, hosts, sharding
 from vcjax.step import Batch, Scalars
 
 log = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ def finetune(
     process of a run takes part, and has the network; the first one says what it makes of `watched`.
     """
     stage = config[name.split("/")[0]]
-    devices = mesh.make()
+    devices = sharding.make()
     steps_per_epoch = train.num_steps_per_epoch(name.split("/")[0], stage, len(fit.videos))
     num_epochs = settings.num_epochs(stage, config.epochs_scale)
     model = prepare(
@@ -206,7 +207,7 @@ def finetune(
     )
     graphdef, params, statistics = resnet3d.split(model)
     first, step = make(graphdef, stage, config.clip.flip)
-    replicated = mesh.replicated(devices)
+    replicated = sharding.replicated(devices)
     classes = jax.device_put(fit.classes, replicated)
     classes_of = jax.jit(jnp.take)
 
@@ -225,8 +226,8 @@ def finetune(
             yield batch | {"class": classes_of(classes, batch["index"])}
 
     def end_epoch(state: FinetuneState, epoch: int) -> tuple[FinetuneState, Scalars]:
-        network = nnx.merge(graphdef, *mesh.here((state.params, state.statistics)), copy=True)
-        scalars = processes.on_first(lambda: _validated(network, watched, config, stage))
+        network = nnx.merge(graphdef, *sharding.here((state.params, state.statistics)), copy=True)
+        scalars = hosts.on_first(lambda: _validated(network, watched, config, stage))
         plateau = Plateau(*map(np.asarray, state.plateau)).after(
             scalars["validation/loss"], patience=stage.patience
         )
@@ -245,7 +246,7 @@ def finetune(
     state = loop.run(
         name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
     )
-    return nnx.merge(graphdef, *mesh.here((state.params, state.statistics)))
+    return nnx.merge(graphdef, *sharding.here((state.params, state.statistics)))
 
 
 def _validated(

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, interruption, metrics, processes, progress, watch
+from vcjax import watch
+from vcjax.runtime import checkpoint, hosts, metrics, preemption, progress
 from vcjax.step import Batch, Scalars
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def run(
     loss is NaN or explodes, and interruption.Stopped, with a checkpoint, when that is asked for.
     """
     # opened inside: what is being written is finished before a request to stop is obeyed
-    with interruption.deferred(), contextlib.ExitStack() as stack:
+    with preemption.deferred(), contextlib.ExitStack() as stack:
         return _Loop(
             name, config, training, workdir, num_epochs * steps_per_epoch, steps_per_epoch, stack
         ).run()
@@ -83,7 +84,7 @@ class _Loop:
         self._first = self._checkpoints.latest or 0
         self._window = watch.Window(name, training.video_ids, directory)
         if self._first:
-            self._window.learn_limit(processes.on_first(lambda: metrics.first_loss(workdir, name)))
+            self._window.learn_limit(hosts.on_first(lambda: metrics.first_loss(workdir, name)))
         self._writer = stack.enter_context(
             contextlib.closing(metrics.Writer(workdir, name, step=self._first))
         )
@@ -136,7 +137,7 @@ class _Loop:
 
     def _keep_if_best(self, state: Any, step: int, ended: Scalars) -> None:
         """Keeps the checkpoint of `state` if what its epoch ended with is the best so far."""
-        score = processes.on_first(lambda: self._training.score(ended))
+        score = hosts.on_first(lambda: self._training.score(ended))
         best = self._checkpoints.best
         if score is not None and score > (best.score if best else -math.inf):
             self._save(state, step)
@@ -156,9 +157,9 @@ class _Loop:
             self._log(state, done)
         if done % self._checkpoint_steps == 0 or done == self._num_steps:
             self._save(state, done)
-        if interruption.reached(self._checkpoints):
+        if preemption.reached(self._checkpoints):
             self._keep(state, done)
-            raise interruption.Stopped
+            raise preemption.Stopped
 
     def _log(self, state: Any, done: int) -> None:
         num_clips = len(self._window) * self._batch_size
@@ -193,9 +194,9 @@ class _Loop:
     def _kept_when_stopped(self, state: Any, step: int) -> Iterator[None]:
         """What is inside may be broken off; `state` is what there is after `step` steps."""
         try:
-            with interruption.interruptible():
+            with preemption.interruptible():
                 yield
-        except interruption.Stopped:
+        except preemption.Stopped:
             self._keep(state, step)
             raise
 

@@ -33,7 +33,9 @@ from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from vcjax import experiments, interruption, peers, pipeline, stages
+from vcjax import pipeline
+from vcjax.runtime import peer_watchdog, preemption, stage_cache
+from vcjax.runtime.config_flags import parse
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
@@ -61,12 +63,12 @@ def main(arguments: list[str]) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--config is required, for instance configs/la_idt.py:rendered")
     _log_to_standard_error()
-    interruption.listen()
+    preemption.listen()
     try:
         with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
             _run(Path(_WORKDIR.value).absolute())
             return
-    except (interruption.Stopped, KeyboardInterrupt):
+    except (preemption.Stopped, KeyboardInterrupt):
         pass  # said when its frames and with them the progress bars are gone
     except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)
@@ -74,15 +76,15 @@ def main(arguments: list[str]) -> None:
         again = f"; make space for {_WORKDIR.value}, and the same command goes on" if full else ""
         sys.exit(f"vcjax: {error}{again}")
     finally:
-        interruption.end_workers()
-    log.warning("vcjax: stopped. This goes on from here:\n  %s", interruption.command())
-    sys.exit(interruption.exit_code())
+        preemption.end_workers()
+    log.warning("vcjax: stopped. This goes on from here:\n  %s", preemption.command())
+    sys.exit(preemption.exit_code())
 
 
 def _run(workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
-    stages.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
+    stage_cache.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
 
 
 @contextlib.contextmanager
@@ -92,9 +94,9 @@ def _joined() -> Iterator[None]:
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
         _PROCESS_ID.value,
-        heartbeat_timeout_seconds=peers.HEARTBEAT_TIMEOUT,
+        heartbeat_timeout_seconds=peer_watchdog.HEARTBEAT_TIMEOUT,
     )
-    with interruption.listening_to_all(), peers.watched():
+    with preemption.listening_to_all(), peer_watchdog.watched():
         # connects their devices now, while no process has to wait long for another
         multihost_utils.sync_global_devices("vcjax")
         log.info("process %d of %d", jax.process_index(), jax.process_count())
@@ -114,4 +116,4 @@ def _log_to_standard_error() -> None:
 flags.DEFINE_bool("debug", False, "Show tracebacks of errors, and more messages.")
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=experiments.parse)
+    app.run(main, flags_parser=parse)

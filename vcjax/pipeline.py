@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vcjax import settings, stages, transfer_stages, validation
+from vcjax import settings, transfer_stages, validation
 from vcjax import workdir as workdirs
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
-from vcjax.stages import Stage
+from vcjax.runtime import stage_cache
+from vcjax.runtime.stage_cache import Stage
 
 log = logging.getLogger(__name__)
 
@@ -113,15 +114,16 @@ def group_column(config: ConfigDict, manifest: Manifest) -> str:
 
 def _idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
-        from vcjax.data import remote, shards
+        from vcjax.data import shards
         from vcjax.idt import collection
+        from vcjax.runtime import filesystem
 
         manifest = workdirs.manifest(workdir)
         if any(shards.file_of(path) != path for path in manifest.paths):
             raise settings.SettingsError(
                 "dense trajectories want the videos themselves: data.manifest is a prepared folder"
             )
-        if any(map(remote.is_remote, manifest.paths)):
+        if any(map(filesystem.is_remote, manifest.paths)):
             raise settings.SettingsError(
                 "dense trajectories want videos on a disk: some of data.manifest are remote"
             )
@@ -176,8 +178,8 @@ def _fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
                 known=known,
             )
         except storage.StorageError as error:
-            stages.reopen(workdir, "idt")
-            raise stages.StageError(f"{error}; run again, and idt extracts it anew") from error
+            stage_cache.reopen(workdir, "idt")
+            raise stage_cache.StageError(f"{error}; run again, and idt extracts it anew") from error
         vectors.save(directory / "vectors.npz")
         log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
 
@@ -239,7 +241,7 @@ def _evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             seed=config.seed,
             directory=directory,
             dataset=_dataset(config),
-            seconds=stages.seconds(workdir, inputs),
+            seconds=stage_cache.seconds(workdir, inputs),
             probing=workdirs.probing(config),
         )
         print(evaluation.table(report))

@@ -94,9 +94,10 @@ def _load_folder(folder: Path) -> Pretrained:
 
 
 def _load_stage(folder: Path, *, best: bool = False) -> Pretrained:
-    from vcjax import stages, train
+    from vcjax import train
+    from vcjax.runtime import stage_cache
 
-    record = stages.read(folder)["settings"]
+    record = stage_cache.read(folder)["settings"]
     config = settings.paper()
     config.model.update(record["model"])
     config.seed = record["seed"]

@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 import fisher
 from fisher.rows import Columns, Rows
 from fisher.vectors import FisherVectors
-from vcjax import progress
 from vcjax.idt import storage
 from vcjax.idt.trajectories import COLUMNS
+from vcjax.runtime import progress
 
 
 def _columns(first: str, last: str) -> Columns:

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from vcjax import carry_over, checkpoint, embed, loop, mesh, processes, settings, watch
+from vcjax import carry_over, embed, loop, settings, watch
 from vcjax import step as steps
 from vcjax.clustering import kmeans, neighbors
 from vcjax.data import clips, crashes
@@ -24,6 +24,7 @@ from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.objectives import probing
 from vcjax.prior import FisherVectors
+from vcjax.runtime import checkpoint, hosts, sharding
 from vcjax.step import Batch, Scalars, TrainState
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def pretrain(
     stage = config[name]
     steps_per_epoch = num_steps_per_epoch(name, stage, len(train))
     num_epochs = settings.num_epochs(stage, config.epochs_scale)
-    devices = mesh.make()
+    devices = sharding.make()
     optimizer, learning_rate = steps.optimizer(stage, config.epochs_scale, steps_per_epoch)
     graphdef, state = steps.initial_state(config, optimizer, len(train), devices)
     train_step = steps.make(graphdef, optimizer, config, stage, len(train), devices)
@@ -175,7 +176,7 @@ def _clustering(
         )
     vectors: Any = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
     if stage.source == "joint":
-        vectors = mesh.put_rows(config.clusters.fisher_weight * vectors, devices)
+        vectors = sharding.put_rows(config.clusters.fisher_weight * vectors, devices)
     points: dict[str, Callable[[Array], list[Any]]] = {
         "idt": lambda bank: [vectors],
         "bank": lambda bank: [bank],
@@ -258,7 +259,7 @@ def batches(
         own = parts[:num_whole][jax.process_index() :: num_parts]
         return own.repeat(num_epochs)[first:]
 
-    rows = mesh.rows(devices)
+    rows = sharding.rows(devices)
     batches = crashes.outlived(
         dataset,
         train,
@@ -283,10 +284,10 @@ def _validate(
     """Top-1 of the nearest bank row's label, for each label column that both sides know."""
     if not len(test):
         return {}
-    bank = mesh.gather(state.bank)[: len(train)]
-    if not processes.is_first():  # which alone writes what comes out
+    bank = sharding.gather(state.bank)[: len(train)]
+    if not hosts.is_first():  # which alone writes what comes out
         return {}
-    model = nnx.merge(graphdef, *mesh.here((state.params, state.statistics)), copy=True)
+    model = nnx.merge(graphdef, *sharding.here((state.params, state.statistics)), copy=True)
     views = embed.videos({"": model}, test, config, clips_per_video=1, skip_bad=True)
     embedding = views[""].embedding
     seen = embedding.any(axis=1)  # not of files that have vanished since

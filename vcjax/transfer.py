@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from ml_collections import ConfigDict
 
-from vcjax import finetune, processes, settings, stages
+from vcjax import finetune, settings
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.finetune import Labeled
+from vcjax.runtime import hosts, stage_cache
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def verified(
         manifests.save(manifest, kept)
         log.info("%s", manifests.summary(manifest, problems))
 
-    processes.on_first(lambda: None if kept.exists() else verify())
+    hosts.on_first(lambda: None if kept.exists() else verify())
     return manifests.load(kept)
 
 
@@ -158,7 +159,7 @@ def finetune_split(
         return float(np.mean(finetune.predict(said, average=stage.average) == test.classes))
 
     return {
-        "accuracy": processes.on_first(accuracy),
+        "accuracy": hosts.on_first(accuracy),
         "num_train": len(fit.videos),
         "num_watched": len(seen.videos),
         "num_test": len(test.videos),
@@ -174,7 +175,7 @@ def result(found: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any
 
 def read_result(directory: Path) -> dict[str, Any] | None:
     """The result of a complete stage, or None."""
-    if not stages.read(directory).get("complete"):
+    if not stage_cache.read(directory).get("complete"):
         return None
     try:
         return json.loads((directory / "result.json").read_text())

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vcjax import processes, settings
+from vcjax import settings
 from vcjax import workdir as workdirs
 from vcjax.data import manifest as manifests
-from vcjax.stages import Stage
+from vcjax.runtime import hosts
+from vcjax.runtime.stage_cache import Stage
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Pa
 def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
     from vcjax import evaluation
 
-    if not processes.is_first():
+    if not hosts.is_first():
         return
     evaluation.write(result, directory / "result.json")
     log.info("%s: %.1f%% of held-out videos right", name, 100 * result["accuracy"])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vcjax import mesh, processes
+from vcjax.runtime import hosts, sharding
 from vcjax.step import Scalars
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Window:
         # weights that the step before the last spoiled show in the loss of the last
         videos = {step: self._videos(index) for step, _, index in steps[-2:]}
         step = steps[-1][0]
-        if processes.is_first():
+        if hosts.is_first():
             told = {"step": step, "problem": what, "video_ids": videos}
             (self._directory / "bad_batch.json").write_text(json.dumps(told, indent=1))
         last = f"the last good checkpoint is {self._directory / 'checkpoints' / str(latest)}"
@@ -92,7 +92,7 @@ class Window:
         )
 
     def _videos(self, index: Array) -> list[str]:
-        return [self._video_ids[row] for row in np.asarray(mesh.gather(index))]
+        return [self._video_ids[row] for row in np.asarray(sharding.gather(index))]
 
 
 def _listed(video_ids: Sequence[str], most: int = 8) -> str:

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vcjax import finetune, mesh, pipeline, settings
+from vcjax import finetune, pipeline, settings
 from vcjax import step as steps
 from vcjax.evaluation import paper
 from vcjax.evaluation.__main__ import main
 from vcjax.models import resnet3d
+from vcjax.runtime import sharding
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RUNS = [run for run in paper.all_runs() if run.config != "idt_baseline"]
@@ -36,7 +37,7 @@ def _stage(config):
 
 def _step(config, num_videos):
     """() -> the state at first, and the step, both of the last trained stage."""
-    name, devices = _stage(config), mesh.make(1)
+    name, devices = _stage(config), sharding.make(1)
     stage = config[name]
     if name in settings.FINETUNING_STAGES:
         model = finetune.new_classifier(config, 101)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fisher.vectors import FisherVectors
-from vcjax import checkpoint, stages
 from vcjax.data import manifest as manifests
 from vcjax.data import prepare, rendered, video
 from vcjax.idt import collection, storage
+from vcjax.runtime import checkpoint, stage_cache
 
 MEGABYTE = 1 << 20
 
@@ -173,7 +173,7 @@ def test_full_disk_in_a_run_that_goes_on_when_there_is_space(small_run, finished
             # beside what tensorstore prints, at times, of the other arrays that it could not write
             assert f"vcjax: {said}" in log.splitlines()
             assert str(Path(checkpoint.__file__).parent) not in log  # no traceback of ours
-            assert not stages.read(workdir / stage)["complete"]
+            assert not stage_cache.read(workdir / stage)["complete"]
             assert not (workdir / "report.json").exists()
             os.truncate(filling, filling.stat().st_size - checkpoint_size)
         filling.unlink()

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from vcjax import experiments, pipeline
+from vcjax import pipeline
 from vcjax import settings as ours
 from vcjax.data import manifest as manifests
+from vcjax.runtime.config_flags import parse
 
 # of ml_collections, which loads the config file
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -128,7 +129,7 @@ def build(arguments, workdir, monkeypatch):
     config_flags.DEFINE_config_file("config", flag_values=flag_values, lock_config=True)
     command = ["vcjax", "--config=la_idt.py:smoke", *arguments]
     monkeypatch.setattr(sys, "argv", command)  # where config_flags looks
-    assert len(experiments.parse(command, flag_values)) == 1
+    assert len(parse(command, flag_values)) == 1
     return pipeline.build(flag_values.config, workdir)
 
 

@@ -11,8 +11,8 @@ import yaml
 from absl import flags
 
 import vcjax.main  # noqa: F401 - defines the flags that are looked up
-from vcjax import experiments
 from vcjax.idt import __main__ as idt
+from vcjax.runtime import config_flags
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -33,7 +33,7 @@ def _check_main(command):
         name = word.removeprefix("--").partition("=")[0]
         assert name in known or name.startswith("config."), word
     (config,) = [w.partition("=")[2] for w in words if w.startswith("--config=")]
-    assert experiments.find(config) != config, config
+    assert config_flags.find(config) != config, config
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

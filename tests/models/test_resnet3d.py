@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vcjax import mesh
 from vcjax.models import convolution, resnet3d
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.runtime import sharding
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,8 @@ def test_statistics_are_of_the_global_batch(model):
         model = nnx.merge(graphdef, state)
         return model(clips), nnx.state(model, nnx.BatchStat)
 
-    one = forward(state, jax.device_put(clips, mesh.rows(mesh.make(1))))
-    replicated = jax.device_put(state, mesh.replicated(mesh.make(8)))
-    eight = forward(replicated, jax.device_put(clips, mesh.rows(mesh.make(8))))
+    one = forward(state, jax.device_put(clips, sharding.rows(sharding.make(1))))
+    replicated = jax.device_put(state, sharding.replicated(sharding.make(8)))
+    eight = forward(replicated, jax.device_put(clips, sharding.rows(sharding.make(8))))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)

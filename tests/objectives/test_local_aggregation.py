@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vcjax import mesh
 from vcjax.objectives import local_aggregation, threshold
+from vcjax.runtime import sharding
 
 TEMPERATURE = 0.07
 
@@ -68,9 +68,9 @@ def test_fifty_thousand_rows_on_any_number_of_devices(num_devices):
     labels[:, 7] = 40  # a cluster of one
     index = np.array([3, 49_998, 9, 9, 7, 5, 6, 1, 2, 10, 11])
     rows = np.pad(bank, ((0, 1), (0, 0)))
-    devices = num_devices and mesh.make(num_devices)
+    devices = num_devices and sharding.make(num_devices)
     if devices:
-        rows = jax.device_put(rows, mesh.rows(devices))
+        rows = jax.device_put(rows, sharding.rows(devices))
     gradient, (losses, has_close) = _ours(embedding, rows, labels, index, 4096, devices)
     expected, expected_gradient = _reference(embedding, bank, labels, index, 4096)
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
@@ -96,7 +96,7 @@ def test_padding_is_never_background(num_devices):
     """Five rows, all dissimilar, and three of zeros that pad them: all five are background."""
     embedding = np.array([[1.0, 0.0]], np.float32)
     bank = np.array([[-1.0, 0.0]] * 5 + [[0.0, 0.0]] * 3, np.float32)
-    devices = num_devices and mesh.make(num_devices)
+    devices = num_devices and sharding.make(num_devices)
     labels = np.array([[0, 0, 1, 1, 1]], np.int32)
     _, (losses, _) = _ours(embedding, bank, labels, np.array([0]), 4096, devices)
     np.testing.assert_allclose(losses, -np.log(2 / 5), rtol=1e-5)

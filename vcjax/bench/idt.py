@@ -21,7 +21,8 @@ from jaxtyping import UInt8
 from vcjax import idt
 from vcjax.bench import _timing
 from vcjax.data import rendered
-from vcjax.idt import camera, descriptors, flow, pyramid, surf, tracks, workers
+from vcjax.idt import camera, descriptors, flow, pyramid, surf, tracks
+from vcjax.runtime import worker_pool
 
 _NUM_FRAMES = 36
 _SIZES = ((320, 240), (340, 256))
@@ -91,7 +92,7 @@ def _seconds_in_pool(num_processes: int) -> float:
     """Wall seconds a frame, of so many processes that do as much each."""
     context = multiprocessing.get_context("forkserver")
     work = [_SIZES[0]] * num_processes, ["flow"] * num_processes
-    with ProcessPoolExecutor(num_processes, context, workers.end_with_parent) as pool:
+    with ProcessPoolExecutor(num_processes, context, worker_pool.end_with_parent) as pool:
         seconds = _timing.median_seconds(
             lambda: list(pool.map(_extract, *work)), repetitions=3, warm_ups=2
         )

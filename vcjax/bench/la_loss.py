@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vcjax import mesh as meshes
 from vcjax.bench import _timing
 from vcjax.objectives import local_aggregation, probing
+from vcjax.runtime import sharding
 
 NUM_ROWS, DIM, BATCH = 235_000, 128, 256
 NUM_BACKGROUND, NUM_CLUSTERS, NUM_RUNS = 4096, 6000, 3
@@ -75,7 +75,7 @@ def mean_loss(
 def _among_candidates() -> dict[str, Any]:
     """Beside the exact loss, on rows around as many centers as there are clusters."""
     bank, centers, labels = _clustered()
-    devices, index = meshes.make(1), jnp.arange(BATCH) * (NUM_MANY // BATCH)
+    devices, index = sharding.make(1), jnp.arange(BATCH) * (NUM_MANY // BATCH)
     cells = probing.make(centers, labels[0], devices)
     recall = probing.recall(
         bank,

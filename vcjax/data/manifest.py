@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from vcjax.data import builders, remote, shards, verification
+from vcjax.data import builders, shards, verification
+from vcjax.runtime import filesystem
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
@@ -88,7 +89,7 @@ def read(source: str | Path) -> Manifest:
     the path without suffix) and `split` (train or test) are optional; every other column is a
     label. Raises ManifestError.
     """
-    return _read(remote.path_of(source))
+    return _read(filesystem.path_of(source))
 
 
 def _read(source: Path) -> Manifest:
@@ -105,7 +106,7 @@ def _read(source: Path) -> Manifest:
 
 
 def _folder_rows(folder: Path) -> list[dict[str, str]]:
-    files = remote.files(folder) if remote.is_remote(folder) else sorted(folder.rglob("*"))
+    files = filesystem.files(folder) if filesystem.is_remote(folder) else sorted(folder.rglob("*"))
     found = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
     if not found:
         raise ManifestError(
@@ -139,7 +140,7 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
             raise ManifestError(f"{source}, line {line}: no path")
     if not rows:
         raise ManifestError(f"{source}: no videos")
-    base = str(source.parent if remote.is_remote(source) else source.absolute().parent)
+    base = str(source.parent if filesystem.is_remote(source) else source.absolute().parent)
     for row in rows:
         row["video_id"] = row.get("video_id") or _id_of(row["path"])
         row["path"] = _joined(base, row["path"])
@@ -147,7 +148,7 @@ def _table_rows(source: Path) -> list[dict[str, str]]:
 
 
 def _joined(base: str, path: str) -> str:
-    return path if remote.is_remote(path) else os.path.join(base, path)
+    return path if filesystem.is_remote(path) else os.path.join(base, path)
 
 
 def _id_of(path: str) -> str:
@@ -178,7 +179,7 @@ def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
     columns = sorted({column for row in rows for column in row} - set(_RESERVED))
     return Manifest(
         tuple(row["video_id"] for row in rows),
-        tuple(remote.absolute(row["path"]) for row in rows),
+        tuple(filesystem.absolute(row["path"]) for row in rows),
         {column: tuple(row.get(column, "") for row in rows) for column in columns},
         tuple(row.get("split", "") for row in rows),
         tuple(int(row.get("num_frames") or 0) for row in rows),
@@ -313,8 +314,8 @@ def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: An
             rows.append([manifest.video_ids[row], str(place), *map(str, values), *labels])
     text = _table(columns, rows)
     # before the index, which nothing reads without; in the format of the program sha256sum
-    remote.write_text(_index_checksum(out / INDEX), f"{_sha256(text.encode())}  {INDEX}\n")
-    remote.write_text(out / INDEX, text)
+    filesystem.write_text(_index_checksum(out / INDEX), f"{_sha256(text.encode())}  {INDEX}\n")
+    filesystem.write_text(out / INDEX, text)
     return read(out)
 
 
@@ -376,7 +377,7 @@ def signature(source: str | Path) -> str:
         file = shards.file_of(path)
         if file not in stamps:
             try:
-                stamps[file] = " ".join(map(str, remote.stamp(file)))
+                stamps[file] = " ".join(map(str, filesystem.stamp(file)))
             except OSError:
                 stamps[file] = "missing"
         digest.update(f"{path} {stamps[file]}\n".encode())
@@ -385,7 +386,7 @@ def signature(source: str | Path) -> str:
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Writes a TSV, atomically."""
-    remote.write_text(path, _table(columns, rows))
+    filesystem.write_text(path, _table(columns, rows))
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from vcjax import checksums, progress
 from vcjax.data import manifest as manifests
-from vcjax.data import remote, shards, video
+from vcjax.data import shards, video
 from vcjax.data.manifest import Manifest, ManifestError, Problem
-from vcjax.idt import workers
+from vcjax.runtime import checksums, filesystem, progress, worker_pool
 
 INDEX = manifests.INDEX
 _SAMPLES = 4  # videos encoded to tell the size
@@ -46,14 +45,14 @@ class Job(NamedTuple):
     @property
     def video(self) -> Path:
         """The first file."""
-        return remote.path_of(self.videos[0][1])
+        return filesystem.path_of(self.videos[0][1])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `prepare` takes."""
     parser.add_argument("manifest", help="folder, or table with a path column; also gs:// or s3://")
     parser.add_argument(
-        "out", type=remote.path_of, help="folder of the shards; also gs:// or s3://"
+        "out", type=filesystem.path_of, help="folder of the shards; also gs:// or s3://"
     )
     parser.add_argument("--side", type=int, default=128, help="short side, pixels")
     parser.add_argument("--codec", choices=shards.CODECS, default="jpeg")
@@ -78,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         num_workers=options.num_workers,
         on_missing=options.on_missing,
     )
-    written = sum(remote.size_of(path) for path in options.out.glob("*.array_record"))
+    written = sum(filesystem.size_of(path) for path in options.out.glob("*.array_record"))
     print(f"{len(prepared)} videos, {_size(written)}, in {options.out}")
     if problems:
         print(f"{len(problems)} left out, listed in {options.out / 'problems.tsv'}")
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_space(out: Any, num_videos: int, expected: int) -> None:
     """Says how large the shards will be. Raises ManifestError where there is not the space."""
-    if remote.is_remote(out):
+    if filesystem.is_remote(out):
         print(f"{num_videos} videos, about {_size(expected)}", flush=True)
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -113,7 +112,7 @@ def prepare(
     ones once all others are done, and there is no index.
     """
     _check_settings(side, videos_per_shard)
-    if not remote.is_remote(out):
+    if not filesystem.is_remote(out):
         out.mkdir(parents=True, exist_ok=True)
     manifests.remove_index(out)
     pairs = list(zip(manifest.video_ids, manifest.paths, strict=True))
@@ -129,7 +128,7 @@ def prepare(
     ]
     failed = []
     with progress.bar(desc="prepare", unit="video", total=len(pairs)) as bar:
-        for result in workers.run_all(jobs, write_shard, num_workers):
+        for result in worker_pool.run_all(jobs, write_shard, num_workers):
             failed += [result] if result.problem else []
             bar.update(len(result.job.videos))
     if failed:
@@ -173,10 +172,10 @@ def write_shard(job: Job) -> int:
     """Number of videos in the shard, which is complete then."""
     sources = _sources(job)
     record = _record(job)
-    stored = remote.size_of(job.target)
+    stored = filesystem.size_of(job.target)
     if not (record and record["sources"] == sources and record["size"] == stored):
         record = {"sources": sources, **_write(job)}
-        remote.write_text(job.target.with_suffix(".json"), checksums.as_json(record))
+        filesystem.write_text(job.target.with_suffix(".json"), checksums.as_json(record))
     return sum(not entry["problem"] for entry in record["videos"])
 
 
@@ -187,7 +186,7 @@ def _write(job: Job) -> dict[str, Any]:
     job.target.with_suffix(".json").unlink(missing_ok=True)
     checksums: list[int] = []
     entries = []
-    with remote.writing(job.target) as temporary:
+    with filesystem.writing(job.target) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for video_id, path in job.videos:
             entry = {"video_id": video_id, "problem": "", "position": len(checksums)}
@@ -249,7 +248,7 @@ def _sources(job: Job) -> list[list[Any]]:
     found: list[list[Any]] = [[job.side, job.codec, shards.CHUNK, shards.JPEG_QUALITY]]
     for video_id, path in job.videos:
         try:
-            found.append([video_id, path, *remote.stamp(path)])
+            found.append([video_id, path, *filesystem.stamp(path)])
         except FileNotFoundError:
             found.append([video_id, path, 0, ""])
     return found

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vcjax import progress
-from vcjax.data import remote, video
-from vcjax.idt import workers
+from vcjax.data import video
+from vcjax.runtime import filesystem, progress, worker_pool
 
 
 class _Job(NamedTuple):
@@ -20,7 +19,7 @@ class _Job(NamedTuple):
 
     @property
     def video(self) -> Path:
-        return remote.path_of(self.path)
+        return filesystem.path_of(self.path)
 
 
 def probe_all(paths: Sequence[str], *, decode: bool, num_workers: int) -> list[int | str]:
@@ -31,7 +30,7 @@ def probe_all(paths: Sequence[str], *, decode: bool, num_workers: int) -> list[i
     jobs = [_Job(row, path, decode) for row, path in enumerate(paths)]
     results: list[int | str] = [0] * len(jobs)
     with progress.bar(desc="verify", unit="video", total=len(jobs)) as bar:
-        for result in workers.run_all(jobs, _probe, num_workers):
+        for result in worker_pool.run_all(jobs, _probe, num_workers):
             job, problem = result.job, result.problem.removeprefix(f"{result.job.path}: ")
             results[job.row] = problem or result.num_found
             bar.update()

@@ -11,7 +11,8 @@ import av.container
 import numpy as np
 from jaxtyping import UInt8
 
-from vcjax.data import builders, remote, shards
+from vcjax.data import builders, shards
+from vcjax.runtime import filesystem
 
 Frame = UInt8[np.ndarray, "h w 3"]
 A = TypeVar("A")
@@ -45,7 +46,7 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
         return VideoInfo(stored.num_frames, first.shape[0], first.shape[1], 0.0)
     path = str(path)
     try:
-        if not remote.stamp(path)[0]:
+        if not filesystem.stamp(path)[0]:
             raise DecodeError(f"{path}: the file is empty")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DecodeError(f"{path}: no such file") from error
@@ -203,7 +204,7 @@ def _seek(
 def _open(path: str) -> av.container.InputContainer:
     try:
         # Metadata is not ours to judge: some of HMDB51 is not UTF-8.
-        with remote.local_copy(path) as file:  # which stays readable once it is open
+        with filesystem.local_copy(path) as file:  # which stays readable once it is open
             return av.open(str(file), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(f"{path}: {_reason(error)}") from error

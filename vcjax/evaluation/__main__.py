@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcjax import interruption
 from vcjax.evaluation import claim, explorer, paper
+from vcjax.runtime import preemption
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,16 +76,16 @@ def _claim(options: argparse.Namespace) -> None:
         claim.join(options.join, workdir / "joined.tsv")
         overrides.append(f"--config.data.manifest={workdir / 'joined.tsv'}")
     claims = [claim.Claim(*pair) for pair in options.claims] or [claim.Claim("motion", "scene")]
-    interruption.listen()
+    preemption.listen()
     try:
         folders = claim.train(options.config, options.seeds, workdir, overrides=overrides)
         print(claim.report(folders, claims, workdir))
-    except (interruption.Stopped, KeyboardInterrupt):
+    except (preemption.Stopped, KeyboardInterrupt):
         print(
-            f"vcjax.evaluation: stopped. This goes on from here:\n  {interruption.command()}",
+            f"vcjax.evaluation: stopped. This goes on from here:\n  {preemption.command()}",
             file=sys.stderr,
         )
-        sys.exit(interruption.exit_code())
+        sys.exit(preemption.exit_code())
 
 
 def _explore(options: argparse.Namespace) -> None:

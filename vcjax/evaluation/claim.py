@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vcjax import interruption
 from vcjax.data import manifest as manifests
 from vcjax.evaluation import few_shot, tables
 from vcjax.evaluation.few_shot import Estimate
+from vcjax.runtime import preemption
 from vcjax.settings import GROUP_COLUMNS
 
 _SHARED = ("manifest", "idt")  # stages whose outcome does not depend on the seed of the training
@@ -48,7 +48,7 @@ def train(
             _share(folders[0], folder)
         command = [sys.executable, "-m", "vcjax.main", f"--config={config}"]
         command += [f"--workdir={folder}", f"--config.seed={seed}", *overrides]
-        if code := interruption.run(command, environment):
+        if code := preemption.run(command, environment):
             raise RuntimeError(f"seed {seed} ended with {code}; run the same command to go on")
         folders.append(folder)
     return folders

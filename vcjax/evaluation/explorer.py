@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from PIL import Image
 
-from vcjax import atomic, progress, stages
 from vcjax.clustering import neighbors
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import clusters, probes, sheets, tables
+from vcjax.runtime import atomic, progress, stage_cache
 
 _MAX_VIDEOS = 2000  # shown, drawn at random from more
 _MAX_MAPPED = 1000  # by t-SNE; more by their principal components
@@ -82,7 +82,7 @@ def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
     """
     if not (directory / "explorer.npz").exists():
         raise FileNotFoundError(f"no explorer.npz in {directory}; run the stage evaluate first")
-    stages.check(directory)
+    stage_cache.check(directory)
     manifest = manifests.load(directory / "explorer.tsv")
     found = {}
     with np.load(directory / "explorer.npz", allow_pickle=False) as arrays:

@@ -7,10 +7,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from vcjax import atomic, progress
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import sheets, tables
 from vcjax.evaluation.clusters import Cluster
+from vcjax.runtime import atomic, progress
 
 NUM_VIDEOS = 6  # of a cluster in its sheet
 _NUM_SHEETS = 60  # of a model, its largest clusters

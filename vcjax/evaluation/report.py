@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vcjax import atomic
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import agreement, clusters, explorer, measures, page, probes, protocol, tables
 from vcjax.evaluation.measures import Probing
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.protocol import Sides
+from vcjax.runtime import atomic
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vcjax.idt import people as boxes
-from vcjax.idt import storage, workers
+from vcjax.idt import storage
 from vcjax.idt.trajectories import IdtSettings, Trajectories
+from vcjax.runtime import worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def extract_collection(
     fail, "skip" logs each and writes a file without rows; "error" raises one ValueError that names
     them, once the others are done.
     """
-    counts, failed = workers.run(
+    counts, failed = worker_pool.run(
         jobs(videos, directory, matcher=matcher, people=people),
         extract_one,
         desc="idt",
@@ -83,7 +84,7 @@ def extract_one(job: Job) -> int:
     return storage.write_frames(job.target, frames, source=source)
 
 
-def leave_empty(result: workers.Result[Job]) -> None:
+def leave_empty(result: worker_pool.Result[Job]) -> None:
     """A file without rows for a video that failed; the video is tried again in the next run."""
     storage.write(
         result.job.target, Trajectories.empty(), source={"problem": result.problem}

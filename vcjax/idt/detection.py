@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from vcjax import atomic
 from vcjax.data import video as videos
-from vcjax.idt import detectors, people, workers
+from vcjax.idt import detectors, people
+from vcjax.runtime import atomic, worker_pool
 
 _SETTINGS = "detector.json"
 
@@ -50,7 +50,7 @@ def detect_collection(
         _Job(video_id, Path(path), settings, people.path_of(directory, video_id))
         for video_id, path in videos.items()
     ]
-    return workers.run(
+    return worker_pool.run(
         jobs, _detect_one, desc="detect", num_workers=num_workers, on_error=on_error
     )[0]
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 
 import fisher
-from vcjax import atomic
-from vcjax.idt import collection, storage, workers
+from vcjax.idt import collection, storage
 from vcjax.prior import FisherVectors
+from vcjax.runtime import atomic, worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def extract_vectors(
         _Job(job, model, reading)
         for job in collection.jobs(videos, directory, matcher=matcher, people=people)
     ]
-    counts, _ = workers.run(
+    counts, _ = worker_pool.run(
         jobs, _encode_one, desc="idt to fisher", num_workers=num_workers, on_error=on_error
     )
     vectors = np.zeros((len(jobs), num_values), np.float32)

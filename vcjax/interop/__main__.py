@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vcjax import atomic
+from vcjax.runtime import atomic
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from vcjax import mesh as meshes
 from vcjax.clustering.kmeans import UNLABELLED
 from vcjax.objectives import probing, threshold
+from vcjax.runtime import sharding
 
 _EPSILON = 1e-7  # released; the loss of a clip without close neighbor is -log of it, 16.118
 _BLOCK = 512  # rows
@@ -89,7 +89,7 @@ def _over_mesh(
     """(Losses, whether there is a close neighbor), and the losses' gradients."""
     on_device = functools.partial(_on_device, options=options, with_gradient=with_gradient)
     if options.mesh:
-        in_specs = (P(), P(meshes.AXIS), P(None, meshes.AXIS), P(), cells and probing.SPECS)
+        in_specs = (P(), P(sharding.AXIS), P(None, sharding.AXIS), P(), cells and probing.SPECS)
         on_device = jax.shard_map(on_device, mesh=options.mesh, in_specs=in_specs, out_specs=P())
     losses, has_close, gradient = on_device(embedding, bank, labels, own, cells)
     return (losses, has_close), gradient
@@ -172,7 +172,7 @@ def _few_clips(
     options: _Options,
     with_gradient: bool,
 ) -> tuple[Float[Array, " c"], Bool[Array, " c"], Float[Array, "c d"]]:
-    axis = meshes.AXIS if options.mesh else None
+    axis = sharding.AXIS if options.mesh else None
     similarity, labels, weighted = compared(embedding, bank, labels, options)
     bound = threshold.selecting(similarity, options.num_background, axis=axis)
     background = similarity >= bound[:, None]

@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from vcjax import mesh as meshes
 from vcjax.clustering.kmeans import UNLABELLED
 from vcjax.objectives import threshold
+from vcjax.runtime import sharding
 
 
 class Cells(NamedTuple):
@@ -28,7 +28,7 @@ class Cells(NamedTuple):
 
 
 # how they lie on a mesh
-SPECS: Any = Cells._make((P(), P(meshes.AXIS), P(meshes.AXIS), P(meshes.AXIS)))
+SPECS: Any = Cells._make((P(), P(sharding.AXIS), P(sharding.AXIS), P(sharding.AXIS)))
 
 
 def empty(count: int, bank: Float[Array, "rows d"], mesh: jax.sharding.Mesh) -> Cells:
@@ -55,7 +55,7 @@ def make(
         sizes = jnp.bincount(cells, length=count + 1)[:-1]
         return jnp.argsort(cells).astype(jnp.int32), jnp.cumsum(sizes, dtype=jnp.int32)[None]
 
-    by_rows = P(meshes.AXIS)
+    by_rows = P(sharding.AXIS)
     order, ends = jax.shard_map(on_device, mesh=mesh, in_specs=by_rows, out_specs=by_rows)(labels)
     return Cells(centroids, labels, order, ends)
 
@@ -110,16 +110,16 @@ def _recall(
     mesh: jax.sharding.Mesh,
 ) -> Float[Array, ""]:
     def on_device(queries: Array, bank: Array, cells: Cells) -> Array:
-        place = jax.lax.axis_index(meshes.AXIS) * len(bank) + jnp.arange(len(bank))
+        place = jax.lax.axis_index(sharding.AXIS) * len(bank) + jnp.arange(len(bank))
         similarity = jnp.matmul(queries, bank.T, precision="highest")
         similarity = jnp.where((place < num_rows)[None], similarity, -jnp.inf)
-        bound = threshold.selecting(similarity, num_background, axis=meshes.AXIS)
+        bound = threshold.selecting(similarity, num_background, axis=sharding.AXIS)
         wanted = similarity >= bound[:, None]
         rows, there = candidates(queries, cells, min(count, len(bank)))
         found = (jnp.take_along_axis(wanted, rows, axis=1) & there).sum()
-        found, wanted = jax.lax.psum((found, wanted.sum()), meshes.AXIS)
+        found, wanted = jax.lax.psum((found, wanted.sum()), sharding.AXIS)
         return found / wanted
 
     return jax.shard_map(
-        on_device, mesh=mesh, in_specs=(P(), P(meshes.AXIS), SPECS), out_specs=P()
+        on_device, mesh=mesh, in_specs=(P(), P(sharding.AXIS), SPECS), out_specs=P()
     )(queries, bank, cells)

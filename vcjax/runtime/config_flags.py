@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-_CONFIGS = Path(__file__).parent / "configs"  # a link to the checkout's, files in a wheel
+_CONFIGS = Path(__file__).parent.parent / "configs"  # a link to the checkout's, files in a wheel
 
 
 def find(config: str) -> str:

@@ -18,8 +18,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AsyncOptions, MultiprocessingOptions
 
-from vcjax import checksums, processes
-from vcjax.checksums import DamagedError
+from vcjax.runtime import checksums, hosts
+from vcjax.runtime.checksums import DamagedError
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self._directory = directory = directory.absolute()
-        processes.on_first(lambda: _clean(directory))
-        found = processes.on_first(lambda: _best(directory))
+        hosts.on_first(lambda: _clean(directory))
+        found = hosts.on_first(lambda: _best(directory))
         self._best = Best(*found) if found else None
         self._manager = ocp.CheckpointManager(
             directory,
@@ -82,9 +82,7 @@ class Checkpoints:
         with self._explained():
             self._manager.wait_until_finished()
             self._best = best = Best(step, score)
-            processes.on_first(
-                lambda: checksums.write_json(self._directory / _BEST, best._asdict())
-            )
+            hosts.on_first(lambda: checksums.write_json(self._directory / _BEST, best._asdict()))
 
     def save(self, step: int, state: Any) -> None:
         """Starts to write `state`, arrays only, as the checkpoint of `step`.

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from vcjax import interruption
+from vcjax.runtime import preemption
 
 T = TypeVar("T")
 
@@ -42,14 +42,14 @@ def on_first(work: Callable[[], T]) -> T:
     if not is_first():
         told = json.loads(_wait(client, key))
         if "stopped" in told:
-            raise interruption.Stopped
+            raise preemption.Stopped
         if "error" in told:
             raise FirstProcessError(f"the first process failed: {told['error']}")
         return told["result"]
     _waiting = True
     try:
         result = work()
-    except interruption.Stopped:
+    except preemption.Stopped:
         client.key_value_set(key, json.dumps({"stopped": True}))
         raise
     except BaseException as error:

@@ -1,0 +1,1 @@
+"""Machinery that knows no video, no memory bank and no paper."""
