@@ -5,11 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from vcjax import pipeline, settings
-from vcjax import workdir as workdirs
-from vcjax.data import rendered
+from vcjax import settings
+from vcjax.data import synthetic
 from vcjax.idt import storage
 from vcjax.idt.trajectories import COLUMNS, Trajectories
+from vcjax.pipeline import build
+from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import stage_cache
 
 NUM_VIDEOS = 34
@@ -18,7 +19,7 @@ NUM_VIDEOS = 34
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    rendered.render(folder, num_videos=NUM_VIDEOS, seed=0, num_workers=1)
+    synthetic.render(folder, num_videos=NUM_VIDEOS, seed=0, num_workers=1)
     return (folder / "manifest.tsv").read_text().splitlines(), folder
 
 
@@ -38,7 +39,7 @@ def _run(videos, workdir, lines, **changed):
     config.data.manifest, config.data.verify = str(source), "header"
     config.data.update(changed)
     config.stages = ("manifest", "idt", "fisher")
-    built = {stage.name: stage for stage in pipeline.build(config, workdir)}
+    built = {stage.name: stage for stage in build.build(config, workdir)}
     built["idt"] = built["idt"]._replace(run=_extract)
     stage_cache.run(list(built.values()), workdir)
     manifest = workdirs.manifest(workdir)

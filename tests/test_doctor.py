@@ -5,7 +5,7 @@ import pytest
 
 from vcjax import doctor
 from vcjax.data import manifest as manifests
-from vcjax.data import prepare, rendered
+from vcjax.data import prepare, synthetic
 from vcjax.idt import storage
 from vcjax.idt.trajectories import Trajectories
 from vcjax.runtime import checkpoint, stage_cache
@@ -98,7 +98,7 @@ def test_a_stage_that_was_interrupted_says_how_far_it_is(run):
 
 
 def test_damaged_shards_are_named(tmp_path):
-    videos = rendered.render(tmp_path / "videos", num_videos=3, seed=0, num_workers=1)
+    videos = synthetic.render(tmp_path / "videos", num_videos=3, seed=0, num_workers=1)
     how = dict(side=16, codec="jpeg", videos_per_shard=1, num_workers=1, on_missing="error")
     prepare.prepare(manifests.read(videos), tmp_path / "out", **how)
     assert not any(found.bad for found in states(tmp_path / "out").values())

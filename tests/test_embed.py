@@ -6,9 +6,9 @@ import pytest
 from flax import nnx
 
 import vcjax
-from vcjax import embed, pretrained, settings
+from vcjax import embed, inference, pretrained, settings
 from vcjax.data import manifest as manifests
-from vcjax.data import rendered, video
+from vcjax.data import synthetic, verify, video
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.runtime import checkpoint, checksums
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    source = rendered.render(tmp_path_factory.mktemp("v"), num_videos=5, seed=0, num_workers=1)
+    source = synthetic.render(tmp_path_factory.mktemp("v"), num_videos=5, seed=0, num_workers=1)
     return manifests.read(source)
 
 
@@ -49,7 +49,7 @@ def test_a_video_s_embedding_is_the_mean_over_its_clips(folder, videos, tmp_path
     assert found["video_id"].tolist() == list(videos.video_ids)
     assert found["embedding"].shape == (5, 8) and found["pooled"].shape == (5, 32)
     network = vcjax.load(folder)
-    counted, _ = manifests.verify(videos, on_missing="error", decode=True, num_workers=1)
+    counted, _ = verify.verify(videos, on_missing="error", decode=True, num_workers=1)
     middle = (counted.num_frames[2] - 7) // 2
     frames = video.clip(videos.paths[2], middle, 4, stride=2)
     assert frames.shape[1:3] == (120, 160)
@@ -68,7 +68,7 @@ def test_an_interrupted_run_goes_on_and_parquet_holds_the_same(
     table = _table(videos, tmp_path / "v.tsv")
     monkeypatch.setattr(embed, "_PART", 2)
     _run(folder, table, tmp_path / "whole.npz")
-    reading, read = embed.videos, []
+    reading, read = inference.videos, []
 
     def interrupted(models, manifest, *arguments, **options):
         if len(read) == 2:
@@ -76,7 +76,7 @@ def test_an_interrupted_run_goes_on_and_parquet_holds_the_same(
         read.append(manifest.video_ids)
         return reading(models, manifest, *arguments, **options)
 
-    monkeypatch.setattr(embed, "videos", interrupted)
+    monkeypatch.setattr(inference, "videos", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _run(folder, table, tmp_path / "f.parquet")
     assert not (tmp_path / "f.parquet").exists()
@@ -133,5 +133,5 @@ def test_a_stage_s_best_network_is_that_of_its_best_validation(tmp_path):
     checkpoints.close()
     clips = np.random.default_rng(0).integers(0, 256, (2, 4, 24, 24, 3), np.uint8)
     for source, network in ((stage / "best", networks[0]), (stage, networks[1])):
-        found, expected = vcjax.load(source)(clips), embed.clips_of(network, clips)
+        found, expected = vcjax.load(source)(clips), inference.clips_of(network, clips)
         np.testing.assert_array_equal(found.embedding, expected.embedding)

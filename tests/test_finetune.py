@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vcjax import finetune, settings, train
+from vcjax import settings
 from vcjax.data import manifest as manifests
-from vcjax.data import rendered
+from vcjax.data import synthetic, verify
 from vcjax.models import resnet3d
 from vcjax.runtime import checkpoint, sharding
+from vcjax.training import batches, finetune, networks
 
 NUM_CLASSES = 3
 
@@ -36,7 +37,7 @@ def _config(**changes):
 
 def _network(config):
     """With statistics that are not quite those of a new one."""
-    model = finetune.new_classifier(config, NUM_CLASSES)
+    model = networks.new_classifier(config, NUM_CLASSES)
     graphdef, params, statistics = resnet3d.split(model)
     statistics = jax.tree.map(lambda x: x + 0.01, statistics)
     return nnx.merge(graphdef, params, statistics)
@@ -126,8 +127,8 @@ def test_softmax_is_averaged_over_clips_and_logits_where_released():
 
 @pytest.fixture(scope="module")
 def labeled(tmp_path_factory):
-    source = rendered.render(tmp_path_factory.mktemp("v"), num_videos=12, seed=0, num_workers=1)
-    counted, _ = manifests.verify(
+    source = synthetic.render(tmp_path_factory.mktemp("v"), num_videos=12, seed=0, num_workers=1)
+    counted, _ = verify.verify(
         manifests.read(source), on_missing="error", decode=False, num_workers=1
     )
     return finetune.Labeled(counted, (np.arange(12) % NUM_CLASSES).astype(np.int32))
@@ -162,18 +163,18 @@ def test_it_takes_over_the_backbone_and_goes_on_where_it_was_killed(labeled, tmp
     for old, new in zip((_flat(params), _flat(statistics)), whole, strict=True):
         assert _changed(old, new) == {path for path in old if not _frozen(path)}
 
-    batches = train.batches
+    training_batches = batches.training_batches
 
     def killed(*arguments):
-        for count, batch in enumerate(batches(*arguments)):
+        for count, batch in enumerate(training_batches(*arguments)):
             if count == 4:
                 raise _Killed
             yield batch
 
-    monkeypatch.setattr(train, "batches", killed)
+    monkeypatch.setattr(batches, "training_batches", killed)
     with pytest.raises(_Killed):
         _run(config, labeled, tmp_path / "killed")
-    monkeypatch.setattr(train, "batches", batches)
+    monkeypatch.setattr(batches, "training_batches", training_batches)
     resumed = _run(config, labeled, tmp_path / "killed")
     for a, b in zip(whole, resumed, strict=True):
         assert not _changed(a, b)

@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from vcjax import pipeline, settings
+from vcjax import settings
 from vcjax.data import manifest as manifests
 from vcjax.idt import storage
 from vcjax.idt.trajectories import COLUMNS, Trajectories
+from vcjax.pipeline import build
 from vcjax.runtime import stage_cache
 
 
@@ -50,7 +51,7 @@ def workdir(tmp_path):
 
 
 def test_each_descriptor_tells_in_new_scenes_what_it_saw(config, workdir, capsys):
-    stage_cache.run(pipeline.build(config, workdir), workdir, only=["fisher", "svm"])
+    stage_cache.run(build.build(config, workdir), workdir, only=["fisher", "svm"])
     report = json.loads((workdir / "report.json").read_text())
     accuracy = {name: entry["linear"]["action"] for name, entry in report["models"].items()}
     assert set(accuracy) == {"IDT hog", "IDT hof", "IDT side by side"}
@@ -62,10 +63,10 @@ def test_each_descriptor_tells_in_new_scenes_what_it_saw(config, workdir, capsys
 def test_a_sketch_of_several_descriptors_is_refused(config, workdir):
     config.fisher.sketch_dim = 2000
     with pytest.raises(settings.SettingsError, match="set --config.fisher.sketch_dim=0"):
-        pipeline.build(config, workdir)
+        build.build(config, workdir)
 
 
 def test_an_unknown_descriptor_is_named(config, workdir):
     config.fisher.descriptors = ("hog", "hoof")
-    with pytest.raises(ValueError, match="no descriptor 'hoof'; use some of"):
-        stage_cache.run(pipeline.build(config, workdir), workdir, only=["fisher"])
+    with pytest.raises(ValueError, match="--config.fisher.descriptors is .*'hoof'"):
+        stage_cache.run(build.build(config, workdir), workdir, only=["fisher"])

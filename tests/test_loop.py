@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from vcjax import loop, watch
 from vcjax.runtime import checkpoint, preemption
+from vcjax.training import diagnostics, loop
 
 STEPS_PER_EPOCH, NUM_EPOCHS = 3, 3
 IDS = [f"video{row}" for row in range(6)]
@@ -221,7 +221,7 @@ def test_an_explosion_is_measured_by_the_loss_at_first_also_after_a_restart(tmp_
     preemption._request = None
     with pytest.raises(FloatingPointError, match="the loss is 21 at step 5"):
         _run(tmp_path, _stage(step=_spoiled(4, 21.0, jnp.ones(()))))
-    assert watch._EXPLODED * 2.0 < 21
+    assert diagnostics._EXPLODED * 2.0 < 21
 
 
 def test_weights_that_a_good_loss_spoiled_are_not_saved(tmp_path):
@@ -260,8 +260,8 @@ def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
     ("what", "said"), [("input", "the device has nothing to do"), ("device", "clips are there")]
 )
 def test_a_long_wait_says_what_for_while_it_lasts(what, said, monkeypatch, caplog):
-    monkeypatch.setattr(watch, "_LONG", 0.05)
-    clock = watch.Clock("toy")
+    monkeypatch.setattr(diagnostics, "_LONG", 0.05)
+    clock = diagnostics.Clock("toy")
     with clock.waits(what):
         deadline = time.monotonic() + 20
         while said not in caplog.text and time.monotonic() < deadline:
@@ -277,11 +277,11 @@ def test_similarity_is_the_mean_cosine_of_two_videos():
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     pairs = [bank[i] @ bank[j] for i in range(5) for j in range(5) if i != j]
     padded = jnp.pad(jnp.asarray(bank), ((0, 3), (0, 0)))
-    np.testing.assert_allclose(watch.similarity(padded, 5), np.mean(pairs), rtol=1e-5)
+    np.testing.assert_allclose(diagnostics.similarity(padded, 5), np.mean(pairs), rtol=1e-5)
 
 
 def test_collapse_of_embeddings_and_of_clusters_is_said_once_each(caplog):
-    collapse = watch.Collapse("tune")
+    collapse = diagnostics.Collapse("tune")
     for similarity in (0.999, 0.999, 0.9, 0.999, 0.999):
         collapse.see_embeddings(similarity)
     collapse.see_clusters(largest=70, num_videos=100)

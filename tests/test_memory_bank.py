@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vcjax import memory_bank
+from vcjax.objectives import memory_bank
 from vcjax.runtime import sharding
 
 

@@ -20,13 +20,13 @@ def _get_config(path):
     "variant", ["", "rendered", "folder", "released", "smoke", "folder,released"]
 )
 def test_every_config_builds_its_stages(path, variant, tmp_path):
-    from vcjax import pipeline
+    from vcjax.pipeline import build
 
     config = _get_config(path)(variant)
     if not config.data.rendered.num_videos:
         (tmp_path / "videos.tsv").write_text("path\na.mp4\n")
         config.data.manifest = str(tmp_path / "videos.tsv")
-    assert [s.name for s in pipeline.build(config, tmp_path)] == list(config.stages)
+    assert [s.name for s in build.build(config, tmp_path)] == list(config.stages)
 
 
 def test_without_variant_the_values_are_the_papers():

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vcjax import settings
-from vcjax import step as steps
 from vcjax.runtime import sharding
+from vcjax.training import step as steps
 
 NUM_VIDEOS, NUM_STEPS, BATCH = 48, 20, 16
 

@@ -9,10 +9,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vcjax import prior, settings, train
+from fisher.vectors import FisherVectors
+from vcjax import settings
 from vcjax.data import manifest as manifests
-from vcjax.data import rendered
+from vcjax.data import splits, synthetic, verify
 from vcjax.runtime import sharding
+from vcjax.training import batches, pretrain
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,11 +29,11 @@ def two_devices():
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    source = rendered.render(folder, num_videos=24, seed=0, num_workers=1)
-    counted, _ = manifests.verify(
+    source = synthetic.render(folder, num_videos=24, seed=0, num_workers=1)
+    counted, _ = verify.verify(
         manifests.read(source), on_missing="error", decode=True, num_workers=1
     )
-    return manifests.assign_split(counted, group="scene", holdout=0.3, seed=0)
+    return splits.assign_split(counted, group="scene", holdout=0.3, seed=0)
 
 
 def _config():
@@ -49,12 +51,12 @@ def _vectors(training):
     generator = np.random.default_rng(5)
     vectors = generator.normal(size=(len(training), 6)).astype(np.float32)
     has_vector = np.arange(len(training)) != 2
-    return prior.FisherVectors(training.video_ids, vectors * has_vector[:, None], has_vector)
+    return FisherVectors(training.video_ids, vectors * has_vector[:, None], has_vector)
 
 
 def _pretrain(name, videos, workdir, config=None):
     training = videos.subset("train")
-    train.pretrain(
+    pretrain.pretrain(
         name,
         config or _config(),
         train=training,
@@ -88,15 +90,15 @@ class _Killed(BaseException):
 
 
 def _kill(monkeypatch, step):
-    batches = train.batches
+    training_batches = batches.training_batches
 
     def killed(*arguments):
-        for count, batch in enumerate(batches(*arguments)):
+        for count, batch in enumerate(training_batches(*arguments)):
             if count == step:
                 raise _Killed
             yield batch
 
-    monkeypatch.setattr(train, "batches", killed)
+    monkeypatch.setattr(batches, "training_batches", killed)
 
 
 @pytest.mark.slow
@@ -207,17 +209,17 @@ def test_processes_read_the_parts_of_the_batches_of_one(videos, monkeypatch, fir
     config.ir.batch_size = 4
     devices = sharding.make(1)
 
-    def batches():
-        found = train.batches("ir", config, training, 3, first, devices, tmp_path)
+    def read():
+        found = batches.training_batches("ir", config, training, 3, first, devices, tmp_path)
         return [{k: np.asarray(v) for k, v in batch.items()} for batch in found]
 
-    whole, parts = batches(), []
+    whole, parts = read(), []
     assert len(whole) == 6 - first
     monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda rows, v: v)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for process in (0, 1):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        parts.append(batches())
+        parts.append(read())
     for batch, *of_it in zip(whole, *parts, strict=True):
         assert [len(part["index"]) for part in of_it] == [2, 2]
         for name, value in batch.items():

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from vcjax import settings, transfer
+from vcjax import settings
 from vcjax.data.manifest import Manifest
+from vcjax.training import transfer
 
 
 def _manifest(split=True):

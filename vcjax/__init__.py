@@ -1,8 +1,9 @@
 """Video representations without labels, by dense trajectory clustering.
 
-`vcjax.load` gives a trained network. The modules, in the order of the pipeline: `data`, `idt` (and
-the package `fisher` beside this one), `prior`, `models`, `memory_bank`, `objectives`, `clustering`,
-`step`, `train`, `evaluation`; then `pretrained`, `embed` and `interop` for what was learned.
+`vcjax.load` gives a trained network. The modules, in the order of the paper: `data`, `idt` (and the
+package `fisher` beside this one), `models`, `objectives`, `clustering`, `training`, `evaluation`;
+`pipeline` is what a run does with them, `settings` its values, `runtime` the machinery below; then
+`pretrained`, `embed` and `interop` for what was learned.
 """
 
 from typing import TYPE_CHECKING

@@ -4,29 +4,26 @@ python -m vcjax.embed --checkpoint FOLDER --manifest VIDEOS --out features.npz
 """
 
 import argparse
-import functools
 import hashlib
 import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from vcjax.data import augment, clips, shards
+from vcjax import inference
 from vcjax.data import manifest as manifests
+from vcjax.data import shards, verify
 from vcjax.data.manifest import Manifest
-from vcjax.idt import storage
-from vcjax.models import resnet3d
-from vcjax.models.resnet3d import ResNet3D
-from vcjax.runtime import atomic, filesystem, progress
+from vcjax.inference import Embedded
+from vcjax.runtime import atomic, filesystem, npz, progress
 
 if TYPE_CHECKING:
     from vcjax.pretrained import Pretrained
@@ -34,93 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PART = 64  # videos, after which what is done is kept
-
-
-class Embedded(NamedTuple):
-    """One network's view of n videos, in the order of their manifest."""
-
-    embedding: Float[np.ndarray, "n d"]  # unit L2 norm
-    pooled: Float[np.ndarray, "n f"]  # what the head sees
-
-
-def batches(
-    manifest: Manifest,
-    config: ConfigDict,
-    *,
-    clips_per_video: int,
-    desc: str,
-    skip_bad: bool = False,
-) -> Iterable[clips.Batch]:
-    """`clips.evaluation_clips` as the config has them, read under a progress bar."""
-    dataset = clips.evaluation_clips(
-        manifest,
-        num_frames=config.clip.num_frames,
-        stride=config.clip.stride,
-        side=config.clip.side,
-        clips_per_video=clips_per_video,
-        seed=config.seed,
-        batch_size=config.evaluation.batch_size,
-        skip_bad=skip_bad,
-    )
-    reading = clips.iterate(
-        dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
-    )
-    return progress.bar(reading, total=len(dataset), desc=desc, unit="batch")
-
-
-def videos(
-    models: Mapping[str, ResNet3D],
-    manifest: Manifest,
-    config: ConfigDict,
-    *,
-    clips_per_video: int,
-    desc: str = "embed",
-    skip_bad: bool = False,
-) -> dict[str, Embedded]:
-    """Each model's embedding and pooled features of every video, means over its clips.
-
-    Every clip is decoded once for all models. With `skip_bad` a video that cannot be decoded has
-    zeros, else it is an error.
-    """
-    split = {}
-    for name, model in models.items():
-        model.eval()
-        split[name] = resnet3d.split(model)
-    sums: dict[str, list[np.ndarray]] = {}
-    for batch in batches(
-        manifest, config, clips_per_video=clips_per_video, desc=desc, skip_bad=skip_bad
-    ):
-        real = batch["index"] >= 0
-        for name, (graphdef, params, statistics) in split.items():
-            outputs = _forward(graphdef, params, statistics, batch["clip"])
-            if name not in sums:
-                sums[name] = [np.zeros((len(manifest), x.shape[1]), np.float32) for x in outputs]
-            for total, output in zip(sums[name], outputs, strict=True):
-                np.add.at(total, batch["index"][real], np.asarray(output)[real])
-    return {name: _mean(*sums[name], clips_per_video=clips_per_video) for name in sums}
-
-
-def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Embedded:
-    """The view of clips themselves, RGB in [0, 255]."""
-    model.eval()
-    return Embedded(*map(np.asarray, _forward(*resnet3d.split(model), batch)))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(
-    graphdef: nnx.GraphDef,
-    params: nnx.State,
-    statistics: nnx.State,
-    clip: UInt8[Array, "b t h w c"],
-) -> tuple[Float[Array, "b d"], Float[Array, "b f"]]:
-    model = nnx.merge(graphdef, params, statistics)
-    inputs = augment.normalize(clip)
-    return model(inputs), model.pooled(inputs)
-
-
-def _mean(embedding: np.ndarray, pooled: np.ndarray, *, clips_per_video: int) -> Embedded:
-    norm = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return Embedded(embedding / np.maximum(norm, 1e-12), pooled / clips_per_video)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -159,7 +69,7 @@ def _embed(options: argparse.Namespace) -> None:
     if min(options.clips_per_video, options.batch_size, options.num_threads) < 1:
         raise ValueError("--clips_per_video, --batch_size and --num_threads are at least 1")
     network = pretrained.load(options.checkpoint)
-    manifest, problems = manifests.verify(
+    manifest, problems = verify.verify(
         manifests.read(options.manifest),
         on_missing="skip" if options.skip else "error",
         decode=options.skip,
@@ -208,9 +118,9 @@ def _part(
         try:
             with path.open("rb") as part, np.load(part, allow_pickle=False) as stored:
                 return Embedded(stored["embedding"], stored["pooled"])
-        except storage.UNREADABLE as error:
+        except npz.UNREADABLE as error:
             log.warning("%s: damaged, made again: %s", path, error)
-    views = videos(
+    views = inference.videos(
         {"": network.model}, manifest, config, clips_per_video=clips_per_video, desc="clips"
     )[""]
     with atomic.replacing(path) as file:

@@ -13,7 +13,7 @@ Your own videos, from a folder or a TSV/CSV with a `path` column:
 
 Variants (behind the colon): rendered, folder, smoke, released; none: the paper's values. Any
 setting can be given as --config.KEY=VALUE, for instance --config.epochs_scale=0.1,
---config.data.on_missing=skip, --config.seed=1; vcjax/settings.py says what each means.
+--config.data.on_missing=skip, --config.seed=1; vcjax/settings/defaults.py says what each means.
 
 Exit codes: 0 done; 1 an error, which one line explains; 75 stopped by SIGTERM, or because another
 process of the run died: the same command goes on; 130 stopped by Ctrl-C. At SIGTERM and Ctrl-C
@@ -33,7 +33,7 @@ from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from vcjax import pipeline
+from vcjax.pipeline import build
 from vcjax.runtime import peer_watchdog, preemption, stage_cache
 from vcjax.runtime.config_flags import parse
 
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
 def _run(workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
-    stage_cache.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
+    stage_cache.run(build.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from vcjax.data import manifest
+from vcjax.data import manifest, verify
 
 
 @pytest.fixture(scope="session")
@@ -41,4 +41,4 @@ def collection(tmp_path_factory, write_video) -> manifest.Manifest:
     for i in range(11):
         write_video(folder / f"class{i % 2}" / f"video{i:02d}.mp4", 5 + i, phase=i)
     read = manifest.read(folder)
-    return manifest.verify(read, on_missing="error", decode=True, num_workers=1)[0]
+    return verify.verify(read, on_missing="error", decode=True, num_workers=1)[0]

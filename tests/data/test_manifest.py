@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from vcjax.data import manifest
+from vcjax.data import manifest, splits, verify
 from vcjax.data.manifest import ManifestError
 
 ROWS = [f"videos/{name}.mp4\tscene{i % 3}" for i, name in enumerate("fbdace")]
@@ -108,13 +108,13 @@ BROKEN = ["empty", "missing", "text", "truncated"]
 
 def test_all_broken_videos_are_named(half_broken):
     with pytest.raises(ManifestError, match="4 of 8 videos") as raised:
-        manifest.verify(half_broken, on_missing="error", decode=True, num_workers=1)
+        verify.verify(half_broken, on_missing="error", decode=True, num_workers=1)
     assert all(f"  {name}: " in str(raised.value) for name in BROKEN)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_broken_videos_are_left_out_and_listed(half_broken, tmp_path, num_workers):
-    kept, problems = manifest.verify(
+    kept, problems = verify.verify(
         half_broken, on_missing="skip", decode=True, num_workers=num_workers
     )
     assert kept.video_ids == ("a", "b", "c", "d") and kept.num_frames == (6,) * 4
@@ -122,21 +122,21 @@ def test_broken_videos_are_left_out_and_listed(half_broken, tmp_path, num_worker
     assert problems[1].reason == "no such file" and problems[0].reason == "the file is empty"
     manifest.save_problems(problems, tmp_path / "problems.tsv")
     assert len((tmp_path / "problems.tsv").read_text().splitlines()) == 5
-    kept = manifest.assign_split(kept, group="", holdout=0.4, seed=0)
+    kept = splits.assign_split(kept, group="", holdout=0.4, seed=0)
     assert "left out 4 videos" in manifest.summary(kept, problems)
 
 
 def test_nothing_left_is_an_error(tmp_path):
     listed = manifest.read(table(tmp_path / "videos.tsv", ["a.mp4", "b.mp4"], "path"))
     with pytest.raises(ManifestError, match="none of 2 videos"):
-        manifest.verify(listed, on_missing="skip", decode=False, num_workers=1)
+        verify.verify(listed, on_missing="skip", decode=False, num_workers=1)
     with pytest.raises(ManifestError, match="use error or skip"):
-        manifest.verify(listed, on_missing="ignore", decode=False, num_workers=1)
+        verify.verify(listed, on_missing="ignore", decode=False, num_workers=1)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_stay_together_and_the_share_is_kept(seed):
-    split = manifest.assign_split(many(), group="scene", holdout=0.25, seed=seed)
+    split = splits.assign_split(many(), group="scene", holdout=0.25, seed=seed)
     sides = set(zip(split.labels["scene"], split.split, strict=True))
     assert len(sides) == 20  # each group on one side
     assert abs(Counter(split.split)["test"] / len(split) - 0.25) < 0.03
@@ -144,7 +144,7 @@ def test_groups_stay_together_and_the_share_is_kept(seed):
 
 def test_the_seed_alone_decides_the_split():
     splits = [
-        manifest.assign_split(many(), group="scene", holdout=0.25, seed=seed).split
+        splits.assign_split(many(), group="scene", holdout=0.25, seed=seed).split
         for seed in (0, 0, 1)
     ]
     assert splits[0] == splits[1] != splits[2]
@@ -153,25 +153,25 @@ def test_the_seed_alone_decides_the_split():
 def test_a_split_that_is_there_stays(tmp_path):
     path = table(tmp_path / "a.tsv", ["a.mp4\ttest", "b.mp4\ttrain"], "path\tsplit")
     given = manifest.read(path)
-    assert manifest.assign_split(given, group="", holdout=0.9, seed=0) == given
+    assert splits.assign_split(given, group="", holdout=0.9, seed=0) == given
     path = table(tmp_path / "b.tsv", ["a.mp4\ttest", "b.mp4\t"], "path\tsplit")
     with pytest.raises(ManifestError, match="others none, first b"):
-        manifest.assign_split(manifest.read(path), group="", holdout=0.5, seed=0)
+        splits.assign_split(manifest.read(path), group="", holdout=0.5, seed=0)
 
 
 def test_a_single_group_cannot_be_split():
     with pytest.raises(ManifestError, match="all videos are of one scene"):
-        manifest.assign_split(many(num_groups=1), group="scene", holdout=0.25, seed=0)
+        splits.assign_split(many(num_groups=1), group="scene", holdout=0.25, seed=0)
 
 
 @pytest.mark.parametrize("holdout", [0.0, 0.01, 0.99, 1.0])
 def test_neither_side_is_ever_empty(holdout):
-    split = manifest.assign_split(many(), group="scene", holdout=holdout, seed=0)
+    split = splits.assign_split(many(), group="scene", holdout=holdout, seed=0)
     assert set(split.split) == {"train", "test"}
 
 
 def test_loading_gives_back_what_was_saved(tmp_path):
-    saved = manifest.assign_split(many(), group="scene", holdout=0.25, seed=0)
+    saved = splits.assign_split(many(), group="scene", holdout=0.25, seed=0)
     saved = manifest.Manifest(
         saved.video_ids,
         tuple(str(tmp_path / f"{i}.mp4") for i in saved.video_ids),
@@ -193,22 +193,22 @@ def test_a_signature_tells_a_changed_video(tmp_path, write_video):
 
 
 def _training(listed, num_videos, seed=0):
-    return set(manifest.limit(listed, num_videos, seed=seed).subset("train").video_ids)
+    return set(splits.limit(listed, num_videos, seed=seed).subset("train").video_ids)
 
 
 def test_subsets_are_nested_and_keep_what_is_held_out():
-    split = manifest.assign_split(many(), group="scene", holdout=0.25, seed=0)
+    split = splits.assign_split(many(), group="scene", holdout=0.25, seed=0)
     everything = set(split.subset("train").video_ids)
     subsets = [_training(split, n) for n in (1, 20, 50, 0)]
     assert [len(s) for s in subsets] == [1, 20, 50, len(everything)]
     assert all(a < b for a, b in itertools.pairwise(subsets))
-    assert manifest.limit(split, 20, seed=0).subset("test") == split.subset("test")
+    assert splits.limit(split, 20, seed=0).subset("test") == split.subset("test")
     assert _training(split, 20, seed=1) != subsets[1]
     assert len({video_id[:2] for video_id in subsets[1]}) > 5  # from all over the collection
 
 
 def test_a_subset_depends_on_no_other_video():
-    split = manifest.assign_split(many(), group="scene", holdout=0.25, seed=0)
+    split = splits.assign_split(many(), group="scene", holdout=0.25, seed=0)
     before = _training(split, 30)
     gone = sorted(before)[3]
     rest = split.take(i for i, video_id in enumerate(split.video_ids) if video_id != gone)
@@ -217,6 +217,6 @@ def test_a_subset_depends_on_no_other_video():
 
 @pytest.mark.parametrize("num_videos", [-1, 10_000])
 def test_a_subset_larger_than_the_collection_is_an_error(num_videos):
-    split = manifest.assign_split(many(), group="scene", holdout=0.25, seed=0)
+    split = splits.assign_split(many(), group="scene", holdout=0.25, seed=0)
     with pytest.raises(ManifestError, match=f"data.num_videos is {num_videos}, and there are"):
-        manifest.limit(split, num_videos, seed=0)
+        splits.limit(split, num_videos, seed=0)

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from vcjax import settings, train
+from vcjax import settings
 from vcjax.data import clips, manifest, prepare
 from vcjax.runtime import sharding
+from vcjax.training import batches
 
 NUM_CLIPS = 1000
 BATCH = 8
@@ -73,8 +74,8 @@ def test_two_hosts_together_see_every_video_once_an_epoch(videos, monkeypatch, t
     seen = []
     for host in (0, 1):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        batches = train.batches("ir", config, videos, 2, 0, sharding.make(1), tmp_path)
-        seen.append([batch["index"] for batch in batches])
+        read = batches.training_batches("ir", config, videos, 2, 0, sharding.make(1), tmp_path)
+        seen.append([batch["index"] for batch in read])
     for epoch in (0, 1):
         steps = slice(epoch * NUM_CLIPS // BATCH, (epoch + 1) * NUM_CLIPS // BATCH)
         rows = np.concatenate([np.concatenate(host[steps]) for host in seen])

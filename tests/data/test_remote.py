@@ -8,7 +8,7 @@ import pytest
 import tenacity
 
 from vcjax.data import __main__ as command
-from vcjax.data import clips, manifest, prepare, shards, video
+from vcjax.data import clips, manifest, prepare, shards, verify, video
 from vcjax.runtime import filesystem
 
 HOW = dict(side=32, codec="jpeg", videos_per_shard=4, num_workers=1, on_missing="error")
@@ -54,7 +54,7 @@ def assert_same(first, second):
 
 
 def test_a_remote_folder_is_the_folder(videos, collection):
-    read, problems = manifest.verify(
+    read, problems = verify.verify(
         manifest.read(videos), on_missing="error", decode=True, num_workers=1
     )
     assert not problems and read.paths[0].startswith("memory://videos/class0/")

@@ -1,6 +1,6 @@
 import numpy as np
 
-from vcjax.evaluation import clusters
+from vcjax.evaluation.pages import clusters
 
 POINTS = np.array([[0.0, 0], [1, 0], [2, 0], [9, 9], [9, 8], [0, 0], [0, 0]])
 LABELS = np.array([1, 1, 1, 0, 0, 1, 8])

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from vcjax.evaluation import sheets
+from vcjax.evaluation.pages import contact_sheets
 
 
 @pytest.fixture
@@ -27,23 +27,27 @@ def _shades(tiles):
 
 
 def test_tiles_are_evenly_over_the_video(path):
-    np.testing.assert_allclose(_shades(sheets.read(path, 10)), [40, 80, 120, 160, 200], atol=4)
+    np.testing.assert_allclose(
+        _shades(contact_sheets.read(path, 10)), [40, 80, 120, 160, 200], atol=4
+    )
 
 
 def test_a_video_of_fewer_frames_than_tiles_shows_them_again(path):
-    np.testing.assert_allclose(_shades(sheets.read(path, 2)), [20, 20, 40, 40, 40], atol=4)
+    np.testing.assert_allclose(_shades(contact_sheets.read(path, 2)), [20, 20, 40, 40, 40], atol=4)
 
 
 def test_what_cannot_be_decoded_is_grey(path, tmp_path):
-    tiles = sheets.read(path, 20)  # claims twice its frames
+    tiles = contact_sheets.read(path, 20)  # claims twice its frames
     np.testing.assert_allclose(_shades(tiles), [60, 140, 168, 168, 168], atol=4)
-    assert (sheets.read(tmp_path / "none.mp4", 10) == 168).all()
+    assert (contact_sheets.read(tmp_path / "none.mp4", 10) == 168).all()
 
 
 def test_a_sheet_has_a_row_a_video_and_a_column_a_frame(path):
     shades = np.arange(10).reshape(2, 5, 1, 1, 1) * 20
-    videos = np.broadcast_to(shades, (2, 5, sheets.HEIGHT, sheets.WIDTH, 3)).astype(np.uint8)
-    pixels = np.asarray(sheets.contact_sheet(list(videos)))
-    rows = np.arange(2) * (sheets.HEIGHT + 2) + 40
-    columns = np.arange(5) * (sheets.WIDTH + 2) + 50
+    videos = np.broadcast_to(shades, (2, 5, contact_sheets.HEIGHT, contact_sheets.WIDTH, 3)).astype(
+        np.uint8
+    )
+    pixels = np.asarray(contact_sheets.contact_sheet(list(videos)))
+    rows = np.arange(2) * (contact_sheets.HEIGHT + 2) + 40
+    columns = np.arange(5) * (contact_sheets.WIDTH + 2) + 50
     np.testing.assert_array_equal(pixels[rows][:, columns, 0], shades[..., 0, 0, 0])

@@ -12,7 +12,7 @@ import pytest
 
 from fisher.vectors import FisherVectors
 from vcjax.data import manifest as manifests
-from vcjax.data import prepare, rendered, video
+from vcjax.data import prepare, synthetic, video
 from vcjax.idt import collection, storage
 from vcjax.runtime import checkpoint, stage_cache
 
@@ -50,7 +50,7 @@ def fill(disk, *, leave):
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    return manifests.read(rendered.render(folder, num_videos=3, seed=0, num_workers=1))
+    return manifests.read(synthetic.render(folder, num_videos=3, seed=0, num_workers=1))
 
 
 def state(step):

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import config_flags
 
-from vcjax import pipeline
 from vcjax import settings as ours
 from vcjax.data import manifest as manifests
+from vcjax.data import verify
+from vcjax.pipeline import build as pipeline
 from vcjax.runtime.config_flags import parse
 
 # of ml_collections, which loads the config file
@@ -90,7 +91,7 @@ def assert_read_or_refused(path, tmp_path):
     manifests.save(found, tmp_path / "saved.tsv")
     assert manifests.load(tmp_path / "saved.tsv") == found
     with pytest.raises(manifests.ManifestError, match="can be used"):
-        manifests.verify(found, on_missing="skip", decode=False, num_workers=1)
+        verify.verify(found, on_missing="skip", decode=False, num_workers=1)
 
 
 def test_a_long_table_is_read(tmp_path):

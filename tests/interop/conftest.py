@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vcjax.interop import weights
+from vcjax.models import state_dict as weights
 from vcjax.models.resnet3d import ResNet3D
 
 _MODULES = {

@@ -5,7 +5,8 @@ import pytest
 from flax import nnx
 
 from vcjax.data import augment
-from vcjax.interop import torch_files, weights
+from vcjax.interop import torch_files
+from vcjax.models import state_dict as weights
 from vcjax.models.resnet3d import ResNet3D
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip install '.[torch]'")

@@ -5,10 +5,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import vcjax
+from fisher.vectors import FisherVectors
 from vcjax.interop import __main__ as interop
 from vcjax.interop import released as files
-from vcjax.interop import torch_files, weights
-from vcjax.prior import FisherVectors
+from vcjax.interop import torch_files
+from vcjax.models import state_dict as weights
 
 
 @pytest.mark.parametrize("legacy", [False, True])

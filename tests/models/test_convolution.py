@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vcjax.models import convolution
+from vcjax.models import conv3d
 
 SHAPES = [
     ((2, 6, 9, 8, 3), (7, 7, 7, 3, 4), (1, 2, 2)),
@@ -14,7 +14,7 @@ SHAPES = [
 ]
 
 
-FORMS = [convolution.sum_of_planes, convolution.matrix_product, convolution.product_by_clip]
+FORMS = [conv3d.sum_of_planes, conv3d.matrix_product, conv3d.product_by_clip]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ FORMS = [convolution.sum_of_planes, convolution.matrix_product, convolution.prod
         (form, *case)
         for form in FORMS
         for case in SHAPES
-        if form is not convolution.product_by_clip or case[2][0] == 1
+        if form is not conv3d.product_by_clip or case[2][0] == 1
     ],
 )
 def test_forms_and_their_gradients_agree_with_the_native_one(form, shape, kernel, stride):
@@ -39,7 +39,7 @@ def test_forms_and_their_gradients_agree_with_the_native_one(form, shape, kernel
         gradient = jax.jit(jax.grad(energy, (1, 2), has_aux=True), static_argnums=0)
         return gradient(form, clips, weights)
 
-    expected = both(convolution.native)
+    expected = both(conv3d.native)
     for e, a in zip(jax.tree.leaves(expected), jax.tree.leaves(both(form)), strict=True):
         np.testing.assert_allclose(a, e, atol=2e-6 * max(1.0, float(jnp.abs(e).max())))
 
@@ -47,12 +47,12 @@ def test_forms_and_their_gradients_agree_with_the_native_one(form, shape, kernel
 def test_platform_form_is_differentiable_and_equal():
     clips = jax.random.normal(jax.random.key(0), (1, 4, 6, 6, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 3, 4))
-    actual = jax.jit(lambda x: convolution.conv3d(x, kernel, (1, 1, 1)))(clips)
-    np.testing.assert_allclose(actual, convolution.native(clips, kernel, (1, 1, 1)), atol=2e-5)
+    actual = jax.jit(lambda x: conv3d.conv3d(x, kernel, (1, 1, 1)))(clips)
+    np.testing.assert_allclose(actual, conv3d.native(clips, kernel, (1, 1, 1)), atol=2e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 7, 6, 3), (1, 1, 1, 1, 2)])
 def test_separable_max_pool_is_the_native_one(shape):
     clips = jax.random.normal(jax.random.key(0), shape)
-    actual = convolution.separable_max_pool(clips)
-    np.testing.assert_array_equal(actual, convolution.native_max_pool(clips))
+    actual = conv3d.separable_max_pool(clips)
+    np.testing.assert_array_equal(actual, conv3d.native_max_pool(clips))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vcjax.models import convolution, resnet3d
+from vcjax.models import conv3d, resnet3d
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.runtime import sharding
 
@@ -30,11 +30,11 @@ def _multiply_adds(monkeypatch, num_frames, side, depth):
     counts = []
 
     def counted(clips, kernel, stride):
-        out = convolution.native(clips, kernel, stride)
+        out = conv3d.native(clips, kernel, stride)
         counts.append(out.size * int(np.prod(kernel.shape[:-1])))
         return out
 
-    monkeypatch.setattr(convolution, "conv3d", counted)
+    monkeypatch.setattr(conv3d, "conv3d", counted)
     clip = jax.ShapeDtypeStruct((1, num_frames, side, side, 3), jnp.float32)
     jax.eval_shape(lambda clip: ResNet3D(depth=depth, rngs=nnx.Rngs(0))(clip), clip)
     return sum(counts)

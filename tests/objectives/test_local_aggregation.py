@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vcjax.objectives import local_aggregation, threshold
+from vcjax.objectives import local_aggregation, top_k
 from vcjax.runtime import sharding
 
 TEMPERATURE = 0.07
@@ -87,7 +87,7 @@ def test_bound_is_that_of_sort_with_ties_and_signs():
     for columns in (values[:, :200], values):
         for k in (1, 2, 50, 199, 200, 30_000, 40_000):
             last = np.sort(columns, axis=1)[:, ::-1][:, min(k, columns.shape[1]) - 1]
-            bound = jax.jit(threshold.selecting, static_argnums=1)(columns, k)
+            bound = jax.jit(top_k.selecting, static_argnums=1)(columns, k)
             np.testing.assert_array_equal(columns >= bound[:, None], columns >= last[:, None])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vcjax.clustering import kmeans
-from vcjax.objectives import local_aggregation, probing
+from vcjax.objectives import inverted_file, local_aggregation
 from vcjax.runtime import sharding
 
 NUM_BACKGROUND = 100
@@ -22,7 +22,7 @@ def bank():
 
 def _cells(bank, devices):
     found = kmeans.fit(bank, num_clusters=20, seed=0, mesh=devices)
-    return probing.make(found.centroids, found.labels, devices), np.asarray(found.labels)
+    return inverted_file.make(found.centroids, found.labels, devices), np.asarray(found.labels)
 
 
 def _loss(bank, devices, **approximate):
@@ -58,13 +58,13 @@ def test_candidates_are_all_rows_of_the_nearest_cells(bank, num_devices):
     distance = np.square(clips[:, None] - np.asarray(cells.centroids)[None]).sum(-1)
     per_device = len(bank) // num_devices
     for device in range(num_devices):
-        local = probing.Cells(
+        local = inverted_file.Cells(
             cells.centroids,
             jnp.asarray(labels),
             jnp.asarray(np.asarray(cells.order)[device * per_device : (device + 1) * per_device]),
             cells.ends[device : device + 1],
         )
-        rows, there = probing.candidates(jnp.asarray(clips), local, count)
+        rows, there = inverted_file.candidates(jnp.asarray(clips), local, count)
         assert bool(there.all())
         for clip, found in enumerate(np.asarray(rows)):
             assert len(set(found)) == count
@@ -86,11 +86,11 @@ def test_as_many_candidates_as_rows_are_exact(bank, num_devices):
 def test_four_times_the_background_hold_nearly_all_of_it(bank):
     devices = sharding.make(1)
     cells, _ = _cells(bank, devices)
-    rows, _ = probing.candidates(jnp.asarray(bank), cells, 4 * NUM_BACKGROUND)
+    rows, _ = inverted_file.candidates(jnp.asarray(bank), cells, 4 * NUM_BACKGROUND)
     asked = np.linspace(0, 999, 64).astype(int)
     nearest = np.argsort(-(bank[asked] @ bank.T), axis=1)[:, :NUM_BACKGROUND]
     shared = [len(set(a) & set(b)) for a, b in zip(np.asarray(rows)[asked], nearest, strict=True)]
-    recall = probing.recall(
+    recall = inverted_file.recall(
         sharding.put_rows(bank, devices),
         cells,
         num_rows=1000,
@@ -107,7 +107,7 @@ def test_four_times_the_background_hold_nearly_all_of_it(bank):
 def test_rows_without_a_cell_are_no_candidates(bank):
     devices = sharding.make(1)
     labels = jnp.array([0, 1, kmeans.UNLABELLED, 7, 1])
-    cells = probing.make(jnp.asarray(bank[:2]), labels, devices)
-    rows, there = probing.candidates(jnp.asarray(bank[:1]), cells, 5)
+    cells = inverted_file.make(jnp.asarray(bank[:2]), labels, devices)
+    rows, there = inverted_file.candidates(jnp.asarray(bank[:1]), cells, 5)
     assert np.asarray(rows)[0, :3].tolist() == [0, 1, 4]
     assert there[0].tolist() == [True, True, True, False, False]

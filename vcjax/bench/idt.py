@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from vcjax import idt
 from vcjax.bench import _timing
-from vcjax.data import rendered
+from vcjax.data import synthetic
 from vcjax.idt import camera, descriptors, flow, pyramid, surf, tracks
 from vcjax.runtime import worker_pool
 
@@ -65,7 +65,7 @@ def _case(text: str, ours: float, peer: tuple[str, float] | None = None) -> dict
 
 @functools.cache
 def _frames(size: tuple[int, int]) -> list[UInt8[np.ndarray, "h w"]]:
-    pictures = rendered.pictures("walking", 1, seed=0, row=0)
+    pictures = synthetic.pictures("walking", 1, seed=0, row=0)
     large = (cv2.resize(picture, size) for picture in islice(pictures, _NUM_FRAMES))
     return [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in large]
 

@@ -15,9 +15,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vcjax import settings
-from vcjax import step as steps
 from vcjax.bench import _profile, _timing, la_loss
 from vcjax.runtime import sharding
+from vcjax.training import step as steps
 
 # clips, frames, side in pixels, width
 ON_CPU = ((8, 8, 32, 16), (8, 8, 56, 16), (4, 16, 112, 64))

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 
 from vcjax.data import video
 from vcjax.data.manifest import Manifest, ManifestError
-from vcjax.data.marks import Marks
+from vcjax.data.read_marks import Marks
 from vcjax.runtime import preemption
 
 log = logging.getLogger(__name__)

@@ -11,14 +11,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from vcjax.data import builders, shards, verification
+from vcjax.data import shards, tfds_videos
 from vcjax.runtime import filesystem
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
@@ -96,8 +96,8 @@ def _read(source: Path) -> Manifest:
     if (source / INDEX).is_file():
         source = source / INDEX
         _check_index(source)
-    elif builders.is_builder(source):
-        return _from_rows(source, builders.rows(source))
+    elif tfds_videos.is_builder(source):
+        return _from_rows(source, tfds_videos.rows(source))
     if source.is_dir():
         return _from_rows(source, _folder_rows(source))
     if not source.is_file():
@@ -184,105 +184,6 @@ def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
         tuple(row.get("split", "") for row in rows),
         tuple(int(row.get("num_frames") or 0) for row in rows),
     )
-
-
-def verify(
-    manifest: Manifest, *, on_missing: str, decode: bool, num_workers: int
-) -> tuple[Manifest, list[Problem]]:
-    """`manifest` with its frames counted, and the videos that cannot be used.
-
-    With `on_missing` "skip" these are left out, with "error" a ManifestError names all of them.
-    With `decode` every frame is decoded once, else only what the files declare is read.
-    """
-    if on_missing not in ("error", "skip"):
-        raise ManifestError(f"data.on_missing is {on_missing!r}; use error or skip")
-    probed = verification.probe_all(manifest.paths, decode=decode, num_workers=num_workers)
-    problems = [
-        Problem(manifest.video_ids[row], manifest.paths[row], result)
-        for row, result in enumerate(probed)
-        if isinstance(result, str)
-    ]
-    check_problems(problems, len(manifest), on_missing)
-    counted = replace(manifest, num_frames=tuple(0 if isinstance(r, str) else r for r in probed))
-    return counted.take(r for r, n in enumerate(probed) if not isinstance(n, str)), problems
-
-
-def check_problems(problems: Sequence[Problem], num_videos: int, on_missing: str) -> None:
-    """Raises ManifestError for any problem with "error", else if no video is left."""
-    if problems and on_missing == "error":
-        listed = "\n".join(f"  {p.video_id}: {p.reason}" for p in problems)
-        raise ManifestError(
-            f"{len(problems)} of {num_videos} videos cannot be used:\n{listed}\n"
-            "Mend them, or leave them out with on_missing=skip (--config.data.on_missing=skip)"
-        )
-    if len(problems) == num_videos:
-        raise ManifestError(f"none of {num_videos} videos can be used, first: {problems[0]}")
-
-
-def assign_split(
-    manifest: Manifest,
-    *,
-    group: str,
-    holdout: float,
-    seed: int,
-    known: Mapping[str, str] | None = None,
-) -> Manifest:
-    """`manifest` with every video in train or test.
-
-    A `split` column that is there stays. Else the values of the label column `group` are taken in
-    an order that depends on them and the seed alone, and whole groups are held out until about the
-    share `holdout` of the videos is; without a group, single videos. A group of which there are
-    videos among the `known` (id -> train or test) stays on their side. Raises ManifestError.
-    """
-    if any(manifest.split):
-        if not all(manifest.split):
-            first = manifest.video_ids[manifest.split.index("")]
-            raise ManifestError(f"some videos have a split and others none, first {first}")
-        return manifest
-    keys = manifest.labels[group] if group else manifest.video_ids
-    if group and "" in keys:
-        first = manifest.video_ids[keys.index("")]
-        raise ManifestError(f"videos without a value of the group {group!r}, first {first}")
-    sizes = Counter(keys)
-    if len(sizes) < 2:
-        raise ManifestError(
-            f"all videos are of one {group or 'kind'}: nothing can be held out; give a `split` "
-            "column, or another --config.data.group"
-        )
-    wanted = holdout * len(manifest)
-    ids = zip(keys, manifest.video_ids, strict=True)
-    sides = {key: known[video_id] for key, video_id in ids if known and video_id in known}
-    held = {key for key, side in sides.items() if side == "test"}
-    for key in sorted(sizes.keys() - sides.keys(), key=lambda key: _hash(key, seed)):
-        now = sum(sizes[k] for k in held)
-        # a group is held out when that brings the share nearer to the wanted one
-        if len(held) < len(sizes) - 1 and abs(now + sizes[key] - wanted) <= abs(now - wanted):
-            held.add(key)
-    if not held:
-        held.add(min(sizes, key=lambda key: (sizes[key], _hash(key, seed))))
-    return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))
-
-
-def few_changes(known: Sequence[str], now: Sequence[str], *, max_share: float) -> bool:
-    """Whether the ids that came and those that went are at most `max_share` of the known."""
-    return len(set(known) ^ set(now)) <= max_share * len(known)
-
-
-def limit(manifest: Manifest, num_videos: int, *, seed: int) -> Manifest:
-    """`manifest` with `num_videos` of its training videos alone, all of them for 0 (Fig. 4).
-
-    They are drawn by the seed and each one's id: fewer videos are among more. Raises ManifestError.
-    """
-    training = manifest.rows("train").tolist()
-    if not 0 <= num_videos <= len(training):
-        raise ManifestError(
-            f"data.num_videos is {num_videos}, and there are {len(training)} videos to train on"
-        )
-    if not num_videos:
-        return manifest
-    drawn = sorted(training, key=lambda row: _hash(f"subset/{manifest.video_ids[row]}", seed))
-    left_out = set(drawn[num_videos:])
-    return manifest.take(row for row in range(len(manifest)) if row not in left_out)
 
 
 def save(manifest: Manifest, path: Path) -> None:
@@ -395,10 +296,6 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     writer.writerow(columns)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _hash(key: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
 
 
 def _some(values: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from vcjax.data import manifest as manifests
-from vcjax.data import shards, video
+from vcjax.data import shards, verify, video
 from vcjax.data.manifest import Manifest, ManifestError, Problem
 from vcjax.runtime import checksums, filesystem, progress, worker_pool
 
@@ -142,7 +142,7 @@ def prepare(
         if entry["problem"]
     ]
     manifests.save_problems(problems, out / "problems.tsv")
-    manifests.check_problems(problems, len(pairs), on_missing)
+    verify.check_problems(problems, len(pairs), on_missing)
     return manifests.save_index(manifest, entries, out), problems
 
 

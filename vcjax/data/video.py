@@ -11,7 +11,7 @@ import av.container
 import numpy as np
 from jaxtyping import UInt8
 
-from vcjax.data import builders, shards
+from vcjax.data import shards, tfds_videos
 from vcjax.runtime import filesystem
 
 Frame = UInt8[np.ndarray, "h w 3"]
@@ -131,8 +131,8 @@ class _Stored(NamedTuple):
 def _among_others(path: str) -> _Stored | None:
     if place := shards.parse(path):
         return _Stored(place.num_frames, _explained(path, partial(shards.read, place)))
-    if record := builders.parse(path):
-        pictures = _explained(path, builders.pictures)(record)
+    if record := tfds_videos.parse(path):
+        pictures = _explained(path, tfds_videos.pictures)(record)
         decode = lambda wanted: [shards.decode_picture(pictures[i]) for i in wanted]  # noqa: E731
         return _Stored(len(pictures), _explained(path, decode))
     return None

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcjax.evaluation import claim, explorer, paper
+from vcjax.evaluation import claim, paper_tables
+from vcjax.evaluation.pages import explorer
 from vcjax.runtime import preemption
 
 
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     tables = commands.add_parser("tables", help="the paper's tables, ours beside them")
     tables.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder of the runs")
-    names = [table.name for table in paper.TABLES]
+    names = [table.name for table in paper_tables.TABLES]
     tables.add_argument("--only", nargs="+", choices=names, default=names, help="some of them")
     tables.set_defaults(run=_tables)
 
@@ -64,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _tables(options: argparse.Namespace) -> None:
-    chosen = [table for table in paper.TABLES if table.name in options.only]
-    print(paper.render(options.runs, chosen))
+    chosen = [table for table in paper_tables.TABLES if table.name in options.only]
+    print(paper_tables.render(options.runs, chosen))
 
 
 def _claim(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vcjax.data import manifest as manifests
-from vcjax.evaluation import few_shot, tables
+from vcjax.evaluation import few_shot, report_table
 from vcjax.evaluation.few_shot import Estimate
 from vcjax.runtime import preemption
 from vcjax.settings import GROUP_COLUMNS
@@ -62,7 +62,7 @@ def _share(first: Path, folder: Path) -> None:
 
 def collect(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Measures]:
     """For each model that all reports have: each measure's mean over them, and its interval."""
-    names = [n for n in tables.TITLES if all(n in _entries(report) for report in reports)]
+    names = [n for n in report_table.TITLES if all(n in _entries(report) for report in reports)]
     if not names:
         raise ValueError("the reports have no model in common")
     found: dict[str, Measures] = {}
@@ -120,13 +120,15 @@ def table(
 ) -> str:
     """One row a model and a pair of `gains`; means over the seeds, half of their 95% intervals."""
     lines = [
-        f"{tables.printable(claim.motion)} against {tables.printable(claim.scene)}, "
+        f"{report_table.printable(claim.motion)} against {report_table.printable(claim.scene)}, "
         f"{num_seeds} seeds, +- half of the 95% interval",
         " " * _FIRST + "".join(measure.rjust(16) for measure in _MEASURES),
     ]
-    lines += [_row(tables.TITLES[name], measures) for name, measures in found.items()]
+    lines += [_row(report_table.TITLES[name], measures) for name, measures in found.items()]
     for (first, second), measures in ahead.items():
-        lines.append(_row(f"{tables.TITLES[first]} over {tables.TITLES[second]}", measures))
+        lines.append(
+            _row(f"{report_table.TITLES[first]} over {report_table.TITLES[second]}", measures)
+        )
     return "\n".join(lines)
 
 
@@ -152,7 +154,7 @@ def draw(found: Mapping[Claim, Mapping[str, Measures]], path: Path) -> None:
     figure = matplotlib.figure.Figure((13, 3.6 * len(found)), layout="constrained")
     axes = figure.subplots(len(found), 3, squeeze=False)
     for row, (claim, models) in zip(axes, found.items(), strict=True):
-        titles = [tables.TITLES[name] for name in models]
+        titles = [report_table.TITLES[name] for name in models]
         for axis, measure in zip(row, ("5-shot", "linear"), strict=False):
             _bars(axis, models, {measure: _COLORS["motion"]}, titles, scale=100)
             axis.set_title(f"{claim.motion}: {measure} accuracy, %")

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import agreement, clusters, explorer, measures, page, probes, protocol, tables
+from vcjax.evaluation import agreement, measures, probes, protocol, report_table
 from vcjax.evaluation.measures import Probing
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
+from vcjax.evaluation.pages import cluster_page, clusters, explorer
 from vcjax.evaluation.protocol import Sides
 from vcjax.runtime import atomic
 
@@ -49,7 +50,7 @@ def evaluate(
         "dataset": dataset,
         "models": {
             name: measured[name][0]
-            | {"clusters": agreement_of(output.labels, everywhere, columns, training)}
+            | {"clusters": agreement.agreement_of(output.labels, everywhere, columns, training)}
             for name, output in outputs.items()
         },
     }
@@ -68,7 +69,9 @@ def evaluate(
             for n, s in asked.items()
         },
     }
-    page.write(directory, report, manifest.subset("train"), _described(outputs, idt, manifest))
+    cluster_page.write(
+        directory, report, manifest.subset("train"), _described(outputs, idt, manifest)
+    )
     write(report, directory.parent / "report.json")
     told = {name: answers for name, (_, answers) in measured.items()}
     explorer.save(directory, manifest, _sources(outputs, idt, manifest, asked, told), seed=seed)
@@ -140,22 +143,10 @@ def _idt(
         )
         linear[name] = float(np.mean(probed == values[test]))
     present = idt.has_vector[training]
-    return {"linear": linear, "clusters": agreement_of(idt.labels, present, columns, training)}
-
-
-def agreement_of(
-    labels: np.ndarray,
-    present: np.ndarray,
-    columns: Mapping[str, np.ndarray],
-    training: np.ndarray,
-) -> dict[str, Any]:
-    """Agreement with each label that takes two values, and how many clusters the first run has."""
-    ami = {
-        name: agreement.adjusted_mutual_information(labels, values[training])
-        for name, values in columns.items()
-        if len(set(values[training]) - {""}) > 1
+    return {
+        "linear": linear,
+        "clusters": agreement.agreement_of(idt.labels, present, columns, training),
     }
-    return {"ami": ami, "num": len(np.unique(labels[0][present]))}
 
 
 def _described(
@@ -172,15 +163,17 @@ def _described(
         views["idt"] = (idt.vectors[training], idt.labels[0], idt.has_vector[training])
     return {
         name: clusters.describe(
-            points, labels, columns, has_point=present, num_nearest=page.NUM_VIDEOS
+            points, labels, columns, has_point=present, num_nearest=cluster_page.NUM_VIDEOS
         )
         for name, (points, labels, present) in views.items()
     }
 
 
 def _check(manifest: Manifest, outputs: Mapping[str, ModelOutputs], idt: IdtOutputs | None) -> None:
-    if unknown := sorted(outputs.keys() - tables.TITLES.keys()):
-        raise ValueError(f"no model {unknown[0]!r} in a report; use some of {list(tables.TITLES)}")
+    if unknown := sorted(outputs.keys() - report_table.TITLES.keys()):
+        raise ValueError(
+            f"no model {unknown[0]!r} in a report; use some of {list(report_table.TITLES)}"
+        )
     num_train = len(manifest.rows("train"))
     if not num_train:
         raise ValueError("no training videos in the manifest: its clusters cannot be evaluated")

@@ -127,9 +127,9 @@ def _extract(options: argparse.Namespace) -> None:
         "on_error": "skip" if options.skip else "error",
     }
     if options.fisher:
-        from vcjax.idt import vectors
+        from vcjax.idt import direct_encoding
 
-        found = vectors.extract_vectors(
+        found = direct_encoding.extract_vectors(
             _videos(options), options.out, options.fisher, reading=options.reading, **how
         )
         index, count = options.shard

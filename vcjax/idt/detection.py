@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from vcjax.data import video as videos
 from vcjax.idt import detectors, people
+from vcjax.idt.detectors import base
 from vcjax.runtime import atomic, worker_pool
 
 _SETTINGS = "detector.json"
@@ -78,16 +79,16 @@ def _is_done(job: _Job) -> bool:
     return job.target.is_file() and job.target.stat().st_mtime_ns >= made
 
 
-def lines(video: Path, detector: detectors.Detector, settings: Settings) -> Iterator[str]:
+def lines(video: Path, detector: base.Detector, settings: Settings) -> Iterator[str]:
     """A line `frame (left top right bottom score)*` for each frame of the video."""
     for index, frame in enumerate(videos.frames(video)):
-        found = detectors.largest(detector(frame), settings.max_people)
+        found = base.largest(detector(frame), settings.max_people)
         boxes = [f" {a:.1f} {b:.1f} {c:.1f} {d:.1f} {score:.4f}" for a, b, c, d, score in found]
         yield f"{index}{''.join(boxes)}\n"
 
 
 @lru_cache(maxsize=1)  # one for all videos of a process
-def _detector(settings: Settings) -> detectors.Detector:
+def _detector(settings: Settings) -> base.Detector:
     return detectors.create(settings.detector, min_score=settings.min_score)
 
 

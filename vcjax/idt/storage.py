@@ -9,7 +9,6 @@ import json
 import tempfile
 import urllib.parse
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,23 +18,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 from vcjax.idt.trajectories import COLUMNS, Trajectories, with_time
-from vcjax.runtime import atomic
+from vcjax.runtime import atomic, npz
 
 # Descriptors are in [0, 1].
 _TYPES = {
     name: np.dtype(np.float32 if name in ("header", "trajectory") else np.float16)
     for name in COLUMNS
 }
-# What numpy and zipfile raise on damaged bytes; RuntimeError: flags that ask for a password.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _NAME_LENGTH = 80  # characters of a video's id that its file's name shows
 _BLOCK_ROWS = 4096  # read at a time
 _SPOOL_SIZE = 8 << 20  # bytes of each array of a video being written that are kept in memory
@@ -180,7 +169,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise StorageError(f"{path}: no such file; run the stage idt for this video") from error
     except _Damaged as error:
         raise StorageError(f"{path}: damaged; its content is not what was written") from error
-    except UNREADABLE as error:
+    except npz.UNREADABLE as error:
         raise StorageError(f"{path}: not a readable file of trajectories: {error}") from error
 
 

@@ -56,7 +56,8 @@ def _import(options: argparse.Namespace) -> None:
     from flax import nnx
 
     from vcjax import pretrained
-    from vcjax.interop import released, weights
+    from vcjax.interop import released
+    from vcjax.models import state_dict as weights
     from vcjax.models.resnet3d import ResNet3D
 
     found = released.checkpoint(options.source)
@@ -91,7 +92,8 @@ def _named_rows(annotations: Path | None, bank: np.ndarray | None) -> list[str]:
 
 def _export(options: argparse.Namespace) -> None:
     from vcjax import pretrained
-    from vcjax.interop import torch_files, weights
+    from vcjax.interop import torch_files
+    from vcjax.models import state_dict as weights
 
     network = pretrained.load(options.source)
     pretrained.save(network, options.out)

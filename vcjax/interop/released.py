@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fisher.vectors import FisherVectors
-from vcjax.interop import torch_files, weights
+from vcjax.interop import torch_files
+from vcjax.models import state_dict as weights
 
 
 class Checkpoint(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.nn import logsumexp
 from jaxtyping import Array, Float, Int
 
-from vcjax import memory_bank
+from vcjax.objectives import memory_bank
 
 # The normaliser that Wu et al. (2018) estimated once on ImageNet, and the released code keeps.
 IMAGENET_CONSTANT, IMAGENET_SIZE = 2876934.2, 1281167

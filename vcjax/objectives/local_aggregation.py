@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from vcjax.clustering.kmeans import UNLABELLED
-from vcjax.objectives import probing, threshold
+from vcjax.objectives import inverted_file, top_k
 from vcjax.runtime import sharding
 
 _EPSILON = 1e-7  # released; the loss of a clip without close neighbor is -log of it, 16.118
@@ -32,7 +32,7 @@ def loss(
     *,
     num_background: int,
     temperature: float,
-    cells: probing.Cells | None = None,
+    cells: inverted_file.Cells | None = None,
     num_candidates: int = 0,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
@@ -81,7 +81,7 @@ def _over_mesh(
     bank: Float[Array, "rows d"],
     labels: Int[Array, "runs rows"],
     own: Int[Array, "runs b"],
-    cells: probing.Cells | None,
+    cells: inverted_file.Cells | None,
     options: _Options,
     *,
     with_gradient: bool,
@@ -89,7 +89,13 @@ def _over_mesh(
     """(Losses, whether there is a close neighbor), and the losses' gradients."""
     on_device = functools.partial(_on_device, options=options, with_gradient=with_gradient)
     if options.mesh:
-        in_specs = (P(), P(sharding.AXIS), P(None, sharding.AXIS), P(), cells and probing.SPECS)
+        in_specs = (
+            P(),
+            P(sharding.AXIS),
+            P(None, sharding.AXIS),
+            P(),
+            cells and inverted_file.SPECS,
+        )
         on_device = jax.shard_map(on_device, mesh=options.mesh, in_specs=in_specs, out_specs=P())
     losses, has_close, gradient = on_device(embedding, bank, labels, own, cells)
     return (losses, has_close), gradient
@@ -100,7 +106,7 @@ def _on_device(
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
     own: Int[Array, "runs b"],
-    cells: probing.Cells | None,
+    cells: inverted_file.Cells | None,
     **settings: Any,
 ) -> tuple[Array, Array, Array]:
     """The above from the rows of this device, some clips at a time."""
@@ -145,11 +151,11 @@ def _with_some(
     labels: Int[Array, "runs r"],
     options: _Options,
     *,
-    cells: probing.Cells,
+    cells: inverted_file.Cells,
 ) -> _Compared:
     """A clip at a time: the rows of all would be many times the similarities."""
     count = -(-options.num_candidates // (options.mesh.size if options.mesh else 1))
-    rows, there = probing.candidates(embedding, cells, min(count, len(bank)))
+    rows, there = inverted_file.candidates(embedding, cells, min(count, len(bank)))
 
     def times(a: Array, b: Array) -> Array:
         return jnp.matmul(a, b, precision="highest")
@@ -174,7 +180,7 @@ def _few_clips(
 ) -> tuple[Float[Array, " c"], Bool[Array, " c"], Float[Array, "c d"]]:
     axis = sharding.AXIS if options.mesh else None
     similarity, labels, weighted = compared(embedding, bank, labels, options)
-    bound = threshold.selecting(similarity, options.num_background, axis=axis)
+    bound = top_k.selecting(similarity, options.num_background, axis=axis)
     background = similarity >= bound[:, None]
     close = (own.T[:, :, None] == labels).any(axis=0)
     # rows and embedding have unit norm: 1 is the largest similarity that there can be
@@ -197,8 +203,7 @@ def _sums_by_blocks(operands: Sequence[Float[Array, "c r"]]) -> list[Float[Array
     """Sums over the rows, of blocks first: a running sum in float32 would gather errors."""
     whole = operands[0].shape[1] // _BLOCK * _BLOCK
     blocks = [x[:, :whole].reshape(len(x), -1, _BLOCK) for x in operands]
-    of_blocks = threshold.sums(threshold.sums(blocks, axis=2))
+    of_blocks = top_k.sums(top_k.sums(blocks, axis=2))
     return [
-        a + b
-        for a, b in zip(of_blocks, threshold.sums([x[:, whole:] for x in operands]), strict=True)
+        a + b for a, b in zip(of_blocks, top_k.sums([x[:, whole:] for x in operands]), strict=True)
     ]

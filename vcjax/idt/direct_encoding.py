@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 
 import fisher
-from vcjax.idt import collection, storage
-from vcjax.prior import FisherVectors
-from vcjax.runtime import atomic, worker_pool
+from fisher.vectors import FisherVectors
+from vcjax.idt import collection
+from vcjax.runtime import atomic, npz, worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _stored_count(target: Path, source: Mapping[str, Any]) -> int | None:
         return None
     try:
         _, num_rows, stored = _read(target)
-    except storage.UNREADABLE as error:
+    except npz.UNREADABLE as error:
         log.warning("%s: damaged, made again: %s", target, error)
         return None
     return num_rows if stored == source else None

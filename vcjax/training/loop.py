@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from vcjax import watch
 from vcjax.runtime import checkpoint, hosts, metrics, preemption, progress
-from vcjax.step import Batch, Scalars
+from vcjax.training import diagnostics
+from vcjax.training.step import Batch, Scalars
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,13 @@ class _Loop:
             contextlib.closing(checkpoint.Checkpoints(directory / "checkpoints"))
         )
         self._first = self._checkpoints.latest or 0
-        self._window = watch.Window(name, training.video_ids, directory)
+        self._window = diagnostics.Window(name, training.video_ids, directory)
         if self._first:
             self._window.learn_limit(hosts.on_first(lambda: metrics.first_loss(workdir, name)))
         self._writer = stack.enter_context(
             contextlib.closing(metrics.Writer(workdir, name, step=self._first))
         )
-        self._clock = stack.enter_context(contextlib.closing(watch.Clock(name)))
+        self._clock = stack.enter_context(contextlib.closing(diagnostics.Clock(name)))
         self._bar = stack.enter_context(
             progress.bar(desc=name, unit="step", total=num_steps, initial=self._first)
         )
@@ -186,7 +186,7 @@ class _Loop:
         if latest == done:
             return
         self._window.check(latest)
-        if not watch.is_finite((state.params, state.statistics)):
+        if not diagnostics.is_finite((state.params, state.statistics)):
             self._window.fail_after_last("weights are not finite after the update", latest)
         self._checkpoints.save(done, self._training.stored(state))
 

@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vcjax import settings
-from vcjax import workdir as workdirs
+from vcjax import evaluation, settings
 from vcjax.data import manifest as manifests
+from vcjax.evaluation import measures, transfer_results
+from vcjax.evaluation.outputs import ModelOutputs
+from vcjax.evaluation.protocol import Sides
+from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import hosts
 from vcjax.runtime.stage_cache import Stage
+from vcjax.training import transfer
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +27,6 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
 
     def run(directory: Path) -> None:
-        from vcjax import transfer
-
         manifest, label, group, splits = _labeled(stage, config, directory, workdir)
         found = {
             split: transfer.finetune_split(
@@ -39,7 +41,9 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             )
             for split, rows in splits.items()
         }
-        _write_result(directory, name, transfer.result(found, label=label, start=stage.start))
+        _write_result(
+            directory, name, transfer_results.result(found, label=label, start=stage.start)
+        )
 
     return Stage(name, depends, inputs, run, together=True)
 
@@ -51,11 +55,6 @@ def few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     depends = _transfer_settings(name, config)
 
     def run(directory: Path) -> None:
-        from vcjax import transfer
-        from vcjax.evaluation import measures
-        from vcjax.evaluation.outputs import ModelOutputs
-        from vcjax.evaluation.protocol import Sides
-
         manifest, label, _, splits = _labeled(stage, config, directory, workdir)
         models = {stage.start: workdirs.network(config, workdir, stage.start)}
         embedded = workdirs.embedded(models, manifest, config)[stage.start]
@@ -70,14 +69,15 @@ def few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             )
             found[split] = {k: v[label] for k, v in probed.items()}
             found[split]["accuracy"] = found[split]["linear"]
-        _write_result(directory, name, transfer.result(found, label=label, start=stage.start))
+        _write_result(
+            directory, name, transfer_results.result(found, label=label, start=stage.start)
+        )
 
     return Stage(name, depends, inputs, run)
 
 
 def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Path) -> Any:
     """Videos, column of the classes, column of the groups or "", and splits to transfer to."""
-    from vcjax import transfer
 
     manifest = transfer.verified(
         config,
@@ -95,8 +95,6 @@ def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Pa
 
 
 def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
-    from vcjax import evaluation
-
     if not hosts.is_first():
         return
     evaluation.write(result, directory / "result.json")

@@ -14,13 +14,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from vcjax import memory_bank, settings
+from vcjax import settings
 from vcjax.clustering import kmeans
 from vcjax.data import augment
 from vcjax.models import resnet3d
-from vcjax.models.resnet3d import ResNet3D
-from vcjax.objectives import instance_recognition, local_aggregation, probing
+from vcjax.objectives import instance_recognition, inverted_file, local_aggregation, memory_bank
 from vcjax.runtime import sharding
+from vcjax.training import networks
 
 Batch = dict[str, Array]
 Scalars = dict[str, Any]
@@ -34,18 +34,7 @@ class TrainState(NamedTuple):
     optimizer: Any
     bank: Float[Array, "rows d"]
     labels: Int[Array, "runs rows"]  # of the clusters; zeros while there are none
-    cells: probing.Cells | None = None  # that B_i is sought in, where it is not exact
-
-
-def new_model(config: ConfigDict) -> ResNet3D:
-    """The network of `config.model`, random by `config.seed`."""
-    return ResNet3D(
-        depth=config.model.depth,
-        width=config.model.width,
-        embedding_dim=config.model.embedding_dim,
-        dtype=jnp.dtype(config.model.dtype),
-        rngs=nnx.Rngs(config.seed),
-    )
+    cells: inverted_file.Cells | None = None  # that B_i is sought in, where it is not exact
 
 
 def optimizer(
@@ -71,7 +60,7 @@ def initial_state(
     devices: jax.sharding.Mesh,
 ) -> tuple[nnx.GraphDef, TrainState]:
     """The network's structure, and the state before the first step, by `config.seed`."""
-    model = new_model(config)
+    model = networks.new_model(config)
     model.train()
     graphdef, params, statistics = resnet3d.split(model)
     params, statistics = jax.device_put((params, statistics), sharding.replicated(devices))

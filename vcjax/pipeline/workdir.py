@@ -6,9 +6,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vcjax import settings
+from fisher.vectors import FisherVectors
+from vcjax import evaluation, inference, settings
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
+from vcjax.evaluation import probes
+from vcjax.models.resnet3d import ResNet3D
+from vcjax.training import networks
 
 # Settings of data.* that change how a run goes, not what comes out.
 _HOW = ("num_threads", "num_workers", "max_bad_share", "max_changed_share")
@@ -19,11 +23,9 @@ def manifest(workdir: Path) -> Manifest:
     return manifests.load(workdir / "manifest" / "manifest.tsv")
 
 
-def fisher_vectors(workdir: Path, manifest: Manifest) -> Any:
-    """`FisherVectors` of the videos of `manifest`."""
-    from vcjax import prior
-
-    return prior.FisherVectors.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
+def fisher_vectors(workdir: Path, manifest: Manifest) -> FisherVectors:
+    """Those of the videos of `manifest`."""
+    return FisherVectors.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
 
 
 def num_workers(config: ConfigDict) -> int:
@@ -36,16 +38,15 @@ def data_settings(config: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in config.data.to_dict().items() if k not in _HOW}
 
 
-def network(config: ConfigDict, workdir: Path, stage: str) -> Any:
+def network(config: ConfigDict, workdir: Path, stage: str) -> ResNet3D:
     """The network as `stage` left it, or for "" random."""
-    from vcjax import finetune, step, train
 
     if not stage:
-        return step.new_model(config)
+        return networks.new_model(config)
     directory = network_directory(workdir, stage)
     if stage in settings.FINETUNING_STAGES:
-        return finetune.load_backbone(step.new_model(config), directory)
-    return train.load_model(config, directory)
+        return networks.load_backbone(networks.new_model(config), directory)
+    return networks.load_model(config, directory)
 
 
 def network_directory(workdir: Path, stage: str) -> Path:
@@ -60,20 +61,15 @@ def network_directory(workdir: Path, stage: str) -> Path:
 
 def embedded(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
     """Each model's view of the videos; one trained on labels has its features as embedding."""
-    from vcjax import embed
-    from vcjax.evaluation import probes
-
-    found = embed.videos(
+    found = inference.videos(
         models, manifest, config, clips_per_video=config.evaluation.clips_per_video
     )
     for name in found.keys() & set(settings.FINETUNING_STAGES):
-        found[name] = embed.Embedded(probes.unit(found[name].pooled), found[name].pooled)
+        found[name] = inference.Embedded(probes.unit(found[name].pooled), found[name].pooled)
     return found
 
 
-def probing(config: ConfigDict) -> Any:
+def probing(config: ConfigDict) -> evaluation.Probing:
     """How features are probed: `evaluation.Probing` of the settings."""
-    from vcjax import evaluation
-
     wanted = config.evaluation.to_dict()
     return evaluation.Probing(**{k: wanted[k] for k in evaluation.Probing._fields})

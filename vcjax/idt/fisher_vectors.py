@@ -14,6 +14,7 @@ from fisher.vectors import FisherVectors
 from vcjax.idt import storage
 from vcjax.idt.trajectories import COLUMNS
 from vcjax.runtime import progress
+from vcjax.settings import defaults
 
 
 def _columns(first: str, last: str) -> Columns:
@@ -32,6 +33,7 @@ DESCRIPTORS = {
     "hof": _columns("hof", "hof"),
     "mbh": _columns("mbhx", "mbhy"),
 }
+assert tuple(DESCRIPTORS) == defaults.DESCRIPTORS
 
 
 def columns(names: Sequence[str], *, square_root: bool) -> dict[str, Columns]:

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from vcjax.clustering.kmeans import UNLABELLED
-from vcjax.objectives import threshold
+from vcjax.objectives import top_k
 from vcjax.runtime import sharding
 
 
@@ -113,7 +113,7 @@ def _recall(
         place = jax.lax.axis_index(sharding.AXIS) * len(bank) + jnp.arange(len(bank))
         similarity = jnp.matmul(queries, bank.T, precision="highest")
         similarity = jnp.where((place < num_rows)[None], similarity, -jnp.inf)
-        bound = threshold.selecting(similarity, num_background, axis=sharding.AXIS)
+        bound = top_k.selecting(similarity, num_background, axis=sharding.AXIS)
         wanted = similarity >= bound[:, None]
         rows, there = candidates(queries, cells, min(count, len(bank)))
         found = (jnp.take_along_axis(wanted, rows, axis=1) & there).sum()

@@ -1,12 +1,10 @@
 """Every setting of a run, once: value, unit, and where in the paper it stands.
 
 The paper is Tokmakov, Hebert, Schmid, "Unsupervised Learning of Video Representations via Dense
-Trajectory Clustering", 2020; "released" is the authors' published code. A file in `configs/` starts
-from `paper()`, sets what its experiment changes, and ends with `vary(config, variant)`.
+Trajectory Clustering", 2020; "released" is the authors' published code.
 """
 
 import math
-from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
@@ -217,150 +215,10 @@ def _svm() -> ConfigDict:
     return svm
 
 
+DESCRIPTORS = ("all", "trajectory", "hog", "hof", "mbh")  # that may have a mixture of their own
 GROUP_COLUMNS = ("group", "scene", "sequence")
 TRAINING_STAGES = ("ir", "la_own", "la", "tune")
 FINETUNING_STAGES = ("supervised", "finetune", "ucf101", "hmdb51")
-
-
-def _small(config: ConfigDict) -> None:
-    """Sized for a laptop's CPU; K and |B_i| keep the paper's proportions."""
-    if config.la.source == "idt":  # trains plain LA too, to compare with
-        config.stages = ("manifest", "idt", "fisher", "ir", "la_own", "la", "tune", "evaluate")
-    # every other frame: the span of the paper's 16 at half the cost
-    config.clip.num_frames, config.clip.stride, config.clip.side = 8, 2, 56
-    config.model.width = 16
-    config.clusters.num_clusters = 0
-    config.fisher.num_components = 32
-    config.ir.estimator = "full_softmax"
-    for stage, epochs, drops in (
-        (config.ir, 20, ()),
-        (config.la_own, 20, (16,)),
-        (config.la, 20, (16,)),
-        (config.tune, 5, (4,)),
-    ):
-        stage.epochs, stage.drops, stage.batch_size = epochs, drops, 16
-        stage.validate_epochs = 5
-        if stage.objective == "local_aggregation":
-            stage.num_background = 0
-    for name in FINETUNING_STAGES:
-        config[name].batch_size = 16
-
-
-def _rendered(config: ConfigDict) -> None:
-    """The embedded default: 320 rendered videos, motion and scene independent."""
-    _small(config)
-    config.data.rendered.num_videos = 320
-    config.data.group = "scene"
-    config.clip.side = 40
-    config.clip.scales = (1.0, 2**-0.25)  # an actor fills most of the picture
-    config.fisher.num_components = 4  # a video has some thousand trajectories, all of one actor
-    for aggregation in (config.la_own, config.la):
-        aggregation.epochs, aggregation.drops = 100, (85,)
-        aggregation.validate_epochs = 20
-    for name in TRAINING_STAGES:
-        config[name].batch_size = 32
-
-
-def _folder(config: ConfigDict) -> None:
-    """Any manifest, sized for a laptop's CPU."""
-    _small(config)
-
-
-def _smoke(config: ConfigDict) -> None:
-    """The same code on 32 rendered videos in about a minute; its figures mean nothing."""
-    _rendered(config)
-    config.data.rendered.num_videos = 32
-    config.epochs_scale = 0.1
-    config.clip.side = 32
-    for name in TRAINING_STAGES + FINETUNING_STAGES:
-        config[name].batch_size = 8
-    config.model.width = 8
-    config.fisher.num_components = 4
-    config.evaluation.clips_per_video = 1
-
-
-def _released(config: ConfigDict) -> None:
-    """The released code where it departs from the paper."""
-    config.ir.batch_size = 128
-    config.ir.estimator = "nce"
-    config.ir.scale_nce_constant = False
-    for stage in (config.ir, config.la, config.la_own):
-        stage.drops = (161, 191)
-    config.fisher.reading = "released"
-    config.evaluation.draw = "first"
-    for name in FINETUNING_STAGES:
-        stage = config[name]
-        stage.watched, stage.freeze_statistics = "test", False
-        stage.input_scale, stage.average = 255.0, "logits"
-
-
-def _transfer(config: ConfigDict) -> None:
-    """Few-shot, UCF101 and HMDB51 (Tables 1-7), not the evaluation on the run's own videos."""
-    config.asked = ("few_shot", "ucf101", "hmdb51")
-
-
-def _finetune(config: ConfigDict) -> None:
-    """Finetuning on the run's own labels, after the rest."""
-    config.asked = (*config.asked, "finetune")
-
-
-def _no_tune(config: ConfigDict) -> None:
-    """Without the last stage (Table 5)."""
-    config.stages = tuple(s for s in config.stages if s != "tune")
-
-
-def _of(section: str, **values: int) -> Callable[[ConfigDict], None]:
-    """A variant that sets `values` in a section of the config."""
-
-    def vary(config: ConfigDict) -> None:
-        config[section].update(values)
-
-    return vary
-
-
-VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
-    "rendered": _rendered,
-    "folder": _folder,
-    "smoke": _smoke,
-    "released": _released,
-    "transfer": _transfer,
-    "finetune": _finetune,
-    "no_tune": _no_tune,
-    **{f"frames{t}": _of("clip", num_frames=t) for t in (32, 64)},  # Table 3
-    **{  # K and m, Table 6
-        f"clusters{k}x{m}": _of("clusters", num_clusters=k, num_runs=m)
-        for k, m in ((1500, 1), (3000, 2), (12000, 6), (30000, 10))
-    },
-    "depth34": _of("model", depth=34),  # Table 7
-    "side224": _of("clip", side=224),  # Table 7
-    **{f"videos{n}k": _of("data", num_videos=1000 * n) for n in (135, 185, 370)},  # Fig. 4
-}
-
-
-def vary(config: ConfigDict, variant: str) -> ConfigDict:
-    """`config` with the comma-separated `variant`s applied in order: "rendered", "folder,released".
-
-    Raises SettingsError for a variant that is not in `VARIANTS`.
-    """
-    for name in filter(None, variant.split(",")):
-        if name not in VARIANTS:
-            raise SettingsError(f"variant {name!r} is unknown; use one of {sorted(VARIANTS)}")
-        VARIANTS[name](config)
-    return config
-
-
-def conclude(config: ConfigDict, pretraining: Sequence[str]) -> ConfigDict:
-    """`config` with the stages `pretraining`, and then those that ask what came of the last one.
-
-    Without any training among them that is the network from scratch, of which nothing is frozen.
-    """
-    trained = [s for s in pretraining if s in (*TRAINING_STAGES, "supervised")]
-    for name in ("few_shot", "finetune", "ucf101", "hmdb51"):
-        config[name].start = trained[-1] if trained else ""
-        if not trained and name != "few_shot":
-            config[name].frozen_stages = 0
-    config.stages = (*pretraining, *config.asked)
-    return config
 
 
 def num_epochs(stage: ConfigDict, epochs_scale: float) -> int:

@@ -19,7 +19,8 @@ from PIL import Image
 from vcjax.clustering import neighbors
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import clusters, probes, sheets, tables
+from vcjax.evaluation import probes, report_table
+from vcjax.evaluation.pages import clusters, contact_sheets
 from vcjax.runtime import atomic, progress, stage_cache
 
 _MAX_VIDEOS = 2000  # shown, drawn at random from more
@@ -87,7 +88,7 @@ def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
     found = {}
     with np.load(directory / "explorer.npz", allow_pickle=False) as arrays:
         names = {key.split("/")[0] for key in arrays.files}
-        for name in filter(names.__contains__, tables.TITLES):
+        for name in filter(names.__contains__, report_table.TITLES):
             start = f"{name}/rows/"
             labels = [key[len(start) :] for key in arrays.files if key.startswith(start)]
             found[name] = Source(
@@ -111,7 +112,7 @@ def write(runs: Sequence[Path], out: Path) -> None:
     data = {"runs": described, "thumbs": thumbs, "pair": _pair(sources)}
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     # "<" never ends the element that holds the data
-    page = resources.files("vcjax.evaluation").joinpath("explorer.html").read_text("utf-8")
+    page = resources.files("vcjax.evaluation.pages").joinpath("explorer.html").read_text("utf-8")
     atomic.write_text(out, page.replace("@DATA@", text.replace("<", "\\u003c")))
 
 
@@ -166,7 +167,7 @@ def _source(
         num_nearest=_NUM_NEAREST,
     )
     return {
-        "title": tables.TITLES[name],
+        "title": report_table.TITLES[name],
         "neighbors": near,
         "map": np.round(plane(unit), 3).tolist(),
         "ami": dict(ami),
@@ -224,10 +225,10 @@ def curves(path: Path) -> dict[str, dict[str, list[list[float]]]]:
 def _tables(report: Mapping[str, Any]) -> list[list[list[str]]]:
     """A table a label: its heading, and a row a model."""
     found = []
-    for label in tables.labels(report):
-        lines = [[label, *tables.COLUMNS, "5-shot", "R@1", "R@5", "R@10", "k-NN"]]
-        for row in tables.rows(report):
-            name = next((n for n, title in tables.TITLES.items() if title == row.title), "")
+    for label in report_table.labels(report):
+        lines = [[label, *report_table.COLUMNS, "5-shot", "R@1", "R@5", "R@10", "k-NN"]]
+        for row in report_table.rows(report):
+            name = next((n for n, title in report_table.TITLES.items() if title == row.title), "")
             lines.append([row.title, *row.cells[label], *_more(report["models"].get(name), label)])
         found.append(lines)
     return found
@@ -256,7 +257,7 @@ def _thumbs(runs: Sequence[Manifest]) -> tuple[list[dict[str, Any] | None], list
     frames = min(max(wanted, 1), _MAX_FRAMES)
 
     def strip(path: str) -> dict[str, Any] | None:
-        tiles = sheets.read(path, counts[path], frames)
+        tiles = contact_sheets.read(path, counts[path], frames)
         joined = Image.fromarray(np.concatenate(list(tiles), axis=1))
         small = joined.resize((_SIZE[0] * frames, _SIZE[1]))
         file = io.BytesIO()

@@ -16,7 +16,7 @@ import grain
 
 from vcjax.data import clips, shards, video
 from vcjax.data.manifest import Manifest
-from vcjax.data.marks import Marks
+from vcjax.data.read_marks import Marks
 from vcjax.runtime import filesystem, worker_pool
 
 log = logging.getLogger(__name__)

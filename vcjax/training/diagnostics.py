@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vcjax.runtime import hosts, sharding
-from vcjax.step import Scalars
+from vcjax.training.step import Scalars
 
 log = logging.getLogger(__name__)
 

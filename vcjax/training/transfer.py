@@ -1,8 +1,6 @@
 """Labeled videos to transfer to, their splits, and the results on them (Sec. 4.2, 4.4)."""
 
-import json
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +9,14 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from ml_collections import ConfigDict
 
-from vcjax import finetune, settings
+from vcjax import settings
 from vcjax.data import manifest as manifests
+from vcjax.data import verify
 from vcjax.data.manifest import Manifest
-from vcjax.finetune import Labeled
-from vcjax.runtime import hosts, stage_cache
+from vcjax.data.splits import assign_split
+from vcjax.runtime import hosts
+from vcjax.training import finetune
+from vcjax.training.finetune import Labeled
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ def verified(
         return own
     kept = directory / "manifest.tsv"
 
-    def verify() -> None:
-        manifest, problems = manifests.verify(
+    def check() -> None:
+        manifest, problems = verify.verify(
             manifests.read(source),
             on_missing=config.data.on_missing,
             decode=config.data.verify == "decode",
@@ -48,7 +49,7 @@ def verified(
         manifests.save(manifest, kept)
         log.info("%s", manifests.summary(manifest, problems))
 
-    hosts.on_first(lambda: None if kept.exists() else verify())
+    hosts.on_first(lambda: None if kept.exists() else check())
     return manifests.load(kept)
 
 
@@ -87,9 +88,7 @@ def splits(
 
 
 def _drawn(manifest: Manifest, group: str, config: ConfigDict) -> tuple[str, ...]:
-    return manifests.assign_split(
-        manifest, group=group, holdout=config.data.holdout, seed=config.seed
-    ).split
+    return assign_split(manifest, group=group, holdout=config.data.holdout, seed=config.seed).split
 
 
 def watched(
@@ -98,7 +97,7 @@ def watched(
     """`rows` less a share of them to watch while training: whole groups, where there are two."""
     some = replace(manifest.take(rows.tolist()), split=("",) * len(rows))
     group = group if group and len(set(some.labels[group])) > 1 else ""
-    side = np.array(manifests.assign_split(some, group=group, holdout=holdout, seed=seed).split)
+    side = np.array(assign_split(some, group=group, holdout=holdout, seed=seed).split)
     return Split(rows[side == "train"], rows[side == "test"])
 
 
@@ -165,19 +164,3 @@ def finetune_split(
         "num_test": len(test.videos),
         "num_classes": len(names),
     }
-
-
-def result(found: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-    """The splits' results and the mean of their accuracies, as `result.json` holds them."""
-    mean = float(np.mean([split["accuracy"] for split in found.values()]))
-    return {"accuracy": mean, "splits": dict(found), **more}
-
-
-def read_result(directory: Path) -> dict[str, Any] | None:
-    """The result of a complete stage, or None."""
-    if not stage_cache.read(directory).get("complete"):
-        return None
-    try:
-        return json.loads((directory / "result.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from vcjax.data import manifest as manifests
+from vcjax.data import splits
 from vcjax.runtime import atomic, checkpoint, hosts, sharding
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def _has_others(
     if step is not None and known:
         if known == tuple(video_ids):
             return False
-        if manifests.few_changes(known, video_ids, max_share=max_share):
+        if splits.few_changes(known, video_ids, max_share=max_share):
             return True
         log.info("more than data.max_changed_share of the videos changed: the stage begins anew")
         shutil.rmtree(checkpoints)

@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from vcjax import prior, settings
-from vcjax.settings import SettingsError
+from vcjax.settings.defaults import (
+    DESCRIPTORS,
+    FINETUNING_STAGES,
+    TRAINING_STAGES,
+    SettingsError,
+)
 
 
 class _Rule(NamedTuple):
@@ -44,7 +48,7 @@ _PART = _Rule(lambda v: 0 < v <= 1, "more than 0, at most 1")
 _LESS_THAN_1 = _Rule(lambda v: 0 <= v < 1, "from 0 to less than 1")
 _BETWEEN = _Rule(lambda v: 0 < v < 1, "between 0 and 1")
 _NAME = _Rule(lambda v: bool(v), "a name")
-_STAGES = ("ir", "la_own", "la", "tune", *settings.FINETUNING_STAGES)
+_STAGES = (*TRAINING_STAGES, *FINETUNING_STAGES)
 
 # by the whole key, or by its last part for all stages that have it
 _RULES: dict[str, _Rule] = {
@@ -77,7 +81,7 @@ _RULES: dict[str, _Rule] = {
     "fisher.num_videos": _AT_LEAST_1,
     "fisher.rows_per_video": _AT_LEAST_1,
     "fisher.reading": _one_of("paper", "released"),
-    "fisher.descriptors": _each(_NAME, str),
+    "fisher.descriptors": _each(_one_of(*DESCRIPTORS), str),
     "clusters.num_clusters": _Rule(lambda v: v == 0 or v >= 2, "2 or more, or 0"),
     "clusters.num_runs": _AT_LEAST_1,
     "clusters.num_iterations": _AT_LEAST_1,
@@ -123,10 +127,6 @@ def check(config: ConfigDict) -> None:
             raise SettingsError(f"--config.{key} is {value!r}; use {rule.wanted}")
         if value == () and (key in _NOT_EMPTY or key.rpartition(".")[2] in _NOT_EMPTY):
             raise SettingsError(f"--config.{key} is empty")
-    try:
-        prior.columns(config.fisher.descriptors, square_root=config.fisher.square_root)
-    except ValueError as error:
-        raise SettingsError(f"--config.fisher.descriptors: {error}") from error
 
 
 def _default(value: Any) -> _Rule:

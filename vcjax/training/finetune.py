@@ -18,13 +18,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 
-from vcjax import embed, loop, settings, train
+from vcjax import inference, settings
 from vcjax.data import augment
 from vcjax.data.manifest import Manifest
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
-from vcjax.runtime import checkpoint, hosts, sharding
-from vcjax.step import Batch, Scalars
+from vcjax.runtime import hosts, sharding
+from vcjax.training import batches, loop, networks
+from vcjax.training.step import Batch, Scalars
 
 log = logging.getLogger(__name__)
 
@@ -66,31 +67,9 @@ class Labeled(NamedTuple):
     classes: Int[np.ndarray, " n"]
 
 
-def new_classifier(config: ConfigDict, num_classes: int) -> ResNet3D:
-    """The network of `config.model` whose head says classes, random by `config.seed`."""
-    return ResNet3D(
-        depth=config.model.depth,
-        width=config.model.width,
-        embedding_dim=num_classes,
-        dtype=jnp.dtype(config.model.dtype),
-        rngs=nnx.Rngs(config.seed),
-    )
-
-
 def logits(model: ResNet3D, inputs: Float[Array, "b t h w 3"]) -> Float[Array, "b c"]:
     """What the classifier says of clips: the head, not normalised."""
     return model.head(model.pooled(inputs))
-
-
-def load_backbone(model: ResNet3D, directory: Path) -> ResNet3D:
-    """`model` with all but the head as the stage in `directory` left it."""
-    graphdef, params, statistics = resnet3d.split(model)
-    wanted = nnx.State({k: v for k, v in params.items() if k != "head"})
-    restored = checkpoint.restore_part(
-        directory / "checkpoints", {"params": wanted, "statistics": statistics}, alone=True
-    )
-    params = nnx.merge_state(params, restored["params"])
-    return nnx.merge(graphdef, params, restored["statistics"])
 
 
 def is_frozen(path: tuple, num_stages: int) -> bool:
@@ -198,10 +177,10 @@ def finetune(
     """
     stage = config[name.split("/")[0]]
     devices = sharding.make()
-    steps_per_epoch = train.num_steps_per_epoch(name.split("/")[0], stage, len(fit.videos))
+    steps_per_epoch = batches.num_steps_per_epoch(name.split("/")[0], stage, len(fit.videos))
     num_epochs = settings.num_epochs(stage, config.epochs_scale)
     model = prepare(
-        new_classifier(config, num_classes),
+        networks.new_classifier(config, num_classes),
         frozen_stages=stage.frozen_stages,
         freeze_statistics=stage.freeze_statistics,
     )
@@ -216,13 +195,15 @@ def finetune(
             return state
         log.info("%s: starts from %s", name, start.relative_to(workdir))
         _, params, statistics = resnet3d.split(
-            load_backbone(new_classifier(config, num_classes), start)
+            networks.load_backbone(networks.new_classifier(config, num_classes), start)
         )
         # as numpy: jax does not send what lies on a device of this process to those of others
         return jax.device_put(jax.tree.map(np.asarray, first(params, statistics)), replicated)
 
-    def batches(step: int) -> Iterator[Batch]:
-        for batch in train.batches(name, config, fit.videos, num_epochs, step, devices, workdir):
+    def labeled_batches(step: int) -> Iterator[Batch]:
+        for batch in batches.training_batches(
+            name, config, fit.videos, num_epochs, step, devices, workdir
+        ):
             yield batch | {"class": classes_of(classes, batch["index"])}
 
     def end_epoch(state: FinetuneState, epoch: int) -> tuple[FinetuneState, Scalars]:
@@ -237,7 +218,7 @@ def finetune(
         jax.device_put(first(params, statistics), replicated),
         take_over,
         step,
-        batches,
+        labeled_batches,
         lambda state, epoch: (state, {}),
         end_epoch,
         lambda state, step: float(state.plateau.learning_rate),
@@ -273,7 +254,7 @@ def clip_logits(
     graphdef, params, statistics = resnet3d.split(model)
     said = [
         np.asarray(_forward(graphdef, params, statistics, batch["clip"], stage.input_scale))
-        for batch in embed.batches(
+        for batch in inference.batches(
             manifest, config, clips_per_video=clips_per_video, desc="classify"
         )
     ]

@@ -1,0 +1,104 @@
+"""Videos to embeddings and pooled features of frozen networks: means over a few centre crops."""
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+
+from vcjax.data import augment, clips
+from vcjax.data.manifest import Manifest
+from vcjax.models import resnet3d
+from vcjax.models.resnet3d import ResNet3D
+from vcjax.runtime import progress
+
+
+class Embedded(NamedTuple):
+    """One network's view of n videos, in the order of their manifest."""
+
+    embedding: Float[np.ndarray, "n d"]  # unit L2 norm
+    pooled: Float[np.ndarray, "n f"]  # what the head sees
+
+
+def batches(
+    manifest: Manifest,
+    config: ConfigDict,
+    *,
+    clips_per_video: int,
+    desc: str,
+    skip_bad: bool = False,
+) -> Iterable[clips.Batch]:
+    """`clips.evaluation_clips` as the config has them, read under a progress bar."""
+    dataset = clips.evaluation_clips(
+        manifest,
+        num_frames=config.clip.num_frames,
+        stride=config.clip.stride,
+        side=config.clip.side,
+        clips_per_video=clips_per_video,
+        seed=config.seed,
+        batch_size=config.evaluation.batch_size,
+        skip_bad=skip_bad,
+    )
+    reading = clips.iterate(
+        dataset, num_workers=config.data.num_workers, num_threads=config.data.num_threads
+    )
+    return progress.bar(reading, total=len(dataset), desc=desc, unit="batch")
+
+
+def videos(
+    models: Mapping[str, ResNet3D],
+    manifest: Manifest,
+    config: ConfigDict,
+    *,
+    clips_per_video: int,
+    desc: str = "embed",
+    skip_bad: bool = False,
+) -> dict[str, Embedded]:
+    """Each model's embedding and pooled features of every video, means over its clips.
+
+    Every clip is decoded once for all models. With `skip_bad` a video that cannot be decoded has
+    zeros, else it is an error.
+    """
+    split = {}
+    for name, model in models.items():
+        model.eval()
+        split[name] = resnet3d.split(model)
+    sums: dict[str, list[np.ndarray]] = {}
+    for batch in batches(
+        manifest, config, clips_per_video=clips_per_video, desc=desc, skip_bad=skip_bad
+    ):
+        real = batch["index"] >= 0
+        for name, (graphdef, params, statistics) in split.items():
+            outputs = _forward(graphdef, params, statistics, batch["clip"])
+            if name not in sums:
+                sums[name] = [np.zeros((len(manifest), x.shape[1]), np.float32) for x in outputs]
+            for total, output in zip(sums[name], outputs, strict=True):
+                np.add.at(total, batch["index"][real], np.asarray(output)[real])
+    return {name: _mean(*sums[name], clips_per_video=clips_per_video) for name in sums}
+
+
+def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Embedded:
+    """The view of clips themselves, RGB in [0, 255]."""
+    model.eval()
+    return Embedded(*map(np.asarray, _forward(*resnet3d.split(model), batch)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    statistics: nnx.State,
+    clip: UInt8[Array, "b t h w c"],
+) -> tuple[Float[Array, "b d"], Float[Array, "b f"]]:
+    model = nnx.merge(graphdef, params, statistics)
+    inputs = augment.normalize(clip)
+    return model(inputs), model.pooled(inputs)
+
+
+def _mean(embedding: np.ndarray, pooled: np.ndarray, *, clips_per_video: int) -> Embedded:
+    norm = np.linalg.norm(embedding, axis=1, keepdims=True)
+    return Embedded(embedding / np.maximum(norm, 1e-12), pooled / clips_per_video)

@@ -1,0 +1,41 @@
+"""The stages of a config: what each depends on, and what it does.
+
+manifest -> idt -> fisher -> ir -> la -> tune -> evaluate -> finetune, or fisher -> svm
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vcjax import settings
+from vcjax.pipeline import evaluate, fisher, idt, manifest, pretrain, svm, transfer
+from vcjax.runtime.stage_cache import Stage
+from vcjax.settings import validation
+
+
+def build(config: ConfigDict, workdir: Path) -> list[Stage]:
+    """The stages that `config.stages` lists, in order.
+
+    Raises SettingsError for an unknown one, and for settings that cannot be.
+    """
+    validation.check(config)
+    if unknown := [s for s in config.stages if s not in _BUILDERS]:
+        raise settings.SettingsError(f"no stage {unknown[0]!r}; use some of {sorted(_BUILDERS)}")
+    if twice := [s for s in config.stages if config.stages.count(s) > 1]:
+        raise settings.SettingsError(
+            f"--config.stages has {twice[0]!r} twice; a second --config.stages adds to the first"
+        )
+    return [_BUILDERS[name](name, config, workdir) for name in config.stages]
+
+
+_BUILDERS: dict[str, Callable[[str, ConfigDict, Path], Stage]] = {
+    "manifest": manifest.manifest_stage,
+    "idt": idt.idt_stage,
+    "fisher": fisher.fisher_stage,
+    **dict.fromkeys(settings.TRAINING_STAGES, pretrain.training_stage),
+    **dict.fromkeys(settings.FINETUNING_STAGES, transfer.finetune_stage),
+    "few_shot": transfer.few_shot_stage,
+    "evaluate": evaluate.evaluate_stage,
+    "svm": svm.svm_stage,
+}

@@ -1,0 +1,92 @@
+"""The stage `evaluate`: the report and the pages."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vcjax import evaluation, settings
+from vcjax.clustering import kmeans
+from vcjax.data.manifest import Manifest
+from vcjax.pipeline import workdir as workdirs
+from vcjax.pipeline.manifest import group_column
+from vcjax.runtime import stage_cache
+from vcjax.runtime.stage_cache import Stage
+
+
+def evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    """What the stages before it learned, into `report.json` and pages to look at."""
+    inputs = tuple(config.stages[: config.stages.index(name)])
+    depends = {k: config[k].to_dict() for k in ("evaluation", "clusters", "clip", "model")}
+
+    def run(directory: Path) -> None:
+        manifest = workdirs.manifest(workdir)
+        models = {"scratch": workdirs.network(config, workdir, "")}
+        models |= {
+            model_name(s, config): workdirs.network(config, workdir, s)
+            for s in inputs
+            if s in (*settings.TRAINING_STAGES, "supervised")
+        }
+        report = evaluation.evaluate(
+            manifest,
+            _outputs(models, manifest, config),
+            _idt_outputs(workdir, manifest, config) if "fisher" in inputs else None,
+            group=group_column(config, manifest),
+            seed=config.seed,
+            directory=directory,
+            dataset=dataset_name(config),
+            seconds=stage_cache.seconds(workdir, inputs),
+            probing=workdirs.probing(config),
+        )
+        print(evaluation.table(report))
+        print(f"report: {workdir / 'report.json'}   clusters: {directory / 'index.html'}")
+
+    depends |= {"seed": config.seed}
+    return Stage(name, depends, inputs, run, beside=("report.json",))
+
+
+def model_name(stage: str, config: ConfigDict) -> str:
+    """What a training stage's result is called in the report: ir, la, la_idt, la_idt_tune."""
+    aggregation = "la_idt" if config.la.source == "idt" else "la"
+    if stage == "supervised":
+        return stage
+    return {"ir": "ir", "la_own": "la", "la": aggregation, "tune": f"{aggregation}_tune"}[stage]
+
+
+def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
+    """Each model's embeddings of all videos, and K-means of the training videos' embeddings."""
+    embedded = workdirs.embedded(models, manifest, config)
+    training = manifest.rows("train")
+    return {
+        name: evaluation.ModelOutputs(embedding, pooled, cluster(embedding[training], None, config))
+        for name, (embedding, pooled) in embedded.items()
+    }
+
+
+def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:
+    vectors = workdirs.fisher_vectors(workdir, manifest)
+    training = vectors.of(manifest.subset("train").video_ids)
+    labels = cluster(training.vectors, training.has_vector, config)
+    return evaluation.IdtOutputs(vectors.vectors, vectors.has_vector, labels)
+
+
+def cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDict) -> np.ndarray:
+    """Labels [runs, n] of K-means by the settings; without a point there is none."""
+    num_points = len(points) if has_point is None else int(has_point.sum())
+    count = settings.num_clusters(config.clusters.num_clusters, num_points)
+    seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
+    runs = kmeans.fit_runs(
+        points,
+        seeds=seeds,
+        num_clusters=count,
+        num_iterations=config.clusters.num_iterations,
+        known=has_point,
+    )
+    return np.asarray(runs.labels)
+
+
+def dataset_name(config: ConfigDict) -> str:
+    """What the report calls the videos."""
+    rendered = config.data.rendered.num_videos
+    return f"rendered ({rendered})" if rendered else Path(config.data.manifest).name

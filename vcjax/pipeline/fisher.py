@@ -1,0 +1,59 @@
+"""The stage `fisher`: PCA, mixture, and one Fisher vector a video (Sec. 3.3)."""
+
+import logging
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+import fisher
+from vcjax import settings
+from vcjax.data import splits
+from vcjax.idt import fisher_vectors, storage
+from vcjax.pipeline import workdir as workdirs
+from vcjax.runtime import stage_cache
+from vcjax.runtime.stage_cache import Stage
+
+log = logging.getLogger(__name__)
+
+
+def fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    """The mixture into `model.npz`, and p(psi) of every video into `vectors.npz`."""
+
+    def run(directory: Path) -> None:
+        manifest = workdirs.manifest(workdir)
+        if config.fisher.fitted_to not in ("train", "all"):
+            raise settings.SettingsError(
+                f"fisher.fitted_to is {config.fisher.fitted_to!r}; use train or all"
+            )
+        known = fisher_vectors.known(directory, workdir / "idt")
+        share = config.data.max_changed_share
+        try:
+            if splits.few_changes(known.video_ids, manifest.video_ids, max_share=share):
+                model = fisher.Model.load(directory / "model.npz")
+            else:
+                (directory / "vectors.npz").unlink(missing_ok=True)  # of another mixture
+                fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
+                ids, seed = fitted.video_ids, config.seed
+                model = fisher_vectors.fit(ids, workdir / "idt", config.fisher, seed=seed)
+                model.save(directory / "model.npz")
+                known = known.of(())
+            vectors = fisher_vectors.encode(
+                model,
+                manifest.video_ids,
+                workdir / "idt",
+                reading=config.fisher.reading,
+                known=known,
+            )
+        except storage.StorageError as error:
+            stage_cache.reopen(workdir, "idt")
+            raise stage_cache.StageError(f"{error}; run again, and idt extracts it anew") from error
+        vectors.save(directory / "vectors.npz")
+        log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
+
+    return Stage(
+        name,
+        config.fisher.to_dict() | {"seed": config.seed},
+        ("manifest", "idt"),
+        run,
+        by_video=("model.npz", "vectors.npz"),
+    )

@@ -1,0 +1,36 @@
+"""The stages `ir`, `la_own`, `la` and `tune`: training without labels (Sec. 3, 4.2)."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vcjax.pipeline import workdir as workdirs
+from vcjax.runtime.stage_cache import Stage
+from vcjax.training import pretrain
+
+
+def training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    """Training by the section `name` of the settings, by all processes, into `checkpoints`."""
+    stage = config[name]
+    inputs = ["manifest", *([stage.start] if stage.start else [])]
+    depends: dict[str, Any] = {name: stage.to_dict(), "seed": config.seed}
+    depends |= {k: config[k].to_dict() for k in ("clip", "model")}
+    depends["epochs_scale"] = config.epochs_scale
+    if stage.objective == "local_aggregation":
+        depends["clusters"] = config.clusters.to_dict()
+        inputs += ["fisher"] if stage.source in ("idt", "joint") else []
+
+    def run(directory: Path) -> None:
+        manifest = workdirs.manifest(workdir)
+        training = manifest.subset("train")
+        pretrain.pretrain(
+            name,
+            config,
+            train=training,
+            test=manifest.subset("test"),
+            fisher=workdirs.fisher_vectors(workdir, training) if "fisher" in inputs else None,
+            workdir=workdir,
+        )
+
+    return Stage(name, depends, tuple(inputs), run, together=True, by_video=("checkpoints",))

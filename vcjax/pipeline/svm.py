@@ -1,0 +1,49 @@
+"""The stage `svm`: the IDT baseline (Table 4)."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+import fisher
+from vcjax import evaluation, settings
+from vcjax.idt import fisher_vectors
+from vcjax.pipeline import workdir as workdirs
+from vcjax.pipeline.evaluate import cluster, dataset_name
+from vcjax.pipeline.manifest import group_column
+from vcjax.runtime.stage_cache import Stage
+
+
+def svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+    """Accuracy of Fisher vectors under a linear SVM, into `report.json`."""
+    if config.fisher.sketch_dim and len(config.fisher.descriptors) > 1:
+        raise settings.SettingsError(
+            "svm tells descriptors apart: set --config.fisher.sketch_dim=0"
+        )
+    depends = {"svm": config.svm.to_dict(), "clusters": config.clusters.to_dict()}
+
+    def run(directory: Path) -> None:
+        manifest = workdirs.manifest(workdir)
+        group = group_column(config, manifest)
+        if config.svm.leave_groups_out and not group:
+            raise settings.SettingsError("svm.leave_groups_out needs --config.data.group=COLUMN")
+        model = fisher.Model.load(workdir / "fisher" / "model.npz")
+        found = workdirs.fisher_vectors(workdir, manifest)
+        vectors = fisher_vectors.apart(model, found.vectors)
+        rows = slice(None) if config.svm.leave_groups_out else manifest.rows("train")
+        report = evaluation.evaluate_baseline(
+            manifest,
+            vectors,
+            found.has_vector,
+            {k: cluster(v[rows], found.has_vector[rows], config) for k, v in vectors.items()},
+            group=group,
+            leave_groups_out=config.svm.leave_groups_out,
+            penalty=config.svm.penalty,
+            seed=config.seed,
+            dataset=dataset_name(config),
+        )
+        evaluation.write(report, workdir / "report.json")
+        print(evaluation.table(report))
+        print(f"report: {workdir / 'report.json'}")
+
+    depends |= {"seed": config.seed}
+    return Stage(name, depends, ("manifest", "fisher"), run, beside=("report.json",))

@@ -1,0 +1,1 @@
+"""Training: pretraining, finetuning, and the loop that both share."""
