@@ -5,7 +5,7 @@ import pytest
 
 from vcjax import settings
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
 def _get_config(path):

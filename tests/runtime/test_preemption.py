@@ -42,7 +42,7 @@ def start():
     started = []
 
     def begin(source):
-        root = str(Path(__file__).parents[1])
+        root = str(Path(__file__).parents[2])
         process = subprocess.Popen(
             [sys.executable, "-c", STARTS, source],
             stdout=subprocess.PIPE,
