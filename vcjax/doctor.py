@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vcjax.data import manifest as manifests
+from vcjax.data import shards
+from vcjax.idt import storage
 from vcjax.runtime import checkpoint, checksums, progress, stage_cache
 
 _CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
@@ -211,8 +213,6 @@ def _damaged_checkpoints(directory: Path) -> list[Path]:
 
 
 def _damaged_trajectories(directory: Path) -> list[Path]:
-    from vcjax.idt import storage
-
     broken = []
     for path in progress.bar(sorted(directory.glob("*.npz")), desc="idt", unit="file"):
         try:
@@ -241,8 +241,6 @@ def _progress(directory: Path) -> str:
 
 
 def _prepared(path: Path) -> Iterator[Finding]:
-    from vcjax.data import shards
-
     try:
         found = manifests.read(path)
     except manifests.ManifestError as error:

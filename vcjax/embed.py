@@ -11,22 +11,20 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vcjax import inference
+from vcjax import inference, pretrained
 from vcjax.data import manifest as manifests
 from vcjax.data import shards, verify
 from vcjax.data.manifest import Manifest
 from vcjax.inference import Embedded
+from vcjax.pretrained import Pretrained
 from vcjax.runtime import atomic, filesystem, npz, progress
-
-if TYPE_CHECKING:
-    from vcjax.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _embed(options: argparse.Namespace) -> None:
-    from vcjax import pretrained
-
     if options.out.suffix not in (".npz", ".parquet"):
         raise ValueError(f"{options.out}: write .npz or .parquet")
     if min(options.clips_per_video, options.batch_size, options.num_threads) < 1:
@@ -100,7 +96,7 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _part(
-    network: "Pretrained",
+    network: Pretrained,
     config: ConfigDict,
     manifest: Manifest,
     parts: Path,

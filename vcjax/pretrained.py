@@ -19,6 +19,8 @@ from vcjax.data.manifest import Manifest
 from vcjax.inference import Embedded
 from vcjax.models import state_dict
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.runtime import stage_cache
+from vcjax.training import networks
 
 WEIGHTS, CONFIG, CARD, BANK = "model.safetensors", "config.json", "README.md", "bank.safetensors"
 BEST = "best"  # RUN/STAGE/best is no file: the stage's network at its best validation
@@ -95,9 +97,6 @@ def _load_folder(folder: Path) -> Pretrained:
 
 
 def _load_stage(folder: Path, *, best: bool = False) -> Pretrained:
-    from vcjax.runtime import stage_cache
-    from vcjax.training import networks
-
     record = stage_cache.read(folder)["settings"]
     config = settings.paper()
     config.model.update(record["model"])

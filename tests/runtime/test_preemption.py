@@ -15,7 +15,7 @@ from vcjax.runtime import preemption
 preemption.listen()
 try:
     print("returned", preemption.run([sys.executable, "-c", sys.argv[1]]))
-except (interruption.Stopped, KeyboardInterrupt):
+except (preemption.Stopped, KeyboardInterrupt):
     sys.exit(preemption.exit_code())
 """
 TRAINS = """
@@ -30,7 +30,7 @@ try:
             time.sleep(0.01)
         time.sleep(0.3)  # in which the signal to the other arrives
         print("kept", flush=True)
-except interruption.Stopped:
+except preemption.Stopped:
     sys.exit(preemption.exit_code())
 """
 HANGS = TRAINS.replace("time.sleep(0.3)", "print('hangs', flush=True), time.sleep(60)")

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from vcjax import settings
+from vcjax.data import manifest, verify
 from vcjax.data.manifest import Manifest
 
 _GAP = 4  # pixels between pictures
@@ -38,9 +40,6 @@ def run(options: argparse.Namespace) -> None:
     for name in ("num_clips", "columns", "num_frames", "stride", "side"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"--{name} is {value}; it must be at least 1")
-    from vcjax import settings
-    from vcjax.data import manifest, verify
-
     clip = settings.paper().clip
     for name in ("num_frames", "stride", "side"):
         clip[name] = getattr(options, name) or clip[name]

@@ -14,6 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vcjax import pretrained
+from vcjax.interop import released, torch_files
+from vcjax.models import state_dict as weights
+from vcjax.models.resnet3d import ResNet3D
 from vcjax.runtime import atomic
 
 
@@ -55,11 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _import(options: argparse.Namespace) -> None:
     from flax import nnx
 
-    from vcjax import pretrained
-    from vcjax.interop import released
-    from vcjax.models import state_dict as weights
-    from vcjax.models.resnet3d import ResNet3D
-
     found = released.checkpoint(options.source)
     depth, width, dim = weights.shape(weights.to_torch(found.arrays))
     architecture = {"depth": depth, "width": width, "embedding_dim": dim}
@@ -79,8 +78,6 @@ def _import(options: argparse.Namespace) -> None:
 
 def _named_rows(annotations: Path | None, bank: np.ndarray | None) -> list[str]:
     """Ids of the bank's rows: the released code's order is that of the training videos."""
-    from vcjax.interop import released
-
     if annotations is None:
         return []
     named = [v.video_id for v in released.annotations(annotations) if v.split == "train"]
@@ -91,10 +88,6 @@ def _named_rows(annotations: Path | None, bank: np.ndarray | None) -> list[str]:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from vcjax import pretrained
-    from vcjax.interop import torch_files
-    from vcjax.models import state_dict as weights
-
     network = pretrained.load(options.source)
     pretrained.save(network, options.out)
     with atomic.replacing(options.out / "pytorch_model.pth") as file:
@@ -103,16 +96,12 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _fisher(options: argparse.Namespace) -> None:
-    from vcjax.interop import released
-
     vectors = released.fisher_vectors(options.source)
     vectors.save(options.out)
     print(f"{options.out}: {len(vectors.video_ids)} vectors of {vectors.vectors.shape[1]} values")
 
 
 def _clusters(options: argparse.Namespace) -> None:
-    from vcjax.interop import released
-
     labels = released.clusters(options.source)
     with atomic.replacing(options.out) as file:
         np.savez(file, labels=labels)
@@ -120,8 +109,6 @@ def _clusters(options: argparse.Namespace) -> None:
 
 
 def _manifest(options: argparse.Namespace) -> None:
-    from vcjax.interop import released
-
     videos = released.annotations(options.source)
     table, missing = released.manifest(videos, options.videos)
     if len(missing) == len(videos):

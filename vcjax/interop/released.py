@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fisher.vectors import FisherVectors
+from vcjax.data.manifest import VIDEO_SUFFIXES
 from vcjax.interop import torch_files
 from vcjax.models import state_dict as weights
 
@@ -108,8 +109,6 @@ def manifest(videos: list[Video], folder: Path) -> tuple[str, list[str]]:
 
     Files may lie as the released code has them, or in folders of labels; any suffix.
     """
-    from vcjax.data.manifest import VIDEO_SUFFIXES
-
     files = {p.stem: p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES}
     table, missing = io.StringIO(), []
     writer = csv.writer(table, delimiter="\t", lineterminator="\n")
