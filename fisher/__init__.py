@@ -10,7 +10,7 @@ vectors  what they make of a collection, in another
 `python -m fisher --help` does so from the command line.
 """
 
-from fisher.encode import encode, normalise
+from fisher.encode import encode, normalize
 from fisher.gmm import GMM
 from fisher.model import Model, Part
 from fisher.pca import PCA
@@ -26,7 +26,7 @@ __all__ = [
     "Part",
     "Sketch",
     "encode",
-    "normalise",
+    "normalize",
     "sample",
     "sample_items",
     "sample_rows",

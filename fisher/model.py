@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from fisher import files
 from fisher import rows as row_source
 from fisher import sketch as sketches
-from fisher.encode import check_finite, mean_gradients, normalise, prepare
+from fisher.encode import check_finite, mean_gradients, normalize, prepare
 from fisher.gmm import GMM, mixture_of
 from fisher.pca import PCA
 from fisher.rows import Columns
@@ -101,7 +101,7 @@ class Model:
     ) -> Iterator[tuple[str, Float[np.ndarray, " o"] | None]]:
         """Id and p(psi) of each video, None for one without rows, in the order of `descriptors`.
 
-        Each video's parts by themselves: projected, Eq. 5 or as `released`, normalised; then side
+        Each video's parts by themselves: projected, Eq. 5 or as `released`, normalized; then side
         by side with unit norm, and sketched. Memory does not grow with the number of videos or
         their rows. Raises ValueError naming a video with a value that is not finite.
         """
@@ -200,7 +200,7 @@ def _fit_part(
     mesh: Mesh | None,
 ) -> Part:
     def seen() -> Iterator[Float[np.ndarray, "m d"]]:
-        return (np.asarray(columns.of(piece), np.float32) for piece in row_source.pieces(rows))
+        return (np.asarray(columns.select(piece), np.float32) for piece in row_source.pieces(rows))
 
     def projected() -> Iterator[Float[np.ndarray, "m p"]]:
         return (np.asarray(pca.transform(piece)) for piece in seen())
@@ -218,8 +218,8 @@ def _fit_part(
 def _vectors(
     gradients: tuple[Float[Array, "b v"], ...], tables: tuple[Array, Array] | None
 ) -> Float[Array, "b o"]:
-    """The parts' vectors, normalised, side by side with unit norm, and sketched."""
-    vectors = jnp.concatenate([normalise(v) for v in gradients], axis=1) / len(gradients) ** 0.5
+    """The parts' vectors, normalized, side by side with unit norm, and sketched."""
+    vectors = jnp.concatenate([normalize(v) for v in gradients], axis=1) / len(gradients) ** 0.5
     return vectors if tables is None else sketches.apply(vectors, *tables)
 
 

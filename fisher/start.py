@@ -1,4 +1,6 @@
-"""Mixtures to start expectation-maximisation from."""
+"""Initial mixtures for expectation-maximization."""
+
+import warnings
 
 import numpy as np
 from jaxtyping import Float
@@ -6,7 +8,7 @@ from jaxtyping import Float
 from fisher import rows as row_source
 from fisher.mixture import Mixture
 
-_SAMPLE_ROWS = 100  # a component, of which the start is made
+_SAMPLE_ROWS = 100  # rows per component in the sample from which the mixture is initialized
 _LLOYD_ITERATIONS = 10
 
 
@@ -19,11 +21,20 @@ def draw(
     seed: int,
     floor: Float[np.ndarray, " d"],
 ) -> Mixture:
-    """A start for `num_components` components, by seed, the same for any number of devices."""
+    """Return an initial mixture, computed on the host: the same for any number of devices.
+
+    Args:
+      name: key of `STARTS`, "kmeans++" or "random".
+      x: the rows, of which a random sample is used.
+      moments: number, mean and variance of the rows.
+      num_components: number of components.
+      seed: seed of the sample and of the initialization.
+      floor: lower bound of the variances.
+    """
     generator = np.random.default_rng(seed)
     num_rows = min(moments.num_rows, max(10_000, _SAMPLE_ROWS * num_components))
-    chosen = generator.choice(moments.num_rows, num_rows, replace=False)
-    sample = row_source.at(x, np.sort(chosen)).astype(np.float64)
+    indices = generator.choice(moments.num_rows, num_rows, replace=False)
+    sample = row_source.take(x, np.sort(indices)).astype(np.float64)
     return STARTS[name](sample, moments, num_components, generator, floor)
 
 
@@ -34,7 +45,7 @@ def _random_rows(
     generator: np.random.Generator,
     floor: Float[np.ndarray, " d"],
 ) -> Mixture:
-    """Rows drawn at random as means; weights equal, variances those of all rows."""
+    """Return a mixture with random rows as means, equal weights and the variances of all rows."""
     means = sample[generator.choice(len(sample), num_components, replace=False)]
     variances = np.tile(np.maximum(moments.variance, floor), (num_components, 1))
     return Mixture(np.full(num_components, 1 / num_components), means, variances)
@@ -47,41 +58,30 @@ def _kmeans(
     generator: np.random.Generator,
     floor: Float[np.ndarray, " d"],
 ) -> Mixture:
-    """Clusters of the sample by Lloyd's iterations from k-means++ centers."""
-    means = _spread(sample, num_components, generator)
-    for _ in range(_LLOYD_ITERATIONS):
-        labels = (0.5 * (means**2).sum(axis=1) - sample @ means.T).argmin(axis=1)
-        counts = np.bincount(labels, minlength=num_components).astype(np.float64)
-        member = np.zeros((num_components, len(sample)))
-        member[labels, np.arange(len(sample))] = 1
-        empty = counts == 0
-        divisor = np.maximum(counts, 1)[:, None]
-        means = np.where(empty[:, None], means, member @ sample / divisor)
-    # around the mean of all rows, from which squares lose nothing
-    second = member @ (sample - moments.mean) ** 2 / divisor - (means - moments.mean) ** 2
-    few = (counts < 2)[:, None]
-    variances = np.maximum(np.where(few, moments.variance[None], second), floor)
-    # a row more for each: an empty one keeps its center and finds its rows by itself
-    return Mixture((counts + 1) / (counts + 1).sum(), means, variances)
+    """Return the mixture of the clusters of scikit-learn's K-means of the sample."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
-
-def _spread(
-    sample: Float[np.ndarray, "n d"], num_components: int, generator: np.random.Generator
-) -> Float[np.ndarray, "k d"]:
-    """k-means++: each next center is a row, drawn by its squared distance to the nearest so far."""
-    squares = (sample**2).sum(axis=1)
-    chosen = [int(generator.integers(len(sample)))]
-    nearest = np.full(len(sample), np.inf)
-    while len(chosen) < num_components:
-        last = sample[chosen[-1]]
-        nearest = np.minimum(nearest, np.maximum(squares - 2 * sample @ last + last @ last, 0))
-        cumulative = nearest.cumsum()
-        if cumulative[-1] <= 0:  # fewer different rows than components: any row will do
-            chosen.append(int(generator.integers(len(sample))))
-            continue
-        drawn = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
-        chosen.append(min(int(drawn), len(sample) - 1))
-    return sample[chosen]
+    kmeans = KMeans(
+        num_components,
+        n_init=1,
+        max_iter=_LLOYD_ITERATIONS,
+        random_state=int(generator.integers(2**31)),
+    )
+    # one thread: several would add up the clusters in any order, and a seed would not repeat
+    with threadpool_limits(1, user_api="openmp"), warnings.catch_warnings():
+        # fewer distinct rows than components: the centers without rows are dealt with below
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = kmeans.fit_predict(sample)
+    means = kmeans.cluster_centers_.astype(np.float64)
+    counts = np.bincount(labels, minlength=num_components)[:, None]
+    is_member = (labels == np.arange(num_components)[:, None]).astype(np.float64)
+    variances = is_member @ (sample - means[labels]) ** 2 / np.maximum(counts, 1)
+    variances = np.where(counts < 2, moments.variance, variances)
+    # one row is added to each count so that no weight is 0
+    weights = (counts[:, 0] + 1) / (counts + 1).sum()
+    return Mixture(weights, means, np.maximum(variances, floor))
 
 
 STARTS = {"kmeans++": _kmeans, "random": _random_rows}

@@ -134,9 +134,9 @@ def test_what_has_no_vector_is_refused(mixture, descriptors):
         fisher.encode(descriptors, fisher.GMM(2))
 
 
-def test_normalise_takes_signed_roots_to_unit_norm():
+def test_normalize_takes_signed_roots_to_unit_norm():
     np.testing.assert_allclose(
-        fisher.normalise(jnp.array([[9.0, -16.0], [0.0, 0.0], [1e-30, 0.0], [-4e30, 4e30]])),
+        fisher.normalize(jnp.array([[9.0, -16.0], [0.0, 0.0], [1e-30, 0.0], [-4e30, 4e30]])),
         [[0.6, -0.8], [0, 0], [1, 0], [-np.sqrt(0.5), np.sqrt(0.5)]],
         rtol=1e-6,
     )

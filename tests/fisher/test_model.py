@@ -28,10 +28,10 @@ def collection(rows):
     return [(name, rows[i : i + size]) for i, (name, size) in enumerate(sizes.items())]
 
 
-def test_a_vector_is_projected_encoded_normalised_and_sketched(model, fitted, rows):
+def test_a_vector_is_projected_encoded_normalized_and_sketched(model, fitted, rows):
     (video_id,), vectors, has_vector = model.encode_collection([("v", rows)], reading="paper")
     projected = np.asarray(fitted.pca.transform(rows))
-    expected = fisher.normalise(fisher.encode(projected, fitted.gmm, "paper"))
+    expected = fisher.normalize(fisher.encode(projected, fitted.gmm, "paper"))
     assert video_id == "v" and has_vector.all()
     np.testing.assert_allclose(vectors[0], model.sketch.transform(expected), atol=1e-5)
 
