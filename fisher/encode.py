@@ -154,7 +154,7 @@ def mean_gradients(
     running = tuple(_start(encoder) for encoder in encoders)
     pending = None  # computed by the device while the next chunk is read
     for chunk in row_source.segments(collection, num_dims, _BLOCKS, _BLOCK_ROWS):
-        blocks = _Blocks(chunk.blocks, chunk.num_rows, chunk.is_first, chunk.is_last)
+        blocks = _Blocks(*(jnp.asarray(array) for array in chunk[:4]))
         running, vectors = _advance(encoders, running, blocks)
         if pending is not None:
             # without waiting, chunks would pile up when rows are read faster than encoded

@@ -165,9 +165,7 @@ class _Block(NamedTuple):
     is_last: bool
 
 
-def _item_blocks(
-    collection: Iterable[Rows], num_dims: int, block_rows: int
-) -> Iterator[_Block]:
+def _item_blocks(collection: Iterable[Rows], num_dims: int, block_rows: int) -> Iterator[_Block]:
     for item, x in enumerate(collection):
         # a block is held back until the next is read: only then is it certain to be the last or not
         held: _Block | None = None
