@@ -108,9 +108,10 @@ def read(source: Source) -> Float[np.ndarray, "n d"]:
     except UNREADABLE as error:
         raise ValueError(f"{path}: not a readable array: {error}") from error
     if rows.ndim != 2 or rows.dtype.kind not in "fiu":
-        name = f" array {source.array!r}:" if source.array else ""
+        where = f"{path}: array {source.array!r}" if source.array else f"{path}"
         raise ValueError(
-            f"{path}:{name} rows must be numbers [n, d], not {rows.dtype} {rows.shape}"
+            f"{where}: rows must be numbers [n, d], not {rows.dtype} {rows.shape}; a file of "
+            f"another format needs an installed package with an entry point of the group {_READERS}"
         )
     return rows
 
