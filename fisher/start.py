@@ -1,7 +1,5 @@
 """Initial mixtures for expectation-maximization."""
 
-import warnings
-
 import numpy as np
 from jaxtyping import Float
 
@@ -58,30 +56,45 @@ def _kmeans(
     generator: np.random.Generator,
     floor: Float[np.ndarray, " d"],
 ) -> Mixture:
-    """Return the mixture of the clusters of scikit-learn's K-means of the sample."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
+    """Return the mixture of clusters of the sample, by Lloyd's iterations from k-means++ centers.
 
-    kmeans = KMeans(
-        num_components,
-        n_init=1,
-        max_iter=_LLOYD_ITERATIONS,
-        random_state=int(generator.integers(2**31)),
-    )
-    # one thread: several would add up the clusters in any order, and a seed would not repeat
-    with threadpool_limits(1, user_api="openmp"), warnings.catch_warnings():
-        # fewer distinct rows than components: the centers without rows are dealt with below
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels = kmeans.fit_predict(sample)
-    means = kmeans.cluster_centers_.astype(np.float64)
-    counts = np.bincount(labels, minlength=num_components)[:, None]
-    is_member = (labels == np.arange(num_components)[:, None]).astype(np.float64)
-    variances = is_member @ (sample - means[labels]) ** 2 / np.maximum(counts, 1)
-    variances = np.where(counts < 2, moments.variance, variances)
-    # one row is added to each count so that no weight is 0
-    weights = (counts[:, 0] + 1) / (counts + 1).sum()
-    return Mixture(weights, means, np.maximum(variances, floor))
+    It stays in NumPy: `sklearn.cluster.KMeans` starts are equally good, but draw another mixture for
+    the same seed and, with several OpenMP threads, one that a seed does not repeat.
+    """
+    means = _spread(sample, num_components, generator)
+    for _ in range(_LLOYD_ITERATIONS):
+        labels = (0.5 * (means**2).sum(axis=1) - sample @ means.T).argmin(axis=1)
+        counts = np.bincount(labels, minlength=num_components).astype(np.float64)
+        member = np.zeros((num_components, len(sample)))
+        member[labels, np.arange(len(sample))] = 1
+        empty = counts == 0
+        divisor = np.maximum(counts, 1)[:, None]
+        means = np.where(empty[:, None], means, member @ sample / divisor)
+    # squares are taken around the mean of all rows, which avoids cancellation
+    second = member @ (sample - moments.mean) ** 2 / divisor - (means - moments.mean) ** 2
+    few = (counts < 2)[:, None]
+    variances = np.maximum(np.where(few, moments.variance[None], second), floor)
+    # one row is added to each count so that no weight is 0; EM then moves an empty component
+    return Mixture((counts + 1) / (counts + 1).sum(), means, variances)
+
+
+def _spread(
+    sample: Float[np.ndarray, "n d"], num_components: int, generator: np.random.Generator
+) -> Float[np.ndarray, "k d"]:
+    """Return k-means++ centers: each is a row drawn by its squared distance to the nearest center."""
+    squares = (sample**2).sum(axis=1)
+    chosen = [int(generator.integers(len(sample)))]
+    nearest = np.full(len(sample), np.inf)
+    while len(chosen) < num_components:
+        last = sample[chosen[-1]]
+        nearest = np.minimum(nearest, np.maximum(squares - 2 * sample @ last + last @ last, 0))
+        cumulative = nearest.cumsum()
+        if cumulative[-1] <= 0:  # fewer distinct rows than components: any row will do
+            chosen.append(int(generator.integers(len(sample))))
+            continue
+        drawn = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")
+        chosen.append(min(int(drawn), len(sample) - 1))
+    return sample[chosen]
 
 
 STARTS = {"kmeans++": _kmeans, "random": _random_rows}
