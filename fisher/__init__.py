@@ -1,16 +1,24 @@
 """Fisher vectors of local descriptors.
 
-pca      keeps a share of the descriptors' variance
-gmm      what descriptors are typical: a mixture of Gaussians
-encode   how a video's descriptors differ from it (Eq. 5-6)
-sketch   the same in few values
-model    all of them in one file
-vectors  what they make of a collection, in another
+- `pca`: principal components that keep a fraction of the variance
+- `gmm`: mixture of Gaussians, fitted by EM
+- `encode`: Fisher vector of a set of descriptors (Eq. 5-6)
+- `sketch`: count sketch of a Fisher vector
+- `model`: PCA, mixture and sketch in one file
+- `vectors`: Fisher vectors of a collection in one file
 
-`python -m fisher --help` does so from the command line.
+`python -m fisher --help` describes the command line.
+
+Example:
+    >>> import numpy as np
+    >>> import fisher
+    >>> rows = np.random.default_rng(0).normal(size=(1000, 8)).astype(np.float32)
+    >>> gmm = fisher.GMM(num_components=4, seed=0).fit(rows)
+    >>> fisher.normalize(fisher.encode(rows[:50], gmm)).shape  # 2 parts, 4 components, 8 values
+    (64,)
 """
 
-from fisher.encode import encode, normalise
+from fisher.encode import encode, normalize, reference_fisher_vector
 from fisher.gmm import GMM
 from fisher.model import Model, Part
 from fisher.pca import PCA
@@ -26,7 +34,8 @@ __all__ = [
     "Part",
     "Sketch",
     "encode",
-    "normalise",
+    "normalize",
+    "reference_fisher_vector",
     "sample",
     "sample_items",
     "sample_rows",

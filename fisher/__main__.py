@@ -4,8 +4,9 @@ python -m fisher fit INPUT... --out MODEL.npz
 python -m fisher encode MODEL.npz INPUT... --out VECTORS.npz
 python -m fisher inspect FILE...
 
-An INPUT is a .npy or .npz of rows [n, d], one item (such as a video) each, trajectories that
-`python -m vcjax.idt extract` wrote, or a folder of such files.
+An INPUT is a .npy or .npz file of rows [n, d], one array per item (such as a video), a file of
+another format with an installed reader (such as trajectories from `vcjax idt extract`), or a
+folder of such files.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -26,7 +26,7 @@ from fisher.rows import Columns
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
+    """Parse the command line and run its subcommand; exit with a one-line message on an error."""
     options = _parser().parse_args(arguments)
     logging.set_verbosity(logging.INFO)
     try:
@@ -42,39 +42,71 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    fit = commands.add_parser("fit", help="PCA, mixture and sketch of a sample of the rows")
+    fit = commands.add_parser("fit", help="fit PCA, mixture and sketch to a sample of the rows")
     fit.add_argument("inputs", nargs="+", type=Path, metavar="INPUT")
-    fit.add_argument("--out", type=Path, required=True, help="file of the model, .npz")
-    fit.add_argument("--energy", type=float, default=0.9, help="share that the PCA keeps")
-    fit.add_argument("--num_components", type=int, default=256, help="of the mixture")
-    fit.add_argument("--sketch_dim", type=int, default=2000, help="size of a vector; 0: no sketch")
-    fit.add_argument("--num_items", type=int, default=3500, help="drawn to fit to")
-    fit.add_argument("--rows_per_item", type=int, default=500, help="drawn of each")
+    fit.add_argument("--out", type=Path, required=True, help="output file of the model, .npz")
+    fit.add_argument(
+        "--energy",
+        type=float,
+        default=0.9,
+        help="fraction of the variance that the PCA keeps (default: %(default)s)",
+    )
+    fit.add_argument(
+        "--num_components",
+        type=int,
+        default=256,
+        help="components of the mixture (default: %(default)s)",
+    )
+    fit.add_argument(
+        "--sketch_dim",
+        type=int,
+        default=2000,
+        help="length of a sketched vector; 0: no sketch (default: %(default)s)",
+    )
+    fit.add_argument(
+        "--num_items",
+        type=int,
+        default=3500,
+        help="items drawn at random for the fit (default: %(default)s)",
+    )
+    fit.add_argument(
+        "--rows_per_item",
+        type=int,
+        default=500,
+        help="rows drawn at random from each item (default: %(default)s)",
+    )
     fit.add_argument("--columns", nargs="+", default=[], metavar="COLUMNS", help=_COLUMNS_HELP)
-    fit.add_argument("--square_root", action="store_true", help="of the values, before the PCA")
-    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument(
+        "--square_root", action="store_true", help="take signed square roots before the PCA"
+    )
+    fit.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     fit.set_defaults(run=_fit)
-    encode = commands.add_parser("encode", help="a Fisher vector of each item")
-    encode.add_argument("model", type=Path)
+    encode = commands.add_parser("encode", help="compute a Fisher vector for each item")
+    encode.add_argument("model", type=Path, metavar="MODEL", help="file written by fit")
     encode.add_argument("inputs", nargs="+", type=Path, metavar="INPUT")
-    encode.add_argument("--out", type=Path, required=True, help="file of the vectors, .npz")
-    encode.add_argument("--reading", default="paper", help="paper (Eq. 5-6) or released")
+    encode.add_argument("--out", type=Path, required=True, help="output file of the vectors, .npz")
+    encode.add_argument(
+        "--reading",
+        default="paper",
+        help="paper (Eq. 5-6; default) or released (the authors' code)",
+    )
     encode.set_defaults(run=_encode)
-    inspect = commands.add_parser("inspect", help="what is in files of models and of vectors")
+    inspect = commands.add_parser("inspect", help="summarize files of models or vectors")
     inspect.add_argument("paths", nargs="+", type=Path, metavar="FILE")
     inspect.set_defaults(run=_inspect)
     return parser
 
 
-_COLUMNS_HELP = """each with a PCA and a mixture of its own, their vectors side by side:
-BEGIN:END, or of trajectories all, trajectory, hog, hof, mbh (default: all columns together)"""
+_COLUMNS_HELP = """parts of a row, each with a PCA and mixture, whose vectors are concatenated:
+BEGIN:END, or a name from an installed reader (of trajectories: all, trajectory, hog, hof, mbh).
+Default: one part of all columns"""
 
 
 def _fit(options: argparse.Namespace) -> None:
     sources = files.find(options.inputs)
-    drawn = fisher.sample_items(sorted(sources), options.num_items, options.seed)
+    names = fisher.sample_items(sorted(sources), options.num_items, options.seed)
     rows = fisher.sample(
-        _bar(drawn, "sample"),
+        _bar(names, "sample"),
         lambda name: files.read(sources[name]),
         rows_per_item=options.rows_per_item,
         seed=options.seed,
@@ -101,9 +133,13 @@ def _fit(options: argparse.Namespace) -> None:
 def _columns(text: str, square_root: bool) -> Columns:
     begin, colon, end = text.partition(":")
     if not colon:
-        from vcjax import prior
-
-        return prior.columns([text], square_root=square_root)[text]
+        named = files.named_columns()
+        if text not in named:
+            raise ValueError(
+                f"--columns: {text!r} is neither BEGIN:END nor a name from an installed reader "
+                f"({', '.join(sorted(named)) or 'no reader is installed'})"
+            )
+        return named[text]._replace(square_root=square_root)
     try:
         return Columns(int(begin or 0), int(end) if end else None, square_root)
     except ValueError as error:
@@ -121,7 +157,7 @@ def _encode(options: argparse.Namespace) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     for path in options.paths:
-        if "has_vector" in files.arrays(path):
+        if "has_vector" in files.array_names(path):
             vectors = fisher.FisherVectors.load(path)
             print(f"{path}:")
             _describe_vectors(vectors)
@@ -140,11 +176,11 @@ def _describe_model(model: fisher.Model) -> None:
         print(f"  energy kept        {pca.energy_kept_:.4f} in {len(pca.components_)} components")
         state = "converged" if gmm.converged_ else "not converged"
         print(f"  mixture            {gmm.num_iterations_} iterations, {state}")
-        print(f"  log-likelihood     {gmm.log_likelihood_:.4f} a row")
+        print(f"  log-likelihood     {gmm.log_likelihood_:.4f} per row")
         print(f"  component weights  {_spread(gmm.weights_)}")
         print(f"  norms of means     {_spread(np.linalg.norm(gmm.means_, axis=1))}")
     sketched = f", sketched from {model.sketch.dim_in}" if model.sketch else ""
-    print(f"a vector             {model.num_values} values{sketched}")
+    print(f"vector length        {model.num_values} values{sketched}")
     print(f"source               {json.dumps(model.source)}")
 
 
@@ -162,7 +198,7 @@ def _spread(values: np.ndarray) -> str:
     return f"min {low:.4g}, quartiles {middle}, max {high:.4g}"
 
 
-def _bar(names: Iterable[str], desc: str) -> Any:
+def _bar(names: Iterable[str], desc: str) -> Iterable[str]:
     return tqdm(names, desc=f"fisher: {desc}", unit="item", mininterval=1.0)
 
 

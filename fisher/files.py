@@ -1,17 +1,23 @@
-"""Descriptors in files: arrays of rows (.npy, .npz), or trajectories that vcjax.idt stored."""
+"""Files of descriptors: arrays of rows (.npy, .npz) and formats of other packages.
+
+A package adds a file format with an entry point of the group `fisher.readers` that refers to a
+`Reader`.
+"""
 
 import os
-import urllib.parse
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-# What numpy and zipfile raise on damaged bytes; RuntimeError: flags that ask for a password.
+from fisher.rows import Columns
+
+# Exceptions of NumPy and zipfile for damaged files; RuntimeError: a flag demands a password.
 UNREADABLE = (
     KeyError,
     ValueError,
@@ -21,12 +27,36 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+_READERS = "fisher.readers"  # entry-point group
 _SUFFIXES = (".npy", ".npz")
-_TRAJECTORIES = {"header", "trajectory", "hog", "hof", "mbhx", "mbhy", "digest"}
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A reader of npz files of another format, one item per file."""
+
+    columns: Mapping[str, tuple[int, int]]  # name -> begin and end (exclusive) in a row
+
+    def recognizes(self, array_names: Iterable[str]) -> bool:
+        """Return True if an npz with these arrays is of this format."""
+
+    def item_name(self, path: Path) -> str | None:
+        """Return the item that the file name states, or None to name the item after its path."""
+
+    def read(self, path: Path) -> Float[np.ndarray, "n d"]:
+        """Return the rows. Raise ValueError if the file is damaged."""
+
+
+class Source(NamedTuple):
+    """Location of the rows of one item."""
+
+    path: Path
+    array: str = ""  # name of the array in an npz; "" if the file is an npy or has a reader
+    reader: Reader | None = None
 
 
 def save_npz(path: Path, **arrays: Any) -> None:
-    """Writes an npz without pickled objects, whole or not at all."""
+    """Write an npz file without pickled objects, atomically."""
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -38,53 +68,60 @@ def save_npz(path: Path, **arrays: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-class Source(NamedTuple):
-    """Where the rows of one item are."""
-
-    path: Path
-    array: str  # of an npz; "": a npy, or trajectories
-
-
 def find(inputs: Sequence[Path]) -> dict[str, Source]:
-    """Where each item's rows are, by name, from files and folders of them.
+    """Return the sources of all items in the files and folders `inputs`, by item name.
 
-    The name is that of the file, in a folder its path there, without suffix; each array of an npz
-    that has several is an item, NAME/ARRAY; trajectories have their video's id. Raises ValueError
-    where there are none, or two of one name.
+    An item is named after its file without suffix; within a folder, after the path relative to the
+    folder. Each array of an npz with several arrays is an item NAME/ARRAY. A file that an installed
+    reader recognizes is one item, which the reader may name.
+
+    Raises:
+      ValueError: if there are no items, or if two items have the same name.
     """
-    found: dict[str, Source] = {}
-    for path, name in (pair for given in inputs for pair in _files(given)):
-        for item, source in _items(path, name):
-            if item in found:
-                raise ValueError(f"{path}: another item is named {item!r}: {found[item].path}")
-            found[item] = source
-    if not found:
+    readers = _readers()
+    sources: dict[str, Source] = {}
+    for path, name in (file for given in inputs for file in _files(given)):
+        for item, source in _items(path, name, readers):
+            if item in sources:
+                raise ValueError(f"{path}: another item is named {item!r}: {sources[item].path}")
+            sources[item] = source
+    if not sources:
         raise ValueError(f"no {' or '.join(_SUFFIXES)} files in {', '.join(map(str, inputs))}")
-    return found
+    return sources
 
 
 def read(source: Source) -> Float[np.ndarray, "n d"]:
-    """The rows; those of a npy stay in the file. Raises ValueError naming the file."""
-    path, array = source
-    if path.suffix == ".npz" and not array:
-        from vcjax.idt import storage
+    """Return the rows of an item; an npy file is memory-mapped.
 
-        return storage.read(path).features
+    Raises:
+      ValueError: if the file is damaged or is not an array of numbers [n, d]; names the file.
+    """
+    path = source.path
+    if source.reader is not None:
+        return source.reader.read(path)
     try:
-        if array:
+        if source.array:
             with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                rows = file[array]
+                rows = file[source.array]
         else:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except UNREADABLE as error:
         raise ValueError(f"{path}: not a readable array: {error}") from error
     if rows.ndim != 2 or rows.dtype.kind not in "fiu":
-        raise ValueError(f"{path}: rows are numbers [n, d], not {rows.dtype} {rows.shape}")
+        where = f"{path}: array {source.array!r}" if source.array else f"{path}"
+        raise ValueError(
+            f"{where}: rows must be numbers [n, d], not {rows.dtype} {rows.shape}; a file of "
+            f"another format needs an installed package with an entry point of the group {_READERS}"
+        )
     return rows
 
 
-def arrays(path: Path) -> list[str]:
-    """Names of the arrays of an npz. Raises ValueError if it is none."""
+def array_names(path: Path) -> list[str]:
+    """Return the names of the arrays of an npz file.
+
+    Raises:
+      ValueError: if the file is not a readable npz.
+    """
     try:
         with zipfile.ZipFile(path) as file:
             return [member.removesuffix(".npy") for member in file.namelist()]
@@ -92,29 +129,45 @@ def arrays(path: Path) -> list[str]:
         raise ValueError(f"{path}: not a readable npz: {error}") from error
 
 
-def _files(given: Path) -> list[tuple[Path, str]]:
-    if not given.is_dir():
-        if given.suffix not in _SUFFIXES:
-            raise ValueError(f"{given}: not a {' or '.join(_SUFFIXES)} file, nor a folder of them")
-        return [(given, given.stem)]
-    paths = sorted(path for path in given.rglob("*") if path.suffix in _SUFFIXES)
-    return [(path, str(path.relative_to(given).with_suffix(""))) for path in paths]
+def named_columns() -> dict[str, Columns]:
+    """Return the columns that installed readers name, such as the descriptors of a trajectory."""
+    return {
+        name: Columns(begin, end)
+        for reader in _readers()
+        for name, (begin, end) in reader.columns.items()
+    }
 
 
-def _items(path: Path, name: str) -> list[tuple[str, Source]]:
+def _readers() -> list[Reader]:
+    readers = []
+    for entry_point in metadata.entry_points(group=_READERS):
+        try:
+            readers.append(entry_point.load())
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"cannot load the reader {entry_point.value} (entry point {entry_point.name!r} of "
+                f"{_READERS}): {error}; reinstall its package"
+            ) from error
+    return readers
+
+
+def _files(path: Path) -> list[tuple[Path, str]]:
+    """Return the path and the name of the file, or of each file in the folder, `path`."""
+    if not path.is_dir():
+        if path.suffix not in _SUFFIXES:
+            raise ValueError(f"{path}: neither a {' or '.join(_SUFFIXES)} file nor a folder")
+        return [(path, path.stem)]
+    files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES)
+    return [(file, str(file.relative_to(path).with_suffix(""))) for file in files]
+
+
+def _items(path: Path, name: str, readers: Sequence[Reader]) -> list[tuple[str, Source]]:
     if path.suffix == ".npy":
-        return [(name, Source(path, ""))]
-    found = arrays(path)
-    if set(found) >= _TRAJECTORIES:
-        return [(_video_id(path, name), Source(path, ""))]
-    if len(found) == 1:
-        return [(name, Source(path, found[0]))]
-    return [(f"{name}/{array}", Source(path, array)) for array in found]
-
-
-def _video_id(path: Path, name: str) -> str:
-    """The id in the name of a file of trajectories, or `name` where that is cut or renamed."""
-    from vcjax.idt import storage
-
-    video_id = urllib.parse.unquote(path.stem.rpartition("-")[0])
-    return video_id if storage.path_of(path.parent, video_id) == path else name
+        return [(name, Source(path))]
+    names = array_names(path)
+    for reader in readers:
+        if reader.recognizes(names):
+            return [(reader.item_name(path) or name, Source(path, reader=reader))]
+    if len(names) == 1:
+        return [(name, Source(path, names[0]))]
+    return [(f"{name}/{array}", Source(path, array)) for array in names]

@@ -1,8 +1,8 @@
-"""A mixture of Gaussians with diagonal covariances, fitted by expectation-maximisation.
+"""A mixture of Gaussians with diagonal covariances, fitted by expectation-maximization (EM).
 
-The sums over rows run on the device in float32, in blocks of a fixed size that are added in a fixed
-order: any number of devices gives the same sums. What is made of them, K x D numbers an iteration,
-is computed on the host in float64.
+The E-step sums over rows on the devices in float32, in blocks of a fixed size that are added in a
+fixed order, so that the sums do not depend on the number of devices. The M-step computes the k x d
+parameters from these sums on the host in float64.
 """
 
 import functools
@@ -20,21 +20,29 @@ from fisher import start as starts
 from fisher.mixture import Density, Mixture, Statistics, density, log_joint, statistics
 
 _AXIS = "rows"
-_BLOCKS = 16  # a chunk of rows on its way to the devices
-_BLOCK_ROWS = 4096  # enough to keep the matrix products busy, little enough for the caches
-_CACHE_BYTES = 2 << 30  # below which an array's chunks stay on the device between iterations
+_BLOCKS = 16  # blocks per chunk, the unit of transfer to the devices
+_BLOCK_ROWS = 4096  # large enough for efficient matrix products, small enough for the caches
+_CACHE_BYTES = 2 << 30  # arrays up to this size stay on the device between iterations
 
 Chunk = tuple[Float[Array, "b r d"], Int[Array, " b"]]
 
 
 class GMM:
-    """Mixture of `num_components` Gaussians with diagonal covariances.
+    """Mixture of Gaussians with diagonal covariances.
 
-    `fit` sets `weights_ [k]`, `means_ [k, d]`, `covariances_ [k, d]` (variances), the mean
-    `log_likelihood_` of a row, `num_iterations_` and `converged_`. Variances stay above
-    `variance_floor` times those of all rows; a component that loses its rows takes half of the
-    heaviest one. `start` is "kmeans++" or "random" (rows); the best of `num_starts` fits is kept.
-    With a `mesh`, the devices of all its axes share the rows.
+    `fit` sets `weights_ [k]`, `means_ [k, d]`, `covariances_ [k, d]` (variances),
+    `log_likelihood_` (mean per row), `num_iterations_` and `converged_`. A component that loses its
+    rows is revived with half of the component of the largest weight.
+
+    Args:
+      num_components: number of Gaussians.
+      seed: seed of the initialization.
+      start: initialization, "kmeans++" or "random" (random rows as means).
+      num_starts: number of fits, of which the fit with the highest log-likelihood is kept.
+      max_iterations: maximum number of EM iterations per fit.
+      tolerance: a fit has converged when the mean log-likelihood rises by less per iteration.
+      variance_floor: lower bound of the variances, as a fraction of the variances of all rows.
+      mesh: devices over which the rows are sharded, along all axes; None: the first local device.
     """
 
     weights_: Float[np.ndarray, " k"]
@@ -57,7 +65,7 @@ class GMM:
         mesh: Mesh | None = None,
     ):
         if num_components < 1 or num_starts < 1 or max_iterations < 1:
-            raise ValueError("num_components, num_starts and max_iterations have to be at least 1")
+            raise ValueError("num_components, num_starts and max_iterations must be at least 1")
         if start not in starts.STARTS:
             raise ValueError(f"start is {start!r}; use one of {sorted(starts.STARTS)}")
         self.num_components, self.seed = num_components, seed
@@ -66,11 +74,15 @@ class GMM:
         self.variance_floor, self.mesh = variance_floor, mesh
 
     def fit(self, x: row_source.Rows, initial: Mixture | None = None) -> "GMM":
-        """Fits to the rows of `x`, from `initial` if given.
+        """Fit the mixture to the rows of `x` and return it.
 
-        `x` is an array [n, d], which may be a memory map larger than memory, or a function without
-        arguments that yields arrays [m, d] whose rows make up the data, anew at each call. Raises
-        ValueError if there are fewer rows than components, or values that are not finite.
+        Args:
+          x: an array [n, d], which may be a memory map larger than memory, or a function without
+            arguments that returns a new iterator of arrays [m, d] at each call.
+          initial: mixture to begin with; overrides `start` and `num_starts`.
+
+        Raises:
+          ValueError: if there are fewer rows than components, or if a value is not finite.
         """
         moments = row_source.moments(x)
         if moments.num_rows < self.num_components:
@@ -85,7 +97,7 @@ class GMM:
             mixture = initial or starts.draw(
                 self.start, x, moments, self.num_components, seed=self.seed + run, floor=floor
             )
-            mixture, log_likelihood, num_iterations, converged = self._climb(
+            mixture, log_likelihood, num_iterations, converged = self._iterate(
                 passes, mixture, floor, moments.num_rows
             )
             if log_likelihood > best:
@@ -95,10 +107,15 @@ class GMM:
                 self.num_iterations_, self.converged_ = num_iterations, converged
         return self
 
-    def _climb(
+    def _iterate(
         self, passes: "Passes", mixture: Mixture, floor: Float[np.ndarray, " d"], num_rows: int
     ) -> tuple[Mixture, float, int, bool]:
-        """Iterates until the mean log-likelihood rises by less than the tolerance."""
+        """Run EM until the mean log-likelihood rises by less than the tolerance.
+
+        Returns:
+          The mixture, the mean log-likelihood per row, the number of iterations, and whether the
+          fit has converged.
+        """
         center, sums = passes.expectation(mixture)
         log_likelihood = float(sums.log_likelihood) / num_rows
         for iteration in range(1, self.max_iterations + 1):
@@ -106,27 +123,35 @@ class GMM:
             center, sums = passes.expectation(mixture)
             previous, log_likelihood = log_likelihood, float(sums.log_likelihood) / num_rows
             logging.log_every_n_seconds(
-                logging.INFO, "mixture: iteration %d, %.5f a row", 10, iteration, log_likelihood
+                logging.INFO,
+                "mixture: iteration %d, mean log-likelihood %.5f",
+                10,
+                iteration,
+                log_likelihood,
             )
-            # reviving may lower the likelihood: that is no convergence
+            # reviving a component may lower the likelihood, which is not convergence
             converged = not num_revived and log_likelihood - previous < self.tolerance
             if converged:
                 break
         return mixture, log_likelihood, iteration, converged
 
     def posterior(self, x: Float[np.ndarray, "n d"]) -> Float[Array, "n k"]:
-        """p(component | row)."""
+        """Return p(component | row) of the rows `x`."""
         return jax.nn.softmax(log_joint(jnp.asarray(x, jnp.float32), density(mixture_of(self))))
 
     def score(self, x: row_source.Rows) -> float:
-        """Mean log-likelihood of a row."""
+        """Return the mean log-likelihood per row of `x` (see `fit`)."""
         num_rows = row_source.moments(x).num_rows
         _, sums = Passes(x, num_rows, self.mesh).expectation(mixture_of(self))
         return float(sums.log_likelihood) / num_rows
 
 
 def mixture_of(gmm: GMM) -> Mixture:
-    """The parameters of anything with `weights_`, `means_` and diagonal `covariances_`."""
+    """Return the parameters of an object with `weights_`, `means_` and diagonal `covariances_`.
+
+    Raises:
+      ValueError: if `gmm` is not fitted, shapes do not match, or a variance is not positive.
+    """
     if not hasattr(gmm, "weights_"):
         raise ValueError("this mixture is not fitted; call fit first")
     weights, means, variances = (
@@ -138,101 +163,113 @@ def mixture_of(gmm: GMM) -> Mixture:
             f"{weights.shape}, {means.shape} and {variances.shape}"
         )
     if not (variances > 0).all():
-        raise ValueError("every variance of a mixture has to be above 0")
+        raise ValueError("the variances of a mixture must be positive")
     return Mixture(weights, means, variances)
 
 
 def maximization(
     sums: Statistics, center: Float[np.ndarray, " d"], floor: Float[np.ndarray, " d"]
 ) -> tuple[Mixture, int]:
-    """The mixture that the sums ask for, and the number of components revived for it."""
+    """Return the mixture of maximum likelihood given the sums (the M-step).
+
+    Args:
+      sums: sums of all rows, relative to `center`.
+      center: point that was subtracted from the rows.
+      floor: lower bound of the variances.
+
+    Returns:
+      The mixture and the number of components without rows, which were revived.
+    """
     count, first, second = (np.asarray(a, np.float64) for a in sums[:3])
     alive = count > min(1.0, 0.1 * count.sum() / len(count))  # rows
     divisor = np.where(alive, count, 1)[:, None]
     offset = first / divisor
-    # max: where a component holds one point many times, rounding may leave less than 0
+    # rounding may leave a negative variance where a component has copies of a single point
     variances = np.maximum(second / divisor - offset**2, floor)
     means, weights = center + offset, count.copy()
-    for empty in np.flatnonzero(~alive):  # takes half of the heaviest, split along its longest axis
-        heavy = int(weights.argmax())
+    for empty in np.flatnonzero(~alive):  # split the heaviest component along its longest axis
+        heaviest = int(weights.argmax())
         step = np.zeros(means.shape[1])
-        longest = int(variances[heavy].argmax())
-        step[longest] = 0.5 * np.sqrt(variances[heavy, longest])
-        means[empty], means[heavy] = means[heavy] + step, means[heavy] - step
-        variances[empty] = variances[heavy]
-        weights[empty] = weights[heavy] = weights[heavy] / 2
+        longest = int(variances[heaviest].argmax())
+        step[longest] = 0.5 * np.sqrt(variances[heaviest, longest])
+        means[empty], means[heaviest] = means[heaviest] + step, means[heaviest] - step
+        variances[empty] = variances[heaviest]
+        weights[empty] = weights[heaviest] = weights[heaviest] / 2
     return Mixture(weights / weights.sum(), means, variances), int((~alive).sum())
 
 
 def _typical_variance(variance: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
-    """Of each column, and for one that (almost) never changes, that of a small share of all."""
+    """Return the variance of each column, bounded below by 0.1% of the mean over columns.
+
+    A (nearly) constant column would have no meaningful floor; if all are constant, returns ones.
+    """
     mean = float(variance.mean())
     return np.maximum(variance, 1e-3 * mean) if mean > 0 else np.ones_like(variance)
 
 
 class Passes:
-    """Passes over all rows, each giving a mixture's sums."""
+    """Passes over all rows; each computes the sufficient statistics of a mixture (the E-step)."""
 
     def __init__(self, x: row_source.Rows, num_rows: int, mesh: Mesh | None):
         self._mesh = mesh or jax.make_mesh(
             (1,), (_AXIS,), (jax.sharding.AxisType.Auto,), devices=jax.local_devices()[:1]
         )
         self._x = x
-        # a multiple of the number of devices; the number of rows in a block is the same for any
+        # rounded up to a multiple of the number of devices; rows per block do not depend on it
         self._num_blocks = -(-_BLOCKS // self._mesh.size) * self._mesh.size
         small = max(128, 1 << max(0, (num_rows - 1) // _BLOCKS).bit_length())
         self._block_rows = min(_BLOCK_ROWS, small)
         self._sharding = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
-        self._keep = not callable(x) and num_rows * x.shape[1] * 4 <= _CACHE_BYTES
-        self._kept: list[Chunk] | None = None
+        self._use_cache = not callable(x) and num_rows * x.shape[1] * 4 <= _CACHE_BYTES
+        self._cache: list[Chunk] | None = None
 
     def expectation(self, mixture: Mixture) -> tuple[Float[np.ndarray, " d"], Statistics]:
-        """The sums of all rows, in float64, and the center they refer to."""
+        """Return the center subtracted from the rows, and the sums over rows, in float64."""
         parameters = density(mixture)
         total: Statistics | None = None
         for block, num_rows in self._chunks():
             sums = _chunk_statistics(block, num_rows, parameters, self._mesh)
             sums = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
             total = sums if total is None else jax.tree.map(np.add, total, sums)
-        assert total is not None  # a fit has rows
+        assert total is not None  # `fit` and `score` require at least one row
         return np.asarray(parameters.center, np.float64), total
 
     def _chunks(self) -> Iterable[Chunk]:
-        if self._kept is None and self._keep:
-            self._kept = list(self._read())
-        return self._kept if self._kept is not None else self._read()
+        if self._cache is None and self._use_cache:
+            self._cache = list(self._read())
+        return self._cache if self._cache is not None else self._read()
 
     def _read(self) -> Iterator[Chunk]:
         for block, num_rows in row_source.chunks(self._x, self._num_blocks, self._block_rows):
             yield self._place(block), self._place(num_rows)
 
     def _place(self, array: np.ndarray) -> Array:
-        # each process of a mesh transfers its own part only
-        return jax.make_array_from_callback(array.shape, self._sharding, lambda at: array[at])
+        # each process transfers only the shards of its own devices
+        return jax.make_array_from_callback(array.shape, self._sharding, lambda index: array[index])
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def _chunk_statistics(
     blocks: Float[Array, "b r d"], num_rows: Int[Array, " b"], parameters: Density, mesh: Mesh
 ) -> Statistics:
-    """Sums over the rows of all blocks, added block by block in their order."""
+    """Return the sums over the rows of all blocks, added in the order of the blocks."""
     sharded = PartitionSpec(mesh.axis_names)
 
-    def one(block: tuple[Float[Array, "r d"], Int[Array, ""]]) -> Statistics:
+    def block_statistics(block: tuple[Float[Array, "r d"], Int[Array, ""]]) -> Statistics:
         x, num_rows = block
         shapes = jax.eval_shape(statistics, x, num_rows, parameters)
-        return jax.lax.cond(  # blocks without rows cost nothing
+        return jax.lax.cond(  # skips the computation for blocks without rows
             num_rows > 0,
             lambda: statistics(x, num_rows, parameters),
             lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
         )
 
     each = jax.shard_map(
-        lambda *chunk: jax.lax.map(one, chunk),
+        lambda *chunk: jax.lax.map(block_statistics, chunk),
         mesh=mesh,
         in_specs=(sharded, sharded),
         out_specs=sharded,
-        check_vma=False,  # a skipped block's zeros do not vary over devices
+        check_vma=False,  # the zeros of a skipped block do not vary over devices
     )(blocks, num_rows)
     each = jax.lax.with_sharding_constraint(each, NamedSharding(mesh, PartitionSpec()))
 

@@ -1,4 +1,4 @@
-"""What a mixture of diagonal Gaussians says of rows: densities, posteriors, and their sums."""
+"""Densities, posteriors and sufficient statistics of a mixture of diagonal Gaussians."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 
 class Mixture(NamedTuple):
-    """Parameters, on the host in float64."""
+    """Parameters of a mixture, on the host in float64; `variances` are squared sigmas."""
 
     weights: Float[np.ndarray, " k"]
     means: Float[np.ndarray, "k d"]
@@ -19,7 +19,7 @@ class Mixture(NamedTuple):
 class Density(NamedTuple):
     """log(w_k N(x; mu_k, sigma_k)) as a matrix product: [y, y^2] @ slope + offset, y = x - center.
 
-    Centered, since in float32 what is lost of the product is in proportion to the size of y.
+    The rows are centered because the float32 rounding error of the product grows with |y|.
     """
 
     center: Float[Array, " d"]
@@ -28,9 +28,9 @@ class Density(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Sums over rows, weighted by each component's posterior, of 1, y and y^2 (y = x - center).
+    """Posterior-weighted sums over rows of 1, y and y^2 (y = x - center) for each component.
 
-    Beside them, the sum of the rows' log-likelihoods.
+    `log_likelihood` is the sum of the log-likelihoods of the rows.
     """
 
     zeroth: Float[Array, " k"]
@@ -40,17 +40,17 @@ class Statistics(NamedTuple):
 
 
 def centered(mixture: Mixture) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "k d"]]:
-    """The mixture's mean, rounded to float32, and the components' means seen from there."""
+    """Return the mean of the mixture in float32 and the component means relative to it."""
     center = np.asarray(mixture.weights @ mixture.means, np.float32)
     return center, mixture.means - center.astype(np.float64)
 
 
 def density(mixture: Mixture) -> Density:
-    """The densities of `mixture`, prepared for the device."""
+    """Return the densities of `mixture` as float32 arrays on the device."""
     center, means = centered(mixture)
     precisions = 1 / mixture.variances
     slope = np.concatenate([means * precisions, -0.5 * precisions], axis=1).T
-    with np.errstate(divide="ignore"):  # a weight of 0 is never chosen
+    with np.errstate(divide="ignore"):  # weight 0: log 0 = -inf, posterior 0
         log_weights = np.log(mixture.weights)
     offset = log_weights - 0.5 * (
         means**2 * precisions + np.log(2 * np.pi * mixture.variances)
@@ -59,13 +59,13 @@ def density(mixture: Mixture) -> Density:
 
 
 def log_joint(x: Float[Array, "n d"], parameters: Density) -> Float[Array, "n k"]:
-    """log p(x, component): the posterior is its softmax, the log-likelihood its logsumexp."""
+    """Return log p(x, component); its softmax is the posterior, its logsumexp log p(x)."""
     y = x - parameters.center[None]
     return _log_joint(jnp.concatenate([y, y * y], axis=1), parameters)
 
 
 def statistics(x: Float[Array, "n d"], num_rows: Int[Array, ""], parameters: Density) -> Statistics:
-    """The sums over the first `num_rows` rows."""
+    """Return the sums over the first `num_rows` rows of `x`; the remaining rows are padding."""
     y = x - parameters.center[None]
     powers = jnp.concatenate([y, y * y], axis=1)
     joint = _log_joint(powers, parameters)

@@ -1,4 +1,4 @@
-"""PCA, mixture and sketch: all that turns a video's descriptors into its p(psi) (Sec. 3.3)."""
+"""The fitted model that encodes a video: PCA, mixture and sketch, in one file (Sec. 3.3)."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,18 +17,18 @@ from jaxtyping import Array, Bool, Float
 from fisher import files
 from fisher import rows as row_source
 from fisher import sketch as sketches
-from fisher.encode import check_finite, mean_gradients, normalise, prepare
+from fisher.encode import check_finite, mean_gradients, normalize, prepare
 from fisher.gmm import GMM, mixture_of
 from fisher.pca import PCA
 from fisher.rows import Columns
 from fisher.sketch import Sketch
 
 _FORMAT = 2
-_NUM_STARTS, _MAX_ITERATIONS = 2, 200  # of the mixture, as released
+_NUM_STARTS, _MAX_ITERATIONS = 2, 200  # of the mixture, as in the authors' code
 
 
 class Part(NamedTuple):
-    """What encodes some columns of a row: all together, or one kind of descriptor."""
+    """PCA and mixture of some columns of the rows: of all columns, or of one descriptor."""
 
     columns: Columns
     pca: PCA
@@ -37,14 +37,14 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Fitted PCA and mixture of each part, the sketch if there is one, and their origin."""
+    """Fitted parts, an optional sketch, and a record of the data and settings of the fit."""
 
     parts: Mapping[str, Part]
     sketch: Sketch | None
-    num_dims: int  # of a row
-    num_rows: int  # that it was fitted to
+    num_dims: int  # values per row
+    num_rows: int  # rows in the fit
     seed: int
-    source: Mapping[str, Any] = field(default_factory=dict)  # whatever of JSON says whence they are
+    source: Mapping[str, Any] = field(default_factory=dict)  # JSON-serializable
 
     @classmethod
     def fit(
@@ -59,21 +59,32 @@ class Model:
         source: Mapping[str, Any] | None = None,
         mesh: Mesh | None = None,
     ) -> "Model":
-        """PCA of the rows, a mixture of the projected ones; `sketch_dim` 0 is no sketch.
+        """Fit a PCA to the rows and a mixture to the projected rows, and return the model.
 
-        `rows` is as for `GMM.fit`. With several `columns`, each has a PCA and a mixture of its own,
-        and their vectors stand side by side. Raises ValueError if there are fewer rows than
-        components, if all are equal, or values are not finite.
+        Args:
+          rows: rows of descriptors, as for `GMM.fit`.
+          energy: fraction of the variance that the PCA keeps.
+          num_components: number of components of the mixture.
+          sketch_dim: length of a sketched vector; 0: no sketch.
+          seed: seed of mixture and sketch.
+          columns: columns of each part, by name. Each part has its own PCA and mixture; the Fisher
+            vectors of all parts are concatenated. Default: one part of all columns.
+          source: JSON-serializable description of the data and settings, saved with the model.
+          mesh: devices for the fit of the mixture, as for `GMM`.
+
+        Raises:
+          ValueError: if there are fewer rows than components, if all rows are equal, if a value is
+            not finite, or if columns are outside the rows.
         """
         if sketch_dim < 0:
-            raise ValueError(f"sketch_dim is {sketch_dim}; use 0 for no sketch, or a size")
+            raise ValueError(f"sketch_dim is {sketch_dim}; use a positive size, or 0 for no sketch")
         moments = row_source.moments(rows)
         num_dims = len(moments.mean)
         columns = columns or {"all": Columns()}
         for name, part in columns.items():
             if not 0 <= part.begin < (num_dims if part.end is None else part.end) <= num_dims:
                 raise ValueError(
-                    f"columns {name}: {part.begin} to {part.end} are not in rows of {num_dims}"
+                    f"columns {name}: {part.begin} to {part.end} are outside rows of {num_dims}"
                 )
         parts = {
             name: _fit_part(rows, part, energy, num_components, seed, mesh)
@@ -84,12 +95,12 @@ class Model:
 
     @property
     def num_values(self) -> int:
-        """Length of a vector: the sketch's, or 2 k d summed over the parts."""
+        """Length of a vector: of the sketch, or 2 k d summed over the parts."""
         return self.sketch.dim_out if self.sketch else _num_values(self.parts)
 
     @property
     def places(self) -> dict[str, slice]:
-        """Where each part's values are in a vector before the sketch."""
+        """The position of the values of each part in a vector before the sketch, by part."""
         ends = np.cumsum([2 * part.gmm.means_.size for part in self.parts.values()]).tolist()
         return {
             name: slice(begin, end)
@@ -99,19 +110,23 @@ class Model:
     def encode_each(
         self, descriptors: Iterable[tuple[str, row_source.Rows]], *, reading: str
     ) -> Iterator[tuple[str, Float[np.ndarray, " o"] | None]]:
-        """Id and p(psi) of each video, None for one without rows, in the order of `descriptors`.
+        """Yield the id and p(psi) of each video in order; None for a video without rows.
 
-        Each video's parts by themselves: projected, Eq. 5 or as `released`, normalised; then side
-        by side with unit norm, and sketched. Memory does not grow with the number of videos or
-        their rows. Raises ValueError naming a video with a value that is not finite.
+        Each part is projected, encoded (Eq. 5-6, or as `reading` "released") and normalized; the
+        concatenated parts are scaled to unit norm and sketched. Memory does not grow with the
+        number of videos or of their rows.
+
+        Raises:
+          ValueError: if a video has a value that is not finite or rows of the wrong length; names
+            the video.
         """
         encoders = tuple(
             prepare(mixture_of(part.gmm), reading, part.pca.projection(), part.columns)
             for part in self.parts.values()
         )
         tables = jax.device_put(self.sketch.tables()) if self.sketch else None
-        video_ids: list[str] = []  # of the items that have not come yet
-        num_given = 0
+        video_ids: list[str] = []  # read, but not yet yielded
+        num_yielded = 0
 
         def rows() -> Iterator[row_source.Rows]:
             for video_id, x in descriptors:
@@ -122,9 +137,10 @@ class Model:
             if not ended:
                 continue
             vectors = np.asarray(_vectors(gradients, tables))
-            for item in range(num_given, max(ended) + 1):
-                yield _named(video_ids.pop(0), vectors[ended[item]] if item in ended else None)
-            num_given = max(ended) + 1
+            for item in range(num_yielded, max(ended) + 1):
+                vector = vectors[ended[item]] if item in ended else None
+                yield _checked(video_ids.pop(0), vector)
+            num_yielded = max(ended) + 1
         yield from ((video_id, None) for video_id in video_ids)
 
     def _pieces(self, video_id: str, x: row_source.Rows) -> Iterator[Float[np.ndarray, "_ d"]]:
@@ -138,17 +154,22 @@ class Model:
     def encode_collection(
         self, descriptors: Iterable[tuple[str, row_source.Rows]], *, reading: str
     ) -> tuple[tuple[str, ...], Float[np.ndarray, "v o"], Bool[np.ndarray, " v"]]:
-        """Ids, p(psi) of `encode_each`, 0 where there is none, and which videos have one."""
+        """Encode all videos (see `encode_each`).
+
+        Returns:
+          The ids, the vectors (zeros for a video without rows), and a mask of the videos that have
+          a vector.
+        """
         encoded = list(self.encode_each(descriptors, reading=reading))
-        found = np.zeros((len(encoded), self.num_values), np.float32)
+        vectors = np.zeros((len(encoded), self.num_values), np.float32)
         for row, (_, vector) in enumerate(encoded):
             if vector is not None:
-                found[row] = vector
+                vectors[row] = vector
         has_vector = np.array([vector is not None for _, vector in encoded], bool)
-        return tuple(video_id for video_id, _ in encoded), found, has_vector
+        return tuple(video_id for video_id, _ in encoded), vectors, has_vector
 
     def save(self, path: str | Path) -> None:
-        """Writes one npz without pickled objects, atomically."""
+        """Write an npz file without pickled objects, atomically."""
         arrays = {
             f"{name}.{key}": value
             for name, part in self.parts.items()
@@ -169,19 +190,23 @@ class Model:
 
     @classmethod
     def load(cls, path: str | Path) -> "Model":
-        """Reads what `save` wrote. Raises ValueError if it is anything else."""
+        """Read a file written by `save`.
+
+        Raises:
+          ValueError: if the file is not a readable Fisher model; names the file.
+        """
         try:
             with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return cls._of({name: file[name] for name in file.files})
         except KeyError as error:
-            raise ValueError(f"{path}: not a Fisher model, it has no {error}") from error
+            raise ValueError(f"{path}: not a Fisher model: array {error} is missing") from error
         except files.UNREADABLE as error:
             raise ValueError(f"{path}: not a readable Fisher model: {error}") from error
 
     @classmethod
     def _of(cls, arrays: dict[str, Any]) -> "Model":
         if int(arrays["format"]) != _FORMAT:
-            raise ValueError(f"its format is {arrays['format']}, this program reads {_FORMAT}")
+            raise ValueError(f"its format is {arrays['format']}, this version reads {_FORMAT}")
         seed, num_dims = int(arrays["seed"]), int(arrays["num_dims"])
         parts = {name: _part(arrays, name, seed) for name in arrays["parts"].tolist()}
         for part in parts.values():
@@ -199,17 +224,17 @@ def _fit_part(
     seed: int,
     mesh: Mesh | None,
 ) -> Part:
-    def seen() -> Iterator[Float[np.ndarray, "m d"]]:
-        return (np.asarray(columns.of(piece), np.float32) for piece in row_source.pieces(rows))
+    def selected() -> Iterator[Float[np.ndarray, "m d"]]:
+        return (np.asarray(columns.select(piece), np.float32) for piece in row_source.pieces(rows))
 
     def projected() -> Iterator[Float[np.ndarray, "m p"]]:
-        return (np.asarray(pca.transform(piece)) for piece in seen())
+        return (np.asarray(pca.transform(piece)) for piece in selected())
 
-    pca = PCA(energy).fit(seen)
+    pca = PCA(energy).fit(selected)
     gmm = GMM(
         num_components, seed, num_starts=_NUM_STARTS, max_iterations=_MAX_ITERATIONS, mesh=mesh
     )
-    # rows that are in memory are projected once, others in every pass
+    # rows in memory are projected once; a stream is projected in every pass
     gmm.fit(projected if callable(rows) else np.concatenate(list(projected())))
     return Part(columns, pca, gmm)
 
@@ -218,12 +243,12 @@ def _fit_part(
 def _vectors(
     gradients: tuple[Float[Array, "b v"], ...], tables: tuple[Array, Array] | None
 ) -> Float[Array, "b o"]:
-    """The parts' vectors, normalised, side by side with unit norm, and sketched."""
-    vectors = jnp.concatenate([normalise(v) for v in gradients], axis=1) / len(gradients) ** 0.5
+    """Return the normalized vectors of all parts, concatenated to unit norm and sketched."""
+    vectors = jnp.concatenate([normalize(v) for v in gradients], axis=1) / len(gradients) ** 0.5
     return vectors if tables is None else sketches.apply(vectors, *tables)
 
 
-def _named(
+def _checked(
     video_id: str, vector: Float[np.ndarray, " o"] | None
 ) -> tuple[str, Float[np.ndarray, " o"] | None]:
     if vector is not None:
@@ -262,29 +287,33 @@ def _arrays(part: Part) -> dict[str, Any]:
 
 
 def _part(arrays: Mapping[str, Any], name: str, seed: int) -> Part:
-    def of(key: str) -> Any:
+    def stored(key: str) -> Any:
         return arrays[f"{name}.{key}"]
 
-    begin, end = of("columns").tolist()
-    pca = PCA(float(of("energy")))
-    pca.mean_, pca.components_ = of("pca_mean"), of("pca_components")
-    pca.explained_variance_, pca.energy_kept_ = of("pca_variance"), float(of("energy_kept"))
-    gmm = GMM(len(of("weights")), seed)
-    gmm.weights_, gmm.means_, gmm.covariances_ = of("weights"), of("means"), of("variances")
-    gmm.log_likelihood_ = float(of("log_likelihood"))
-    gmm.num_iterations_, gmm.converged_ = int(of("num_iterations")), bool(of("converged"))
-    return Part(Columns(begin, None if end < 0 else end, bool(of("square_root"))), pca, gmm)
+    begin, end = stored("columns").tolist()
+    pca = PCA(float(stored("energy")))
+    pca.mean_, pca.components_ = stored("pca_mean"), stored("pca_components")
+    pca.explained_variance_, pca.energy_kept_ = stored("pca_variance"), float(stored("energy_kept"))
+    gmm = GMM(len(stored("weights")), seed)
+    gmm.weights_, gmm.means_, gmm.covariances_ = (
+        stored("weights"),
+        stored("means"),
+        stored("variances"),
+    )
+    gmm.log_likelihood_ = float(stored("log_likelihood"))
+    gmm.num_iterations_, gmm.converged_ = int(stored("num_iterations")), bool(stored("converged"))
+    return Part(Columns(begin, None if end < 0 else end, bool(stored("square_root"))), pca, gmm)
 
 
 def _check(part: Part, num_dims: int) -> None:
-    """Raises ValueError unless the parameters fit one another and are finite."""
+    """Raise ValueError if a shape is wrong, a value is not finite, or weights do not sum to 1."""
     columns, pca, gmm = part
-    num_seen = len(range(num_dims)[columns.begin : columns.end])
+    num_selected = len(range(num_dims)[columns.begin : columns.end])
     num_kept = len(pca.components_)
     expected = {
-        "pca_mean": (pca.mean_, (num_seen,)),
+        "pca_mean": (pca.mean_, (num_selected,)),
         "pca_variance": (pca.explained_variance_, (num_kept,)),
-        "pca_components": (pca.components_, (num_kept, num_seen)),
+        "pca_components": (pca.components_, (num_kept, num_selected)),
         "means": (gmm.means_, (gmm.num_components, num_kept)),
     }
     for name, (array, shape) in expected.items():
@@ -294,11 +323,11 @@ def _check(part: Part, num_dims: int) -> None:
             raise ValueError(f"{name} has a value that is not finite")
     mixture = mixture_of(gmm)
     if not (mixture.weights >= 0).all() or abs(mixture.weights.sum() - 1) > 1e-6:
-        raise ValueError("the weights of the mixture are not positive with sum 1")
+        raise ValueError("the weights of the mixture are negative or do not sum to 1")
 
 
 def _library_version() -> str:
     try:
         return metadata.version("vcjax")
-    except metadata.PackageNotFoundError:  # run from its folder
+    except metadata.PackageNotFoundError:  # run from source, not installed
         return "unknown"

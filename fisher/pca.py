@@ -1,4 +1,4 @@
-"""Principal components by one pass over the rows."""
+"""Principal component analysis (PCA) of rows that need not fit in memory."""
 
 from typing import NamedTuple
 
@@ -10,21 +10,23 @@ from jaxtyping import Array, Float, Int
 from fisher import rows as row_source
 
 _BLOCKS, _BLOCK_ROWS = 16, 1024
-_RANK_TOLERANCE = 1e-6  # of the largest variance: below it float32 has nothing but rounding
+_RANK_TOLERANCE = 1e-6  # fraction of the largest variance; less is float32 rounding error
 
 
 class Projection(NamedTuple):
-    """What `project` takes, in float32."""
+    """Parameters of `project`, in float32."""
 
     mean: Float[Array, " d"]
     components: Float[Array, "p d"]
 
 
 class PCA:
-    """The principal components that keep a share `energy` of the variance, not whitened.
+    """Principal components that explain at least the fraction `energy` of the variance.
 
-    `fit` sets `mean_ [d]`, `components_ [p, d]` (rows of unit norm, by falling variance; the entry
-    of largest magnitude is positive), `explained_variance_ [p]` and, of all d, `energy_kept_`.
+    `fit` sets `mean_ [d]`, `components_ [p, d]` (rows of unit norm, in order of decreasing
+    variance; the entry of largest magnitude is positive), `explained_variance_ [p]`, and
+    `energy_kept_`, the fraction of the variance that the p components explain. Projections are not
+    whitened. The paper's `energy` is 0.9 (Sec. 4.2).
     """
 
     mean_: Float[np.ndarray, " d"]
@@ -34,19 +36,24 @@ class PCA:
 
     def __init__(self, energy: float = 0.9):
         if not 0 < energy <= 1:
-            raise ValueError(f"energy is a share in (0, 1], not {energy}")
+            raise ValueError(f"energy is {energy}; it must be a fraction in (0, 1]")
         self.energy = energy
 
     def fit(self, x: row_source.Rows) -> "PCA":
-        """Fits to rows as `GMM.fit` takes them, from their covariance. Raises ValueError if all
-        rows are equal."""
+        """Fit to the covariance of the rows `x` (see `GMM.fit`) and return the PCA.
+
+        Raises:
+          ValueError: if there are no rows, if all rows are equal, or if a value is not finite.
+        """
         moments = row_source.moments(x)
         self.mean_ = moments.mean
         covariance = _scatter(x, moments.mean) / max(1, moments.num_rows - 1)
         variances, vectors = np.linalg.eigh(covariance)
         variances, vectors = variances[::-1], vectors[:, ::-1]
         if variances[0] <= 1e-12 * max(1.0, float((moments.mean**2).max())):
-            raise ValueError(f"all {moments.num_rows} rows are equal: they have no components")
+            raise ValueError(
+                f"all {moments.num_rows} rows are equal: there are no principal components"
+            )
         variances = np.where(variances > _RANK_TOLERANCE * variances[0], variances, 0)
         kept = np.cumsum(variances) / variances.sum()
         num_kept = int(np.searchsorted(kept, self.energy * (1 - 1e-12))) + 1
@@ -60,24 +67,27 @@ class PCA:
         return self
 
     def transform(self, x: Float[np.ndarray, "n d"]) -> Float[Array, "n p"]:
-        """The rows in the components."""
+        """Return the coordinates of the rows `x` along the components."""
         return project(jnp.asarray(x, jnp.float32), self.projection())
 
     def projection(self) -> Projection:
-        """The components for the device."""
+        """Return mean and components as float32 arrays on the device."""
         if not hasattr(self, "components_"):
-            raise ValueError("these components are not fitted; call fit first")
+            raise ValueError("this PCA is not fitted; call fit first")
         return Projection(*(jnp.asarray(a, jnp.float32) for a in (self.mean_, self.components_)))
 
 
 def project(x: Float[Array, "n d"], projection: Projection) -> Float[Array, "n p"]:
-    """Coordinates of the rows along the components."""
+    """Return the coordinates of the rows `x` along the components."""
     centered = x - projection.mean[None]
     return jnp.dot(centered, projection.components.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def _scatter(x: row_source.Rows, mean: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d"]:
-    """Sum of the rows' outer products about their mean: blocks in float32, total in float64."""
+    """Return the sum of the outer products of the centered rows: d x d scatter matrix.
+
+    Blocks are summed in float32 on the device, the total in float64 on the host.
+    """
     total = np.zeros((len(mean), len(mean)))
     center = jnp.asarray(mean, jnp.float32)
     for blocks, num_rows in row_source.chunks(x, _BLOCKS, _BLOCK_ROWS):
@@ -89,10 +99,10 @@ def _scatter(x: row_source.Rows, mean: Float[np.ndarray, " d"]) -> Float[np.ndar
 def _blocks_scatter(
     blocks: Float[Array, "b r d"], num_rows: Int[Array, " b"], center: Float[Array, " d"]
 ) -> Float[Array, "b d d"]:
-    def one(block: tuple[Array, Array]) -> Array:
+    def block_scatter(block: tuple[Float[Array, "r d"], Int[Array, ""]]) -> Float[Array, "d d"]:
         x, count = block
         is_row = (jnp.arange(x.shape[0]) < count)[:, None]
         y = jnp.where(is_row, x - center[None], 0)
         return jnp.dot(y.T, y, precision=jax.lax.Precision.HIGHEST)
 
-    return jax.lax.map(one, (blocks, num_rows))
+    return jax.lax.map(block_scatter, (blocks, num_rows))

@@ -1,27 +1,33 @@
-"""Rows from wherever they come, in pieces of a fixed size."""
+"""Rows of descriptors from arrays, memory maps or streams, in blocks of a fixed size."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-# An array (or memory map) of rows, or a function that yields arrays of rows, anew at each call.
+# An array (or memory map) of rows, or a function that returns a new iterable of arrays of rows at
+# each call.
 Rows = Float[np.ndarray, "n d"] | Float[Array, "n d"] | Callable[[], Iterable[np.ndarray]]
 
 _PIECE_ROWS = 65536
 
+# NumPy arrays give NumPy arrays, JAX arrays give JAX arrays
+_Matrix = TypeVar("_Matrix", np.ndarray, Array)
+
 
 class Columns(NamedTuple):
-    """Which values of a row a mixture sees: those from `begin` to `end`, or their square roots."""
+    """Columns `begin` to `end` (exclusive; None: the last) of the rows, or their square roots."""
 
     begin: int = 0
     end: int | None = None
-    square_root: bool = False  # signed
+    square_root: bool = False  # sign(x) sqrt(|x|)
 
-    def of(self, x: Float[np.ndarray, "n d"] | Float[Array, "n d"]) -> Any:
-        """These columns of the rows."""
+    def select(self, x: _Matrix) -> _Matrix:
+        """Return these columns of the rows `x` [n, d], or their signed square roots."""
         x = x[:, self.begin : self.end]
         if not self.square_root:
             return x
@@ -30,17 +36,17 @@ class Columns(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Blocks of rows, each of one item of a collection; what is not a row is 0."""
+    """Blocks of rows, each block of one item of a collection; padding is 0."""
 
     blocks: Float[np.ndarray, "b r d"]
     num_rows: Int[np.ndarray, " b"]
-    is_first: Bool[np.ndarray, " b"]  # block of its item
-    is_last: Bool[np.ndarray, " b"]
-    ended: dict[int, int]  # item -> its last block
+    is_first: Bool[np.ndarray, " b"]  # first block of its item
+    is_last: Bool[np.ndarray, " b"]  # last block of its item
+    ended: dict[int, int]  # item -> index of its last block
 
 
 class Moments(NamedTuple):
-    """Of all rows."""
+    """Number, mean and variance of all rows, in float64."""
 
     num_rows: int
     mean: Float[np.ndarray, " d"]
@@ -48,42 +54,46 @@ class Moments(NamedTuple):
 
 
 def pieces(x: Rows, num_rows: int = _PIECE_ROWS) -> Iterator[Float[np.ndarray, "m d"]]:
-    """Arrays of at most `num_rows` rows, in order."""
+    """Yield the rows of `x` in order, in arrays of at most `num_rows` rows."""
     for array in x() if callable(x) else (x,):
         if array.ndim != 2:
-            raise ValueError(f"rows are an array [n, d], not of shape {array.shape}")
+            raise ValueError(f"rows must be an array [n, d], not of shape {array.shape}")
         for begin in range(0, len(array), num_rows):
             yield np.asarray(array[begin : begin + num_rows])
 
 
 def moments(x: Rows) -> Moments:
-    """Number, mean and variance of the rows, in float64.
+    """Return number, mean and variance of the rows, computed in one pass.
 
-    Raises ValueError where there is none, or a value is not finite.
+    Raises:
+      ValueError: if there are no rows, if rows differ in length, or if a value is not finite.
     """
     count, mean, scatter = 0, np.zeros(0), np.zeros(0)
     for piece in pieces(x):
         piece = piece.astype(np.float64)
         if not np.isfinite(piece).all():
             bad = count + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])
-            raise ValueError(f"row {bad} has a value that is not finite; leave such rows out")
-        own_mean = piece.mean(axis=0)
-        own_scatter = ((piece - own_mean) ** 2).sum(axis=0)
+            raise ValueError(f"row {bad} has a value that is not finite; remove such rows")
+        piece_mean = piece.mean(axis=0)
+        piece_scatter = ((piece - piece_mean) ** 2).sum(axis=0)
         if not count:
-            count, mean, scatter = len(piece), own_mean, own_scatter
+            count, mean, scatter = len(piece), piece_mean, piece_scatter
             continue
-        if len(own_mean) != len(mean):
-            raise ValueError(f"rows of {len(mean)} and of {len(own_mean)} values in one collection")
-        total, apart = count + len(piece), own_mean - mean
-        scatter = scatter + own_scatter + apart**2 * (count * len(piece) / total)
-        mean, count = mean + apart * (len(piece) / total), total
+        if len(piece_mean) != len(mean):
+            raise ValueError(
+                f"rows of {len(mean)} and of {len(piece_mean)} values in one collection"
+            )
+        # parallel update of mean and scatter (Chan et al. 1983): no cancellation of large squares
+        total, difference = count + len(piece), piece_mean - mean
+        scatter = scatter + piece_scatter + difference**2 * (count * len(piece) / total)
+        mean, count = mean + difference * (len(piece) / total), total
     if not count:
         raise ValueError("there are no rows to fit to")
     return Moments(count, mean, scatter / count)
 
 
-def at(x: Rows, indices: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
-    """The rows at `indices`, which ascend."""
+def take(x: Rows, indices: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
+    """Return the rows at `indices`, which must be sorted, in float32."""
     if not callable(x):
         return np.asarray(x[indices], np.float32)
     chosen, begin = [], 0
@@ -97,9 +107,10 @@ def at(x: Rows, indices: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
 def chunks(
     x: Rows, num_blocks: int, block_rows: int
 ) -> Iterator[tuple[Float[np.ndarray, "b r d"], Int[np.ndarray, " b"]]]:
-    """All rows, in chunks of `num_blocks` blocks of `block_rows` rows, and the rows in each block.
+    """Yield all rows in chunks of `num_blocks` blocks of `block_rows` rows.
 
-    Every block but the last ones is full; what is not a row is 0. A chunk is never written again.
+    Each step yields the blocks and the number of rows in each block. Blocks are filled in order;
+    padding is 0. A chunk is a new array that is not modified after it was yielded.
     """
     chunk_rows, filled, chunk = num_blocks * block_rows, 0, np.zeros((0, 0), np.float32)
     for piece in pieces(x):
@@ -124,35 +135,53 @@ def chunks(
 def segments(
     collection: Iterable[Rows], num_dims: int, num_blocks: int, block_rows: int
 ) -> Iterator[Segments]:
-    """The rows of all items in turn, in chunks of one size; each item begins a block.
+    """Yield the rows of all items in order, in chunks of `num_blocks` blocks of `block_rows` rows.
 
-    Items without rows are in no block. Raises ValueError for rows of other than `num_dims` values.
+    Each item begins a new block. Items without rows occupy no block. The last chunk is filled up
+    with blocks without rows.
+
+    Raises:
+      ValueError: if an item has rows of other than `num_dims` values.
     """
-    chunk: Segments | None = None
-    block, filled = num_blocks, block_rows
+    blocks = _item_blocks(collection, num_dims, block_rows)
+    while chunk := list(itertools.islice(blocks, num_blocks)):
+        segments = _no_segments(num_blocks, block_rows, num_dims)
+        for i, block in enumerate(chunk):
+            segments.blocks[i] = block.rows
+            segments.num_rows[i] = block.num_rows
+            segments.is_first[i], segments.is_last[i] = block.is_first, block.is_last
+            if block.is_last:
+                segments.ended[block.item] = i
+        yield segments
+
+
+class _Block(NamedTuple):
+    """Up to r rows of one item; the remaining rows are 0."""
+
+    item: int
+    rows: Float[np.ndarray, "r d"]
+    num_rows: int
+    is_first: bool
+    is_last: bool
+
+
+def _item_blocks(collection: Iterable[Rows], num_dims: int, block_rows: int) -> Iterator[_Block]:
     for item, x in enumerate(collection):
-        is_first = True
-        for piece in pieces(x):
-            if len(piece) and piece.shape[1] != num_dims:
-                raise ValueError(f"rows of {piece.shape[1]} values, not {num_dims}")
-            while len(piece):
-                if filled == block_rows:
-                    block, filled = block + 1, 0
-                    if chunk is None or block == num_blocks:
-                        if chunk is not None:
-                            yield chunk
-                        chunk, block = _no_segments(num_blocks, block_rows, num_dims), 0
-                    chunk.is_first[block], is_first = is_first, False
-                assert chunk is not None  # a block is begun
-                taken = min(block_rows - filled, len(piece))
-                chunk.blocks[block, filled : filled + taken] = piece[:taken]
-                piece, filled = piece[taken:], filled + taken
-                chunk.num_rows[block] = filled
-        if chunk is not None and not is_first:
-            chunk.is_last[block], chunk.ended[item] = True, block
-            filled = block_rows
-    if chunk is not None:
-        yield chunk
+        # a block is held back until the next is read: only then is it certain to be the last or not
+        held: _Block | None = None
+        for (rows,), (num_rows,) in chunks(partial(_checked, x, num_dims), 1, block_rows):
+            if held is not None:
+                yield held
+            held = _Block(item, rows, int(num_rows), is_first=held is None, is_last=False)
+        if held is not None:
+            yield held._replace(is_last=True)
+
+
+def _checked(x: Rows, num_dims: int) -> Iterator[Float[np.ndarray, "m d"]]:
+    for piece in pieces(x):
+        if len(piece) and piece.shape[1] != num_dims:
+            raise ValueError(f"rows of {piece.shape[1]} values, not {num_dims}")
+        yield piece
 
 
 def _no_segments(num_blocks: int, block_rows: int, num_dims: int) -> Segments:
@@ -168,21 +197,24 @@ def _no_segments(num_blocks: int, block_rows: int, num_dims: int) -> Segments:
 def sample_rows(
     x: Float[np.ndarray, "n d"], num_rows: int, key_text: str, seed: int
 ) -> Float[np.ndarray, "m d"]:
-    """`num_rows` rows of `x` (all, if it has no more), drawn without replacement, in their order.
+    """Return `num_rows` rows of `x` (or all, if there are fewer), drawn without replacement.
 
-    Which ones depends on `key_text`, `seed` and the number of rows alone: keyed by video, the draw
-    does not depend on what else is sampled, or in which order.
+    The rows keep their order. The draw depends on `key_text`, `seed` and the number of rows only:
+    with the video id as key it is independent of the other videos and of their order.
     """
     if len(x) <= num_rows:
         return np.asarray(x)
     digest = hashlib.sha256(f"{seed}\n{key_text}".encode()).digest()
-    # raw bits, which NumPy promises to keep: random order, of which the first rows are taken
+    # raw bits are stable across versions of NumPy, unlike the methods of Generator
     order = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(len(x))
     return np.asarray(x[np.sort(np.argsort(order, kind="stable")[:num_rows])])
 
 
 def sample_items(names: Sequence[str], num_items: int, seed: int) -> list[str]:
-    """`num_items` of `names` (all, if there are no more), drawn without replacement."""
+    """Return `num_items` of `names` (or all, if there are fewer), drawn without replacement.
+
+    The names keep their order.
+    """
     drawn = np.random.default_rng(seed).permutation(len(names))[:num_items]
     return [names[row] for row in sorted(drawn)]
 
@@ -194,7 +226,17 @@ def sample(
     rows_per_item: int,
     seed: int,
 ) -> Float[np.ndarray, "n d"]:
-    """Rows of each item, drawn by its name. Raises ValueError if no item has any."""
+    """Return rows of all items, drawn at random from each.
+
+    Args:
+      names: names of the items, which key the draw (see `sample_rows`).
+      read: returns the rows of the item of a name.
+      rows_per_item: maximum number of rows per item.
+      seed: seed of the draw.
+
+    Raises:
+      ValueError: if no item has rows, or if rows differ in length.
+    """
     drawn = [sample_rows(read(name), rows_per_item, name, seed) for name in names]
     widths = {x.shape[1] for x in drawn if len(x)}
     if len(widths) != 1:

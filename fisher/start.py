@@ -1,4 +1,4 @@
-"""Mixtures to start expectation-maximisation from."""
+"""Initial mixtures for expectation-maximization."""
 
 import numpy as np
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from jaxtyping import Float
 from fisher import rows as row_source
 from fisher.mixture import Mixture
 
-_SAMPLE_ROWS = 100  # a component, of which the start is made
+_SAMPLE_ROWS = 100  # rows per component in the sample from which the mixture is initialized
 _LLOYD_ITERATIONS = 10
 
 
@@ -19,11 +19,20 @@ def draw(
     seed: int,
     floor: Float[np.ndarray, " d"],
 ) -> Mixture:
-    """A start for `num_components` components, by seed, the same for any number of devices."""
+    """Return an initial mixture, computed on the host: the same for any number of devices.
+
+    Args:
+      name: key of `STARTS`, "kmeans++" or "random".
+      x: the rows, of which a random sample is used.
+      moments: number, mean and variance of the rows.
+      num_components: number of components.
+      seed: seed of the sample and of the initialization.
+      floor: lower bound of the variances.
+    """
     generator = np.random.default_rng(seed)
     num_rows = min(moments.num_rows, max(10_000, _SAMPLE_ROWS * num_components))
-    chosen = generator.choice(moments.num_rows, num_rows, replace=False)
-    sample = row_source.at(x, np.sort(chosen)).astype(np.float64)
+    indices = generator.choice(moments.num_rows, num_rows, replace=False)
+    sample = row_source.take(x, np.sort(indices)).astype(np.float64)
     return STARTS[name](sample, moments, num_components, generator, floor)
 
 
@@ -34,7 +43,7 @@ def _random_rows(
     generator: np.random.Generator,
     floor: Float[np.ndarray, " d"],
 ) -> Mixture:
-    """Rows drawn at random as means; weights equal, variances those of all rows."""
+    """Return a mixture with random rows as means, equal weights and the variances of all rows."""
     means = sample[generator.choice(len(sample), num_components, replace=False)]
     variances = np.tile(np.maximum(moments.variance, floor), (num_components, 1))
     return Mixture(np.full(num_components, 1 / num_components), means, variances)
@@ -47,7 +56,11 @@ def _kmeans(
     generator: np.random.Generator,
     floor: Float[np.ndarray, " d"],
 ) -> Mixture:
-    """Clusters of the sample by Lloyd's iterations from k-means++ centers."""
+    """Return the mixture of clusters of the sample, by Lloyd's iterations from k-means++ centers.
+
+    It stays in NumPy: `sklearn.cluster.KMeans` starts are equally good, but draw another mixture for
+    the same seed and, with several OpenMP threads, one that a seed does not repeat.
+    """
     means = _spread(sample, num_components, generator)
     for _ in range(_LLOYD_ITERATIONS):
         labels = (0.5 * (means**2).sum(axis=1) - sample @ means.T).argmin(axis=1)
@@ -57,18 +70,18 @@ def _kmeans(
         empty = counts == 0
         divisor = np.maximum(counts, 1)[:, None]
         means = np.where(empty[:, None], means, member @ sample / divisor)
-    # around the mean of all rows, from which squares lose nothing
+    # squares are taken around the mean of all rows, which avoids cancellation
     second = member @ (sample - moments.mean) ** 2 / divisor - (means - moments.mean) ** 2
     few = (counts < 2)[:, None]
     variances = np.maximum(np.where(few, moments.variance[None], second), floor)
-    # a row more for each: an empty one keeps its center and finds its rows by itself
+    # one row is added to each count so that no weight is 0; EM then moves an empty component
     return Mixture((counts + 1) / (counts + 1).sum(), means, variances)
 
 
 def _spread(
     sample: Float[np.ndarray, "n d"], num_components: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "k d"]:
-    """k-means++: each next center is a row, drawn by its squared distance to the nearest so far."""
+    """Return k-means++ centers: each is a row drawn by its squared distance to the nearest center."""
     squares = (sample**2).sum(axis=1)
     chosen = [int(generator.integers(len(sample)))]
     nearest = np.full(len(sample), np.inf)
@@ -76,7 +89,7 @@ def _spread(
         last = sample[chosen[-1]]
         nearest = np.minimum(nearest, np.maximum(squares - 2 * sample @ last + last @ last, 0))
         cumulative = nearest.cumsum()
-        if cumulative[-1] <= 0:  # fewer different rows than components: any row will do
+        if cumulative[-1] <= 0:  # fewer distinct rows than components: any row will do
             chosen.append(int(generator.integers(len(sample))))
             continue
         drawn = np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")

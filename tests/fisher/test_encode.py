@@ -33,6 +33,40 @@ def error(actual, expected):
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fast_form_equals_the_reference_on_random_mixtures(seed):
+    generator = np.random.default_rng(seed)
+    num_rows, num_components, num_dims = generator.integers([1, 1, 1], [1500, 12, 40])
+    gmm = fisher.GMM(int(num_components))
+    gmm.weights_ = generator.dirichlet(np.full(num_components, 2.0))
+    gmm.means_ = generator.normal(size=(num_components, num_dims))
+    gmm.covariances_ = generator.uniform(0.2, 3.0, (num_components, num_dims))
+    x = generator.normal(size=(num_rows, num_dims)).astype(np.float32)
+    expected = fisher.reference_fisher_vector(
+        x, gmm.weights_, gmm.means_, np.sqrt(gmm.covariances_)
+    )
+    actual = fisher.encode(x, gmm)
+    assert expected.dtype == np.float64 and error(actual, expected) < 1e-5
+    normalized = np.sign(expected) * np.sqrt(np.abs(expected))
+    normalized /= np.linalg.norm(normalized)
+    # the square root magnifies rounding errors of values near 0
+    assert error(fisher.normalize(actual), normalized) < 1e-3
+
+
+def test_the_reference_is_eq_5_and_6_by_hand():
+    # one row between two components in one dimension: both posteriors are 1/2
+    psi = fisher.reference_fisher_vector(
+        np.array([[1.0]]), np.array([0.5, 0.5]), np.array([[0.0], [2.0]]), np.ones((2, 1))
+    )
+    # p / sqrt(w) = sqrt(1/2); phi = +-1, phi' = 0
+    np.testing.assert_allclose(psi, [np.sqrt(0.5), 0, -np.sqrt(0.5), 0], atol=1e-15)
+    # one component: phi = (5 - 1) / 2, phi' = 2^2 - 1
+    psi = fisher.reference_fisher_vector(
+        np.array([[5.0]]), np.array([1.0]), np.array([[1.0]]), np.array([[2.0]])
+    )
+    np.testing.assert_allclose(psi, [2, 3 / np.sqrt(2)])
+
+
 @pytest.mark.parametrize("reading", ["paper", "released"])
 @pytest.mark.parametrize("num_rows", [1, 7, 3000])
 def test_both_readings_are_the_formulas(mixture, descriptors, reading, num_rows):
@@ -134,9 +168,9 @@ def test_what_has_no_vector_is_refused(mixture, descriptors):
         fisher.encode(descriptors, fisher.GMM(2))
 
 
-def test_normalise_takes_signed_roots_to_unit_norm():
+def test_normalize_takes_signed_roots_to_unit_norm():
     np.testing.assert_allclose(
-        fisher.normalise(jnp.array([[9.0, -16.0], [0.0, 0.0], [1e-30, 0.0], [-4e30, 4e30]])),
+        fisher.normalize(jnp.array([[9.0, -16.0], [0.0, 0.0], [1e-30, 0.0], [-4e30, 4e30]])),
         [[0.6, -0.8], [0, 0], [1, 0], [-np.sqrt(0.5), np.sqrt(0.5)]],
         rtol=1e-6,
     )

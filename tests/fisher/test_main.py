@@ -1,3 +1,9 @@
+import ast
+import doctest
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +14,18 @@ from vcjax.idt import storage
 from vcjax.idt.trajectories import COLUMNS, Trajectories
 
 FIT = ["--num_components", "4", "--sketch_dim", "50", "--rows_per_item", "300"]
+
+
+@pytest.fixture
+def readers(monkeypatch):
+    """The readers that pyproject.toml declares, whether or not the package is installed."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    declared = tomllib.loads(project.read_text("utf-8"))["project"]["entry-points"]
+
+    def entry_points(*, group):
+        return [metadata.EntryPoint(name, value, group) for name, value in declared[group].items()]
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
 
 
 @pytest.fixture
@@ -53,21 +71,42 @@ def test_inspect_tells_energy_weights_and_norms(folder, tmp_path, capsys):
     assert "3 of 4 items have a vector of 50 values" in text and f"max {norms.max():.4g}" in text
 
 
-def test_trajectories_are_known_by_their_videos_ids(tmp_path):
+def test_trajectories_are_known_by_their_videos_ids(readers, tmp_path):
     generator = np.random.default_rng(0)
     parts = {k: generator.uniform(size=(60, w)).astype(np.float32) for k, w in COLUMNS.items()}
     for video_id in ("some/one.x", "long" * 40):
         storage.write(storage.path_of(tmp_path, video_id), Trajectories(**parts))
-    found = files.find([tmp_path])
-    assert len(found) == 2 and "some/one.x" in found
+    sources = files.find([tmp_path])
+    assert len(sources) == 2 and "some/one.x" in sources
     expected = storage.read(storage.path_of(tmp_path, "some/one.x")).features
-    np.testing.assert_array_equal(files.read(found["some/one.x"]), expected)
+    np.testing.assert_array_equal(files.read(sources["some/one.x"]), expected)
     model = tmp_path / "model"
     command.main(["fit", str(tmp_path), "--out", str(model), "--columns", "hog", "mbh", *FIT])
     assert [tuple(part.columns) for part in fisher.Model.load(model).parts.values()] == [
         (30, 126, False),
         (234, 426, False),
     ]
+
+
+def test_a_reader_that_cannot_be_loaded_is_named(folder, tmp_path, monkeypatch):
+    broken = metadata.EntryPoint("other", "no_such_module:Reader", "fisher.readers")
+    monkeypatch.setattr(metadata, "entry_points", lambda *, group: [broken])
+    with pytest.raises(SystemExit, match="cannot load the reader no_such_module:Reader"):
+        command.main(["fit", str(folder), "--out", str(tmp_path / "model.npz")])
+
+
+def test_fisher_imports_nothing_of_vcjax():
+    folder = Path(fisher.__file__).parent
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "vcjax" for name in names), path
+
+
+def test_the_example_of_the_package_runs():
+    results = doctest.testmod(fisher)
+    assert results.attempted and not results.failed
 
 
 def test_two_items_of_one_name_are_refused(folder):
@@ -78,8 +117,8 @@ def test_two_items_of_one_name_are_refused(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (np.zeros(3), r"rows are numbers \[n, d\], not float64 \(3,\)"),
-        (np.array([["a"]]), r"rows are numbers \[n, d\], not <U1"),
+        (np.zeros(3), r"rows must be numbers \[n, d\], not float64 \(3,\)"),
+        (np.array([["a"]]), r"rows must be numbers \[n, d\], not <U1"),
         (np.array([[None]]), "not a readable array: .*[Oo]bject"),
     ],
 )
@@ -89,13 +128,15 @@ def test_an_array_that_is_no_rows_is_named(tmp_path, content, message):
         command.main(["fit", str(tmp_path), "--out", str(tmp_path / "model.npz")])
 
 
-def test_other_errors_are_one_line(folder, tmp_path):
+def test_other_errors_are_one_line(folder, readers, tmp_path):
     out = ["--out", str(tmp_path / "model.npz")]
-    with pytest.raises(SystemExit, match="fisher: .*none: not a .npy or .npz file, nor"):
+    with pytest.raises(SystemExit, match="fisher: .*none: neither a .npy or .npz file nor"):
         command.main(["fit", str(tmp_path / "none"), *out])
     with pytest.raises(SystemExit, match="--columns: '3:x' is not BEGIN:END"):
         command.main(["fit", str(folder), *out, "--columns", "3:x"])
-    with pytest.raises(SystemExit, match="no descriptor 'hug'; use some of"):
+    with pytest.raises(
+        SystemExit, match="--columns: 'hug' is neither BEGIN:END nor a name .*hog, mbh"
+    ):
         command.main(["fit", str(folder), *out, "--columns", "hug"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match="fisher: no .npy or .npz files in .*empty"):

@@ -44,7 +44,7 @@ def test_fewer_rows_than_columns_have_fewer_components(rows):
 def test_what_has_no_components_is_refused(rows):
     with pytest.raises(ValueError, match="all 7 rows are equal"):
         fisher.PCA().fit(np.tile(rows[:1], (7, 1)))
-    with pytest.raises(ValueError, match="energy is a share"):
+    with pytest.raises(ValueError, match="must be a fraction in"):
         fisher.PCA(90.0)
     with pytest.raises(ValueError, match="call fit first"):
         fisher.PCA().transform(rows)

@@ -77,5 +77,5 @@ def test_a_sample_holds_rows_of_each_item_that_has_any(rows):
 
 def test_columns_are_a_part_of_the_rows_or_its_signed_roots():
     x = np.array([[1.0, -4.0, 9.0, 5.0]])
-    np.testing.assert_array_equal(row_source.Columns(1, 3).of(x), [[-4, 9]])
-    np.testing.assert_array_equal(row_source.Columns(1, 3, True).of(x), [[-2, 3]])
+    np.testing.assert_array_equal(row_source.Columns(1, 3).select(x), [[-4, 9]])
+    np.testing.assert_array_equal(row_source.Columns(1, 3, True).select(x), [[-2, 3]])

@@ -66,7 +66,7 @@ def test_a_million_values_need_less_than_a_hundred_megabytes():
 
 
 def test_wrong_sizes_are_refused(pair):
-    with pytest.raises(ValueError, match="takes 8 values, not 700"):
+    with pytest.raises(ValueError, match="takes vectors of 8 values, not 700"):
         fisher.Sketch(8, 4, 0).transform(pair)
-    with pytest.raises(ValueError, match="positive sizes"):
+    with pytest.raises(ValueError, match="must be positive"):
         fisher.Sketch(8, 0, 0)

@@ -216,3 +216,39 @@ def _hashed(name: str, array: _Array, digest: Any) -> Iterator[np.ndarray]:
 
 def _new_digest() -> Any:
     return hashlib.blake2b(digest_size=16)
+
+
+def _feature_columns(first: str, last: str) -> tuple[int, int]:
+    """Return begin and end, in `Trajectories.features`, of the arrays `first` to `last`."""
+    names = [name for name in COLUMNS if name != "header"]  # the features leave out the header
+    ends = np.cumsum([COLUMNS[name] for name in names]).tolist()
+    return ends[names.index(first)] - COLUMNS[first], ends[names.index(last)]
+
+
+class FisherReader:
+    """Reader of trajectory files for `python -m fisher` (entry-point group `fisher.readers`)."""
+
+    # descriptor -> begin and end of its columns; MBH has both components (Wang & Schmid 2013)
+    columns = {
+        "all": _feature_columns("trajectory", "mbhy"),
+        "trajectory": _feature_columns("trajectory", "trajectory"),
+        "hog": _feature_columns("hog", "hog"),
+        "hof": _feature_columns("hof", "hof"),
+        "mbh": _feature_columns("mbhx", "mbhy"),
+    }
+
+    @staticmethod
+    def recognizes(array_names: Iterable[str]) -> bool:
+        """Return True if an npz with these arrays is a file of trajectories."""
+        return {*COLUMNS, "digest"} <= set(array_names)
+
+    @staticmethod
+    def item_name(path: Path) -> str | None:
+        """Return the video id in the file name, or None if the name is truncated or changed."""
+        video_id = urllib.parse.unquote(path.stem.rpartition("-")[0])
+        return video_id if path_of(path.parent, video_id) == path else None
+
+    @staticmethod
+    def read(path: Path) -> np.ndarray:
+        """Return the features [n, 426]. Raise StorageError if the file is damaged."""
+        return read(path).features
