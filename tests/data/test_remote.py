@@ -114,7 +114,7 @@ def test_what_time_may_mend_is_tried_again_and_what_it_may_not_is_not():
             raise failures.pop()
         return "done"
 
-    assert remote.patiently(work) == "done"
+    assert remote.retry(work) == "done"
     for error, times in ((FileNotFoundError, 1), (ConnectionError, remote._ATTEMPTS)):
         count = []
 
@@ -123,7 +123,7 @@ def test_what_time_may_mend_is_tried_again_and_what_it_may_not_is_not():
             raise error("no")
 
         with pytest.raises(error):
-            remote.patiently(fail)
+            remote.retry(fail)
         assert len(count) == times
 
 
