@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vcjax.data import clips, manifest, prepare, video
+from vcjax.data import clips, manifest, prepare, verify, video
 
 NUM_FRAMES = (6, 9, 4, 7)
 
@@ -87,7 +87,7 @@ def test_its_videos_are_those_that_were_written(folder, pictures):
 
 
 def test_it_is_trained_on_and_prepared(folder, tmp_path):
-    read = manifest.verify(manifest.read(folder), on_missing="error", decode=True, num_workers=1)[0]
+    read = verify.verify(manifest.read(folder), on_missing="error", decode=True, num_workers=1)[0]
     how = dict(num_frames=4, side=16, scales=(1.0,), batch_size=4, num_epochs=1, seed=0)
     (batch,) = clips.iterate(clips.training_clips(read, **how), num_workers=0, num_threads=1)
     assert sorted(batch["index"]) == [0, 1, 2, 3] and (batch["bad"] == -1).all()

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from vcjax.data import clips, crashes, manifest
+from vcjax.data import clips, decoder_crashes, manifest, verify
 
 BAD = 4
 
@@ -69,7 +69,7 @@ def videos(write_video, tmp_path_factory):
     for i in range(7):
         name = "kills" if i == BAD else f"fine{i}"
         write_video(folder / f"{i}" / f"{name}.mp4", 9, phase=i)
-    verified, _ = manifest.verify(
+    verified, _ = verify.verify(
         manifest.read(folder), on_missing="error", decode=False, num_workers=1
     )
     manifest.save(verified, folder / "manifest.tsv")
@@ -134,11 +134,11 @@ def test_a_program_that_died_itself_knows_the_file_the_next_time(videos, tmp_pat
 def test_a_file_is_read_again_once_it_has_changed(videos, tmp_path):
     _, verified = videos
     listed = tmp_path / "crashed.tsv"
-    crashes._exclude({BAD}, verified, listed)
-    assert crashes._excluded(listed, verified) == {BAD}
-    size, time = crashes._stamp(verified.paths[BAD])
+    decoder_crashes._exclude({BAD}, verified, listed)
+    assert decoder_crashes._excluded(listed, verified) == {BAD}
+    size, time = decoder_crashes._stamp(verified.paths[BAD])
     listed.write_text(listed.read_text().replace(time, str(int(time) + 1)))
-    assert crashes._excluded(listed, verified) == set()
+    assert decoder_crashes._excluded(listed, verified) == set()
 
 
 def test_verifying_lists_the_file_that_kills_its_process(videos):

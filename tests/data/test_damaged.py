@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from vcjax.data import verification, video
+from vcjax.data import verify, video
 
 NUM_FILES = int(os.environ.get("VCJAX_DAMAGED", "40"))
 NUM_FRAMES = 30
@@ -54,7 +54,7 @@ def worker():
 
 def judged(worker, path):
     """Number of frames or the reason, as the manifest's stage asks for it."""
-    (result,) = worker(verification.probe_all, [str(path)], decode=True, num_workers=1)
+    (result,) = worker(verify.probe_all, [str(path)], decode=True, num_workers=1)
     return result
 
 

@@ -6,9 +6,10 @@ import fsspec
 import numpy as np
 import pytest
 import tenacity
+from vcjax.runtime import filesystem
 
 from vcjax.data import __main__ as command
-from vcjax.data import clips, manifest, prepare, remote, shards, video
+from vcjax.data import clips, manifest, prepare, shards, verify, video
 
 HOW = dict(side=32, codec="jpeg", videos_per_shard=4, num_workers=1, on_missing="error")
 READ = dict(num_frames=4, side=24, scales=(1.0,), batch_size=4, num_epochs=1, seed=0)
@@ -18,7 +19,7 @@ READ = dict(num_frames=4, side=24, scales=(1.0,), batch_size=4, num_epochs=1, se
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VCJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tenacity.nap.time, "sleep", lambda seconds: None)
-    remote.cached.cache_clear()
+    filesystem.cached.cache_clear()
     shards._reader.cache_clear()
     return tmp_path / "cache"
 
@@ -53,7 +54,7 @@ def assert_same(first, second):
 
 
 def test_a_remote_folder_is_the_folder(videos, collection):
-    read, problems = manifest.verify(
+    read, problems = verify.verify(
         manifest.read(videos), on_missing="error", decode=True, num_workers=1
     )
     assert not problems and read.paths[0].startswith("memory://videos/class0/")
@@ -74,7 +75,7 @@ def test_a_table_names_files_elsewhere(videos, collection, tmp_path):
 @pytest.mark.parametrize("from_remote", [True, False])
 def test_shards_in_a_store_are_those_on_disk(videos, collection, out, tmp_path, cache, from_remote):
     source = manifest.read(videos) if from_remote else collection
-    there, _ = prepare.prepare(source, remote.path_of(out), **HOW)
+    there, _ = prepare.prepare(source, filesystem.path_of(out), **HOW)
     here, _ = prepare.prepare(collection, tmp_path / "out", **HOW)
     assert there.video_ids == here.video_ids and there.num_frames == here.num_frames
     assert_same(batches(manifest.read(out)), batches(here))
@@ -87,7 +88,7 @@ def test_only_a_shard_whose_video_changed_is_written_and_fetched_again(
     source = tmp_path / "in"
     for i in range(8):
         write_video(source / f"v{i}.mp4", 5, phase=i)
-    run = lambda: prepare.prepare(manifest.read(source), remote.path_of(out), **HOW)[0]  # noqa: E731
+    run = lambda: prepare.prepare(manifest.read(source), filesystem.path_of(out), **HOW)[0]  # noqa: E731
     written = lambda: {  # noqa: E731
         path: store.info(path)["created"] for path in store.glob(f"{out}/*.array_record")
     }
@@ -100,7 +101,7 @@ def test_only_a_shard_whose_video_changed_is_written_and_fetched_again(
     first, second = sorted(written())
     assert written()[first] == before[first] and written()[second] != before[second]
     assert manifest.signature(out) != signature
-    remote.cached.cache_clear()
+    filesystem.cached.cache_clear()
     shards._reader.cache_clear()
     batches(after)
     assert len(list(cache.glob("*.array_record"))) == 3
@@ -114,8 +115,8 @@ def test_what_time_may_mend_is_tried_again_and_what_it_may_not_is_not():
             raise failures.pop()
         return "done"
 
-    assert remote.retry(work) == "done"
-    for error, times in ((FileNotFoundError, 1), (ConnectionError, remote._ATTEMPTS)):
+    assert filesystem.retry(work) == "done"
+    for error, times in ((FileNotFoundError, 1), (ConnectionError, filesystem._ATTEMPTS)):
         count = []
 
         def fail(error=error, count=count):
@@ -123,7 +124,7 @@ def test_what_time_may_mend_is_tried_again_and_what_it_may_not_is_not():
             raise error("no")
 
         with pytest.raises(error):
-            remote.retry(fail)
+            filesystem.retry(fail)
         assert len(count) == times
 
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vcjax import atomic, progress
-from vcjax.data import remote, shards
+from vcjax.data import shards
+from vcjax.runtime import atomic, filesystem, progress
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 _SPLITS = {"train": "train", "validation": "test", "val": "test", "test": "test"}
@@ -72,9 +72,9 @@ def rows(folder: Any) -> list[dict[str, str]]:
             "again with file_format='array_record'"
         )
     files = _files(folder, information)
-    stamps = [(str(file), remote.stamp(str(file))) for _, file in files]
+    stamps = [(str(file), filesystem.stamp(str(file))) for _, file in files]
     digest = hashlib.sha256(repr((str(folder), stamps)).encode()).hexdigest()[:32]
-    kept = remote.cache_folder() / f"{digest}.json"
+    kept = filesystem.cache_folder() / f"{digest}.json"
     if not kept.exists():
         atomic.write_text(kept, json.dumps(list(_read(folder, files))))
     return json.loads(kept.read_text())

@@ -15,10 +15,10 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int, UInt8
 
-from vcjax import interruption
 from vcjax.data import video
 from vcjax.data.manifest import Manifest, ManifestError
-from vcjax.data.marks import Marks
+from vcjax.data.read_marks import Marks
+from vcjax.runtime import preemption
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def iterate(
         if not flags.FLAGS.is_parsed():  # grain reads absl flags, which only an absl app parses
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers), interruption.in_worker()
+            grain.MultiprocessingOptions(num_workers=num_workers), preemption.in_worker()
         )
     return iter(batches)
 

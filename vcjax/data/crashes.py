@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import grain
 
-from vcjax.data import clips, remote, shards, video
+from vcjax.data import clips, shards, video
 from vcjax.data.manifest import Manifest
-from vcjax.data.marks import Marks
-from vcjax.idt import workers
+from vcjax.data.read_marks import Marks
+from vcjax.runtime import filesystem, worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -88,14 +88,14 @@ class _Job(NamedTuple):
 
     @property
     def video(self) -> Path:
-        return remote.path_of(shards.file_of(self.path))
+        return filesystem.path_of(shards.file_of(self.path))
 
 
 def _exclude_crashing(rows: set[int], videos: Manifest, listed: Path) -> set[int]:
     """Decode each video of `rows` in another process; exclude and return the crashing rows."""
     jobs = [_Job(row, videos.video_ids[row], videos.paths[row]) for row in sorted(rows)]
-    results = workers.run_all(jobs, _read, 2) if jobs else ()
-    return _exclude({r.job.row for r in results if r.problem == workers.DIED}, videos, listed)
+    results = worker_pool.run_all(jobs, _read, 2) if jobs else ()
+    return _exclude({r.job.row for r in results if r.problem == worker_pool.DIED}, videos, listed)
 
 
 def _read(job: _Job) -> int:
@@ -139,7 +139,7 @@ def _excluded(listed: Path, videos: Manifest) -> set[int]:
 
 def _stamp(path: str) -> tuple[str, str]:
     try:
-        size, version = remote.stamp(shards.file_of(path))
+        size, version = filesystem.stamp(shards.file_of(path))
     except OSError:
         return "0", ""
     return str(size), version

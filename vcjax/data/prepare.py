@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from vcjax import checksums, progress
 from vcjax.data import manifest as manifests
-from vcjax.data import remote, shards, video
+from vcjax.data import shards, verify, video
 from vcjax.data.manifest import Manifest, ManifestError, Problem
-from vcjax.idt import workers
+from vcjax.runtime import checksums, filesystem, progress, worker_pool
 
 INDEX = manifests.INDEX
 _SAMPLES = 4  # videos encoded to estimate the size
@@ -46,14 +45,14 @@ class Job(NamedTuple):
     @property
     def video(self) -> Path:
         """File of the first video, whose size orders the jobs."""
-        return remote.path_of(self.videos[0][1])
+        return filesystem.path_of(self.videos[0][1])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `prepare`."""
     parser.add_argument("manifest", help="folder, or table with a path column; also gs:// or s3://")
     parser.add_argument(
-        "out", type=remote.path_of, help="folder to write the shards to; also gs:// or s3://"
+        "out", type=filesystem.path_of, help="folder to write the shards to; also gs:// or s3://"
     )
     parser.add_argument("--side", type=int, default=128, help="short side in pixels")
     parser.add_argument("--codec", choices=shards.CODECS, default="jpeg")
@@ -80,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         num_workers=options.num_workers,
         on_missing=options.on_missing,
     )
-    written = sum(remote.size_of(path) for path in options.out.glob("*.array_record"))
+    written = sum(filesystem.size_of(path) for path in options.out.glob("*.array_record"))
     print(f"{len(prepared)} videos, {_size(written)}, in {options.out}")
     if problems:
         print(f"{len(problems)} videos left out, listed in {options.out / 'problems.tsv'}")
@@ -93,7 +92,7 @@ def _check_space(out: Any, num_videos: int, expected: int) -> None:
       ManifestError: if a local disk has less space. Not raised if there are shards already, since
         these may be kept.
     """
-    if remote.is_remote(out):
+    if filesystem.is_remote(out):
         print(f"{num_videos} videos, about {_size(expected)}", flush=True)
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -137,7 +136,7 @@ def prepare(
         `on_missing` "error". The error is raised after all shards are written, without an index.
     """
     _check_settings(side, videos_per_shard)
-    if not remote.is_remote(out):
+    if not filesystem.is_remote(out):
         out.mkdir(parents=True, exist_ok=True)
     manifests.remove_index(out)
     pairs = list(zip(manifest.video_ids, manifest.paths, strict=True))
@@ -153,7 +152,7 @@ def prepare(
     ]
     failed = []  # jobs whose shard could not be written
     with progress.bar(desc="prepare", unit="video", total=len(pairs)) as bar:
-        for result in workers.run_all(jobs, write_shard, num_workers):
+        for result in worker_pool.run_all(jobs, write_shard, num_workers):
             failed += [result] if result.problem else []
             bar.update(len(result.job.videos))
     if failed:
@@ -167,7 +166,7 @@ def prepare(
         if entry["problem"]
     ]
     manifests.save_problems(problems, out / "problems.tsv")
-    manifests.check_problems(problems, len(pairs), on_missing)
+    verify.check_problems(problems, len(pairs), on_missing)
     return manifests.save_index(manifest, entries, out), problems
 
 
@@ -200,10 +199,10 @@ def write_shard(job: Job) -> int:
     """Write the shard unless it is complete and current; return its number of videos."""
     sources = _sources(job)
     record = _record(job)
-    stored = remote.size_of(job.target)
+    stored = filesystem.size_of(job.target)
     if not (record and record["sources"] == sources and record["size"] == stored):
         record = {"sources": sources, **_write(job)}
-        remote.write_text(job.target.with_suffix(".json"), checksums.as_json(record))
+        filesystem.write_text(job.target.with_suffix(".json"), checksums.as_json(record))
     return sum(not entry["problem"] for entry in record["videos"])
 
 
@@ -214,7 +213,7 @@ def _write(job: Job) -> dict[str, Any]:
     job.target.with_suffix(".json").unlink(missing_ok=True)
     checksums: list[int] = []
     entries = []
-    with remote.writing(job.target) as temporary:
+    with filesystem.writing(job.target) as temporary:
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for video_id, path in job.videos:
             entry = {"video_id": video_id, "problem": "", "position": len(checksums)}
@@ -284,7 +283,7 @@ def _sources(job: Job) -> list[list[Any]]:
     sources: list[list[Any]] = [[job.side, job.codec, shards.CHUNK, shards.JPEG_QUALITY]]
     for video_id, path in job.videos:
         try:
-            sources.append([video_id, path, *remote.stamp(path)])
+            sources.append([video_id, path, *filesystem.stamp(path)])
         except FileNotFoundError:
             sources.append([video_id, path, 0, ""])
     return sources

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vcjax import atomic
+from vcjax.runtime import atomic
 
 T = TypeVar("T")
 

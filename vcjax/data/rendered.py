@@ -22,9 +22,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vcjax import progress
 from vcjax.data import video
-from vcjax.idt import workers
+from vcjax.runtime import progress, worker_pool
 
 MOTIONS = (
     "approaching",
@@ -96,7 +95,7 @@ def render(
     job = partial(_write_video, directory, seed, look)
     bar = progress.bar(desc="render", unit="video", total=num_videos)
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(num_workers, context, workers.end_with_parent) as pool:
+    with ProcessPoolExecutor(num_workers, context, worker_pool.end_with_parent) as pool:
         for _ in pool.map(job, range(num_videos), *zip(*plan, strict=True), chunksize=4):
             bar.update()
     bar.close()

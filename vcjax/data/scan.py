@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vcjax.data import layouts, manifest, remote
+from vcjax.data import layouts, manifest
 from vcjax.data.layouts import MatchedVideos
+from vcjax.runtime import filesystem
 
 _SHOWN = 10  # items listed of each kind
 
@@ -19,10 +20,10 @@ _SHOWN = 10  # items listed of each kind
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `scan`."""
     parser.add_argument(
-        "root", type=remote.path_of, help="folder of the videos; also gs:// or s3://"
+        "root", type=filesystem.path_of, help="folder of the videos; also gs:// or s3://"
     )
     parser.add_argument(
-        "--lists", type=remote.path_of, metavar="DIR", help="folder of the official lists"
+        "--lists", type=filesystem.path_of, metavar="DIR", help="folder of the official lists"
     )
     parser.add_argument(
         "--split",
@@ -80,7 +81,7 @@ def table(splits: Mapping[str, MatchedVideos]) -> tuple[list[str], list[list[str
     whole = sides[0].keys() == paths.keys()
     rows = [
         [
-            remote.absolute(str(path)),
+            filesystem.absolute(str(path)),
             video_id,
             labels[video_id],
             *([sides[0][video_id]] if whole else []),

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vcjax.data import remote
+from vcjax.runtime import filesystem
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
@@ -166,5 +166,7 @@ def _reader(shard: str) -> Any:
     from array_record.python import array_record_module
 
     return array_record_module.ArrayRecordReader(
-        str(remote.cached(shard)), options="readahead_buffer_size:0", file_reader_buffer_size=32768
+        str(filesystem.cached(shard)),
+        options="readahead_buffer_size:0",
+        file_reader_buffer_size=32768,
     )

@@ -46,14 +46,14 @@ def run(options: argparse.Namespace) -> None:
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"--{name} is {value}; it must be at least 1")
     from vcjax import settings
-    from vcjax.data import manifest
+    from vcjax.data import manifest, verify
 
     clip = settings.paper().clip
     for name in ("num_frames", "stride", "side"):
         clip[name] = getattr(options, name) or clip[name]
     listed = manifest.read(options.manifest)
     drawn = np.random.default_rng(options.seed).permutation(len(listed))[: options.num_clips]
-    videos, problems = manifest.verify(
+    videos, problems = verify.verify(
         listed.take(sorted(drawn.tolist())), on_missing="skip", decode=False, num_workers=1
     )
     cut, augmented, rows = draw_clips(videos, clip, seed=options.seed)

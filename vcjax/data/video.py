@@ -14,7 +14,8 @@ import av.container
 import numpy as np
 from jaxtyping import UInt8
 
-from vcjax.data import builders, remote, shards
+from vcjax.data import shards, tfds_videos
+from vcjax.runtime import filesystem
 
 Frame = UInt8[np.ndarray, "h w 3"]
 A = TypeVar("A")
@@ -51,7 +52,7 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
         return VideoInfo(stored.num_frames, first.shape[0], first.shape[1], 0.0)
     path = str(path)
     try:
-        if not remote.stamp(path)[0]:
+        if not filesystem.stamp(path)[0]:
             raise DecodeError(f"{path}: the file is empty")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DecodeError(f"{path}: no such file") from error
@@ -153,8 +154,8 @@ def _stored_video(path: str) -> _Stored | None:
     """Return the video that `path` refers to in a shard or tfds file, None for a video file."""
     if place := shards.parse(path):
         return _Stored(place.num_frames, _as_decode_errors(path, partial(shards.read, place)))
-    if record := builders.parse(path):
-        pictures = _as_decode_errors(path, builders.pictures)(record)
+    if record := tfds_videos.parse(path):
+        pictures = _as_decode_errors(path, tfds_videos.pictures)(record)
         decode = lambda indices: [shards.decode_picture(pictures[i]) for i in indices]  # noqa: E731
         return _Stored(len(pictures), _as_decode_errors(path, decode))
     return None
@@ -228,7 +229,7 @@ def _open(path: str) -> av.container.InputContainer:
     try:
         # Undecodable metadata is ignored: some files of HMDB51 have metadata that is not UTF-8.
         # An open file stays readable after its temporary copy is deleted.
-        with remote.local_copy(path) as file:
+        with filesystem.local_copy(path) as file:
             return av.open(str(file), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(f"{path}: {_reason(error)}") from error

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vcjax.data import remote
 from vcjax.data.layouts import hmdb51, kinetics, something, ucf101
 from vcjax.data.layouts.listing import Layout, Listed, ListError
 from vcjax.data.manifest import VIDEO_SUFFIXES
+from vcjax.runtime import filesystem
 
 LAYOUTS: tuple[Layout, ...] = (ucf101.LAYOUT, hmdb51.LAYOUT, kinetics.LAYOUT, something.LAYOUT)
 FOLDER = "plain folder"
@@ -95,8 +95,8 @@ def find_splits(root: Path, lists: Path | None) -> dict[str, MatchedVideos]:
 
 def _files(folder: Path) -> list[Path]:
     """Return all files below `folder`, sorted; follow links and ignore hidden files and folders."""
-    if remote.is_remote(folder):
-        return [path for path in remote.files(folder) if "/." not in path.as_posix()]
+    if filesystem.is_remote(folder):
+        return [path for path in filesystem.files(folder) if "/." not in path.as_posix()]
     files, visited = [], set()
     for directory, folders, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(directory)
