@@ -232,4 +232,4 @@ def test_a_file_of_sound_alone_is_listed_with_that_reason(worker, tmp_path):
         sound.sample_rate = 44100
         for packet in (*stream.encode(sound), *stream.encode()):
             container.mux(packet)
-    assert "there is no video in the file" in judged(worker, tmp_path / "sound.mp4")
+    assert "there is no video stream in the file" in judged(worker, tmp_path / "sound.mp4")

@@ -120,7 +120,7 @@ def test_reading_goes_on_at_the_same_step_without_the_file_that_kills_a_worker(v
     result = run(folder, READ, str(tmp_path), "2")
     assert result.returncode == 0, result.stderr
     assert_read(tmp_path, verified)
-    assert "kills.mp4 kills the process that reads it, and is replaced" in result.stderr
+    assert "kills.mp4 crashes the process that decodes it: excluded" in result.stderr
 
 
 def test_a_program_that_died_itself_knows_the_file_the_next_time(videos, tmp_path):

@@ -6,6 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 import tenacity
+from vcjax.runtime import filesystem
 
 from vcjax.data import __main__ as command
 from vcjax.data import clips, manifest, prepare, shards, verify, video
@@ -115,7 +116,7 @@ def test_what_time_may_mend_is_tried_again_and_what_it_may_not_is_not():
             raise failures.pop()
         return "done"
 
-    assert filesystem.patiently(work) == "done"
+    assert filesystem.retry(work) == "done"
     for error, times in ((FileNotFoundError, 1), (ConnectionError, filesystem._ATTEMPTS)):
         count = []
 
@@ -124,7 +125,7 @@ def test_what_time_may_mend_is_tried_again_and_what_it_may_not_is_not():
             raise error("no")
 
         with pytest.raises(error):
-            filesystem.patiently(fail)
+            filesystem.retry(fail)
         assert len(count) == times
 
 

@@ -108,7 +108,7 @@ def test_another_format_says_how_to_prepare_it(folder, tmp_path):
 
 def test_a_record_that_is_damaged_is_a_decode_error(folder):
     path = manifest.read(folder).paths[0]
-    with pytest.raises(video.DecodeError, match="no film"):
+    with pytest.raises(video.DecodeError, match="no feature 'film'"):
         video.probe(path.replace("@video", "@film"), decode=False)
     with pytest.raises(video.DecodeError):
         video.clip(path.replace("#0@", "#9@"), 0, 2)
