@@ -5,9 +5,9 @@ from vcjax.idt import detectors
 
 
 def test_the_largest_stay():
-    found = np.float32([[0, 0, 10, 10, 0.9], [5, 5, 45, 45, 0.4], [0, 0, 20, 20, 0.5]])
-    np.testing.assert_array_equal(detectors.largest(found, 2), found[[1, 2]])
-    assert len(detectors.largest(found, 5)) == 3
+    detections = np.float32([[0, 0, 10, 10, 0.9], [5, 5, 45, 45, 0.4], [0, 0, 20, 20, 0.5]])
+    np.testing.assert_array_equal(detectors.largest(detections, 2), detections[[1, 2]])
+    assert len(detectors.largest(detections, 5)) == 3
 
 
 def test_of_boxes_that_overlap_the_surest_stays():
@@ -21,7 +21,7 @@ def test_of_boxes_that_overlap_the_surest_stays():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("yolo", "no detector 'yolo'; use hog"),
+        ("yolo", "unknown detector 'yolo'; use hog"),
         ("hog:file", "takes no file"),
         ("onnx", "needs a file"),
     ],
