@@ -1,4 +1,12 @@
-"""Improved dense trajectories (Wang & Schmid 2013): tracked points and their descriptors."""
+"""Improved dense trajectories (Wang & Schmid 2013): tracked points and their descriptors.
+
+Example:
+    >>> import numpy as np
+    >>> from vcjax import idt
+    >>> static = np.full((20, 48, 64, 3), 128, np.uint8)  # frames without motion
+    >>> idt.extract(static).features.shape
+    (0, 426)
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
