@@ -99,8 +99,8 @@ def _run_in_pool(
     waiting: deque[J], work: Callable[[J], int], num_workers: int
 ) -> Generator[Result[J], None, list[J]]:
     """Yield results until `waiting` is empty or a process dies; return the jobs then running."""
-    # not pebble.ProcessPool (5.2.3): if a worker dies while it receives a job, the job never ends
-    # and a job of another worker is blamed
+    # not pebble.ProcessPool (5.2.3): if a worker dies while it receives a job, the job stays
+    # pending, and the job of another worker is reported as dead
     running: dict[Future[Result[J]], J] = {}
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(num_workers, context, end_with_parent) as pool:
