@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vcjax.runtime import worker_pool
 
-from vcjax.idt import collection, storage, workers
+from vcjax.idt import collection, storage
 
 
 def run(videos, directory, **options):
@@ -96,7 +97,7 @@ def test_a_video_that_kills_its_process_is_named_and_the_others_are_done(videos,
         collection.Job(video_id, path, None, "flow", storage.path_of(tmp_path, video_id))
         for video_id, path in [("bomb", Bomb()), *((k, tmp_path / v) for k, v in videos.items())]
     ]
-    run = workers.run_all(jobs, collection.extract_one, 2)
+    run = worker_pool.run_all(jobs, collection.extract_one, 2)
     results = {result.job.video_id: result for result in run}
     assert "died" in results["bomb"].problem
     assert results["two"].num_found and results["a/one"].num_found

@@ -3,7 +3,7 @@ import pytest
 
 import fisher
 from vcjax.idt import __main__ as command
-from vcjax.idt import collection, storage, vectors
+from vcjax.idt import collection, direct_encoding, storage
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ HOW = {"matcher": "flow", "people": None, "num_workers": 1}
 
 
 def run(videos, directory, model, *, reading="paper", on_error="error"):
-    return vectors.extract_vectors(
+    return direct_encoding.extract_vectors(
         videos, directory, model, reading=reading, on_error=on_error, **HOW
     )
 

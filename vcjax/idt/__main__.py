@@ -137,9 +137,9 @@ def _extract(options: argparse.Namespace) -> None:
         "on_error": "skip" if options.skip else "error",
     }
     if options.fisher:
-        from vcjax.idt import vectors
+        from vcjax.idt import direct_encoding
 
-        result = vectors.extract_vectors(
+        result = direct_encoding.extract_vectors(
             _videos(options), options.out, options.fisher, reading=options.reading, **how
         )
         index, count = options.shard

@@ -15,7 +15,8 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from vcjax.idt import collection, workers
+from vcjax.idt import collection
+from vcjax.runtime import worker_pool
 
 _NAMESPACE = "vcjax.idt"
 _COUNTERS = ("videos", "failed", "retries", "trajectories")
@@ -34,13 +35,13 @@ class Extract(beam.DoFn):
 
         The first of `num_retries` retries starts after `wait` seconds, which then doubles.
         """
-        result = workers.attempt(collection.extract_one, job)
+        result = worker_pool.attempt(collection.extract_one, job)
         for retry in range(self._num_retries):
             if not result.problem:
                 break
             self._counters["retries"].inc()
             time.sleep(self._wait * 2**retry)
-            result = workers.attempt(collection.extract_one, job)
+            result = worker_pool.attempt(collection.extract_one, job)
         self._counters["failed" if result.problem else "videos"].inc()
         self._counters["trajectories"].inc(result.num_found)
         if result.problem:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vcjax.idt import people as boxes
-from vcjax.idt import storage, workers
+from vcjax.idt import storage
 from vcjax.idt.trajectories import IdtSettings, Trajectories
+from vcjax.runtime import worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def extract_collection(
     Raises:
         ValueError: If videos fail and `on_error` is "error".
     """
-    counts, failed = workers.run(
+    counts, failed = worker_pool.run(
         jobs(videos, directory, matcher=matcher, people=people),
         extract_one,
         desc="idt",
@@ -93,7 +94,7 @@ def extract_one(job: Job) -> int:
     return storage.write_frames(job.target, frames, source=source)
 
 
-def leave_empty(result: workers.Result[Job]) -> None:
+def leave_empty(result: worker_pool.Result[Job]) -> None:
     """Write a file without rows for a video that failed; the next run tries the video again."""
     # differs from every `source_of`, so that the file is never up to date
     source = {"problem": result.problem}

@@ -18,8 +18,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from vcjax import atomic
 from vcjax.idt.trajectories import COLUMNS, Trajectories, with_time
+from vcjax.runtime import atomic
 
 # Descriptors lie in [0, 1], where float16 is precise enough.
 _TYPES = {

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 
 import fisher
-from vcjax import atomic
-from vcjax.idt import collection, storage, workers
-from vcjax.prior import FisherVectors
+from fisher.vectors import FisherVectors
+from vcjax.idt import collection
+from vcjax.runtime import atomic, npz, worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def extract_vectors(
         _Job(job, model, reading)
         for job in collection.jobs(videos, directory, matcher=matcher, people=people)
     ]
-    counts, _ = workers.run(
+    counts, _ = worker_pool.run(
         jobs, _encode_one, desc="idt to fisher", num_workers=num_workers, on_error=on_error
     )
     vectors = np.zeros((len(jobs), num_values), np.float32)
@@ -133,7 +133,7 @@ def _stored_count(target: Path, source: Mapping[str, Any]) -> int | None:
         return None
     try:
         _, num_rows, stored = _read(target)
-    except storage.UNREADABLE as error:
+    except npz.UNREADABLE as error:
         log.warning("%s: damaged Fisher vector, encoding its video again: %s", target, error)
         return None
     return num_rows if stored == source else None

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from vcjax import progress
+from vcjax.runtime import progress
 
 log = logging.getLogger(__name__)
 
