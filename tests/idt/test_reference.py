@@ -59,29 +59,29 @@ def bowling(shared):
 
 def test_rows_are_the_published_ones_given_the_published_homographies(bowling):
     grey, reference, motion = bowling
-    found = agreement(
+    result = agreement(
         idt.extract(grey, homographies=motion), reference, last_frame=75, tolerance=0.01
     )
-    assert found.recall >= 0.995 and found.precision >= 0.995
-    assert found.cosine["trajectory"] >= 0.9999
-    assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+    assert result.recall >= 0.995 and result.precision >= 0.995
+    assert result.cosine["trajectory"] >= 0.9999
+    assert all(result.cosine[name] >= 0.9999 for name in DESCRIPTORS), result.cosine
 
 
 def test_rows_agree_with_our_own_homographies(bowling):
     grey, reference, _ = bowling
-    found = agreement(idt.extract(grey), reference, last_frame=75, tolerance=0.01)
+    result = agreement(idt.extract(grey), reference, last_frame=75, tolerance=0.01)
     # without SURF, the camera's motion is off by 0.06 pixels; some tracks are then valid or not
-    assert found.recall >= 0.95 and found.precision >= 0.93
-    assert all(found.cosine[name] >= 0.995 for name in DESCRIPTORS), found.cosine
+    assert result.recall >= 0.95 and result.precision >= 0.93
+    assert all(result.cosine[name] >= 0.995 for name in DESCRIPTORS), result.cosine
 
 
 def test_rows_are_the_published_ones_with_surf(bowling):
     grey, reference, _ = bowling
     actual = idt.extract(grey, matcher="surf")
-    found = agreement(actual, reference, last_frame=75, tolerance=0.01)
-    assert found.recall >= 0.999 and found.precision >= 0.998
-    assert found.cosine["trajectory"] >= 0.9999
-    assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+    result = agreement(actual, reference, last_frame=75, tolerance=0.01)
+    assert result.recall >= 0.999 and result.precision >= 0.998
+    assert result.cosine["trajectory"] >= 0.9999
+    assert all(result.cosine[name] >= 0.9999 for name in DESCRIPTORS), result.cosine
 
 
 def test_surf_finds_as_many_matches_as_the_published_program(bowling, shared):
@@ -97,10 +97,10 @@ def test_rows_with_boxes_around_people_are_those_published_with_surf(bowling, sh
     grey, _, _ = bowling
     reference = dict(np.load(shared / "idt" / "bowling.people.features.npz"))
     actual = idt.extract(grey[:61], people=shared / "idt" / "bowling.bb", matcher="surf")
-    found = agreement(actual, reference, last_frame=60, tolerance=0.01)
-    assert found.recall >= 0.999 and found.precision >= 0.998
-    assert found.cosine["trajectory"] >= 0.9999
-    assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+    result = agreement(actual, reference, last_frame=60, tolerance=0.01)
+    assert result.recall >= 0.999 and result.precision >= 0.998
+    assert result.cosine["trajectory"] >= 0.9999
+    assert all(result.cosine[name] >= 0.9999 for name in DESCRIPTORS), result.cosine
 
 
 def test_boxes_around_people_bring_rows_closer_to_those_published_with_them(bowling, shared):
@@ -108,25 +108,25 @@ def test_boxes_around_people_bring_rows_closer_to_those_published_with_them(bowl
     reference = dict(np.load(shared / "idt" / "bowling.people.features.npz"))
     without = agreement(idt.extract(grey[:61]), reference, last_frame=60, tolerance=0.01)
     boxed = idt.extract(grey[:61], people=shared / "idt" / "bowling.bb")
-    found = agreement(boxed, reference, last_frame=60, tolerance=0.01)
-    assert found.recall > without.recall and found.recall >= 0.93
-    assert found.cosine["hof"] > without.cosine["hof"] and found.cosine["hof"] >= 0.995
+    result = agreement(boxed, reference, last_frame=60, tolerance=0.01)
+    assert result.recall > without.recall and result.recall >= 0.93
+    assert result.cosine["hof"] > without.cosine["hof"] and result.cosine["hof"] >= 0.995
 
 
 def test_rows_of_the_sample_video_are_those_of_2013(shared):
     reference = dict(np.load(shared / "idt" / "boxing.golden2013.npz"))
     actual = idt.extract(shared / "idt" / "boxing.avi")
-    found = agreement(actual, reference, last_frame=359, tolerance=1)
-    assert found.recall >= 0.995 and found.precision >= 0.995
-    assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+    result = agreement(actual, reference, last_frame=359, tolerance=1)
+    assert result.recall >= 0.995 and result.precision >= 0.995
+    assert all(result.cosine[name] >= 0.9999 for name in DESCRIPTORS), result.cosine
 
 
 def test_rows_of_the_sample_video_are_exactly_those_of_2013_with_surf(shared):
     reference = dict(np.load(shared / "idt" / "boxing.golden2013.npz"))
     actual = idt.extract(shared / "idt" / "boxing.avi", matcher="surf")
-    found = agreement(actual, reference, last_frame=359, tolerance=0.01)
-    assert found.recall >= 0.999 and found.precision >= 0.998
-    assert all(found.cosine[name] >= 0.999 for name in DESCRIPTORS), found.cosine
+    result = agreement(actual, reference, last_frame=359, tolerance=0.01)
+    assert result.recall >= 0.999 and result.precision >= 0.998
+    assert all(result.cosine[name] >= 0.999 for name in DESCRIPTORS), result.cosine
 
 
 def test_decoded_frames_are_the_published_ones(bowling, shared):

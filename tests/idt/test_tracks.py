@@ -70,10 +70,10 @@ def test_a_track_follows_the_flow_and_ends_when_it_leaves_the_frame():
     flow = np.zeros((2, 40, 40), np.float32)
     flow[0] = 3.5
     integral = np.zeros((41, 41, 33), np.float32)
-    going_on, finished = tracks.advance(live, flow, 0.5 * flow, integral, SETTINGS)
+    live_next, finished = tracks.advance(live, flow, 0.5 * flow, integral, SETTINGS)
     assert len(finished.age) == 0
-    np.testing.assert_array_equal(going_on.points[:, 1], [[23.5, 22]])
-    np.testing.assert_array_equal(going_on.steps[:, 0], [[1.75, 0]])
+    np.testing.assert_array_equal(live_next.points[:, 1], [[23.5, 22]])
+    np.testing.assert_array_equal(live_next.steps[:, 0], [[1.75, 0]])
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])
