@@ -12,11 +12,12 @@ from flax import nnx
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from vcjax import embed, settings
+from vcjax import inference, settings
 from vcjax.data import manifest as manifests
+from vcjax.data import verify
 from vcjax.data.manifest import Manifest
-from vcjax.embed import Embedded
-from vcjax.interop import weights
+from vcjax.inference import Embedded
+from vcjax.models import state_dict
 from vcjax.models.resnet3d import ResNet3D
 
 WEIGHTS, CONFIG, CARD, BANK = "model.safetensors", "config.json", "README.md", "bank.safetensors"
@@ -38,7 +39,7 @@ class Pretrained:
 
     def __call__(self, clips: UInt8[np.ndarray, "b t h w 3"]) -> Embedded:
         """Return embeddings [b, d] (unit L2 norm) and pooled features [b, f] of RGB clips."""
-        return embed.clips_of(self.model, clips)
+        return inference.clips_of(self.model, clips)
 
     def videos(self, source: str | Path | Manifest, *, clips_per_video: int = 5) -> Embedded:
         """Return embeddings and pooled features of videos, averaged over random clips (seed 0).
@@ -57,10 +58,10 @@ class Pretrained:
           DecodeError: if a video cannot be decoded.
         """
         if not isinstance(source, Manifest):
-            source, _ = manifests.verify(
+            source, _ = verify.verify(
                 manifests.read(source), on_missing="error", decode=False, num_workers=1
             )
-        return embed.videos(
+        return inference.videos(
             {"": self.model}, source, self.config(), clips_per_video=clips_per_video
         )[""]
 
@@ -98,21 +99,22 @@ def _load_folder(folder: Path) -> Pretrained:
         source = dict(config.get("source", {}))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder / CONFIG}: not written by vcjax: {error!r}") from error
-    weights.load(model, load_file(folder / WEIGHTS))
+    state_dict.load(model, load_file(folder / WEIGHTS))
     return Pretrained(model, architecture, clip, source)
 
 
 def _load_stage(folder: Path, *, best: bool = False) -> Pretrained:
-    from vcjax import stages, train
+    from vcjax.runtime import stage_cache
+    from vcjax.training import networks
 
-    record = stages.read(folder)["settings"]
+    record = stage_cache.read(folder)["settings"]
     config = settings.paper()
     config.model.update(record["model"])
     config.seed = record["seed"]
     architecture = {k: record["model"][k] for k in ("depth", "width", "embedding_dim")}
     clip = {k: record["clip"][k] for k in ("num_frames", "stride", "side")}
     source = {"stage": folder.name, "best": best, "settings": record[folder.name]}
-    return Pretrained(train.load_model(config, folder, best=best), architecture, clip, source)
+    return Pretrained(networks.load_model(config, folder, best=best), architecture, clip, source)
 
 
 def _download(name: str) -> Path:
@@ -142,7 +144,7 @@ def save(
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    values = {k: np.ascontiguousarray(v) for k, v in weights.arrays(network.model).items()}
+    values = {k: np.ascontiguousarray(v) for k, v in state_dict.arrays(network.model).items()}
     save_file(values, folder / WEIGHTS, metadata={"format": "vcjax"})
     bank = {k: np.ascontiguousarray(v) for k, v in (rows or {}).items() if v is not None}
     if bank:

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vcjax.data import manifest as manifests
-from vcjax.data import rendered
+from vcjax.data import synthetic
 from vcjax.evaluation import claim
 from vcjax.evaluation.claim import Claim
 
@@ -91,9 +91,9 @@ def test_seeds_after_the_first_share_the_videos_and_their_trajectories(tmp_path,
 
 def test_scenes_in_full_contrast_vary_more_and_the_usual_ones_as_before():
     def frame(**look):
-        return next(rendered.pictures("walking", 1, seed=0, row=0, **look)).astype(float)
+        return next(synthetic.pictures("walking", 1, seed=0, row=0, **look)).astype(float)
 
     usual = frame()
-    np.testing.assert_array_equal(usual, frame(look=rendered.Look(0.35, 185.0)))
-    scenes = [rendered._scene(1, 0, rendered.Look(*look)) for look in ((), (1.0, 140.0))]
+    np.testing.assert_array_equal(usual, frame(look=synthetic.Look(0.35, 185.0)))
+    scenes = [synthetic._scene(1, 0, synthetic.Look(*look)) for look in ((), (1.0, 140.0))]
     assert scenes[1].std() > 1.5 * scenes[0].std()

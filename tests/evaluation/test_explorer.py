@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from vcjax.evaluation.pages import explorer
 
 from vcjax import evaluation
 from vcjax.data import manifest as manifests
-from vcjax.data import rendered
-from vcjax.evaluation import explorer
+from vcjax.data import synthetic, verify
 from vcjax.evaluation.__main__ import main
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -22,8 +22,8 @@ MARKUP = "</script><script>document.title='taken'</script>"
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    source = rendered.render(tmp_path_factory.mktemp("v"), num_videos=NUM, seed=0, num_workers=1)
-    counted, _ = manifests.verify(
+    source = synthetic.render(tmp_path_factory.mktemp("v"), num_videos=NUM, seed=0, num_workers=1)
+    counted, _ = verify.verify(
         manifests.read(source), on_missing="error", decode=False, num_workers=1
     )
     labels = {"motion": tuple([MARKUP, "run", "walk"][row % 3] for row in range(NUM))}

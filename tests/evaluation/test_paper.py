@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vcjax.runtime import sharding
+from vcjax.training import finetune, networks
+from vcjax.training import step as steps
 
-from vcjax import finetune, mesh, pipeline, settings
-from vcjax import step as steps
-from vcjax.evaluation import paper
+from vcjax import settings
+from vcjax.evaluation import paper_tables
 from vcjax.evaluation.__main__ import main
 from vcjax.models import resnet3d
+from vcjax.pipeline import build
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-RUNS = [run for run in paper.all_runs() if run.config != "idt_baseline"]
+RUNS = [run for run in paper_tables.all_runs() if run.config != "idt_baseline"]
 NUM_VIDEOS = 240_000
 
 
@@ -36,10 +39,10 @@ def _stage(config):
 
 def _step(config, num_videos):
     """() -> the state at first, and the step, both of the last trained stage."""
-    name, devices = _stage(config), mesh.make(1)
+    name, devices = _stage(config), sharding.make(1)
     stage = config[name]
     if name in settings.FINETUNING_STAGES:
-        model = finetune.new_classifier(config, 101)
+        model = networks.new_classifier(config, 101)
         graphdef, params, statistics = resnet3d.split(
             finetune.prepare(model, frozen_stages=stage.frozen_stages, freeze_statistics=True)
         )
@@ -69,7 +72,7 @@ def _batch(config, batch_size):
 
 
 def test_the_runs_differ_as_the_tables_say():
-    assert len(paper.all_runs()) == len({run.name for run in paper.all_runs()}) == 31
+    assert len(paper_tables.all_runs()) == len({run.name for run in paper_tables.all_runs()}) == 31
     configs = {run.name: _config(run) for run in RUNS}
     sizes = {name: (c.clip.num_frames, c.clip.side, c.model.depth) for name, c in configs.items()}
     assert sizes["la_idt"] == (16, 112, 18)
@@ -92,7 +95,7 @@ def test_every_row_builds_its_stages(run, tmp_path):
     (tmp_path / "videos.tsv").write_text("path\na.mp4\n")
     for section in ("data", "few_shot", "ucf101", "hmdb51"):
         config[section].manifest = str(tmp_path / "videos.tsv")
-    built = [stage.name for stage in pipeline.build(config, tmp_path)]
+    built = [stage.name for stage in build.build(config, tmp_path)]
     assert built == list(config.stages) and built[-3:] == ["few_shot", "ucf101", "hmdb51"]
 
 
@@ -118,7 +121,7 @@ def test_a_step_at_the_papers_size_by_shape(size):
 # The step of la is that of la_idt, and scratch's that of supervised; what differs is the start.
 @pytest.mark.parametrize("name", ["ir", "la_idt", "supervised"])
 def test_two_steps_at_a_reduced_size_move_every_parameter(name):
-    config = _config(paper.Run(name))
+    config = _config(paper_tables.Run(name))
     config.clip.num_frames, config.clip.side, config.model.width = 4, 16, 4
     config.clip.greyscale, config.clip.jitter, config.clip.flip = 0.0, (0.0,) * 4, 0.0
     config.ir.estimator, config.tune.num_background = "full_softmax", 16

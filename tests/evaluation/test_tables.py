@@ -1,6 +1,6 @@
 import pytest
 
-from vcjax.evaluation import table, tables
+from vcjax.evaluation import report_table, table
 
 
 def _report(labels=("motion", "scene")):
@@ -47,4 +47,4 @@ def test_the_fixed_part_of_a_report_is_enough():
 
 
 def test_labels_cannot_give_orders_to_the_terminal():
-    assert "\x1b" not in table(_report(["\x1b[2J"])) and tables.printable("a\nb") == "a b"
+    assert "\x1b" not in table(_report(["\x1b[2J"])) and report_table.printable("a\nb") == "a b"

@@ -5,10 +5,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import vcjax
+from fisher.vectors import FisherVectors
 from vcjax.interop import __main__ as interop
 from vcjax.interop import released as files
-from vcjax.interop import torch_files, weights
-from vcjax.prior import FisherVectors
+from vcjax.interop import torch_files
+from vcjax.models import state_dict
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -74,7 +75,7 @@ def test_fisher_vectors_and_clusters_are_read(tmp_path, torch_save):
 
 
 def test_other_networks_are_named(tmp_path, network, torch_save):
-    state_dict = weights.to_torch(weights.arrays(network))
+    state_dict = state_dict.to_torch(state_dict.arrays(network))
     for change, message in (
         (lambda d: {k: v for k, v in d.items() if "downsample" not in k}, "type A"),
         (lambda d: d | {"layer1.0.conv3.weight": d["conv1.weight"]}, "bottlenecks"),
@@ -83,5 +84,5 @@ def test_other_networks_are_named(tmp_path, network, torch_save):
         (lambda d: {"fc.weight": d["fc.weight"]}, "not a 3D ResNet"),
     ):
         torch_save(change(state_dict), tmp_path / "other.pth", legacy=False)
-        with pytest.raises(weights.WeightsError, match=message):
+        with pytest.raises(state_dict.WeightsError, match=message):
             files.checkpoint(tmp_path / "other.pth")

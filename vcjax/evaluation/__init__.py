@@ -4,7 +4,7 @@ from vcjax.evaluation.baseline import evaluate as evaluate_baseline
 from vcjax.evaluation.measures import Probing
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.report import evaluate, write
-from vcjax.evaluation.tables import table
+from vcjax.evaluation.report_table import table
 
 __all__ = [
     "IdtOutputs",

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcjax import interruption
-from vcjax.evaluation import claim, explorer, paper
+from vcjax.evaluation import claim, paper_tables
+from vcjax.evaluation.pages import explorer
+from vcjax.runtime import preemption
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables.add_argument(
         "--runs", type=Path, default=Path("runs/paper"), help="folder that contains the runs"
     )
-    names = [table.name for table in paper.TABLES]
+    names = [table.name for table in paper_tables.TABLES]
     tables.add_argument(
         "--only", nargs="+", choices=names, default=names, help="tables to print (default: all)"
     )
@@ -74,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _tables(options: argparse.Namespace) -> None:
-    chosen = [table for table in paper.TABLES if table.name in options.only]
-    print(paper.render(options.runs, chosen))
+    chosen = [table for table in paper_tables.TABLES if table.name in options.only]
+    print(paper_tables.render(options.runs, chosen))
 
 
 def _claim(options: argparse.Namespace) -> None:
@@ -86,16 +87,16 @@ def _claim(options: argparse.Namespace) -> None:
         claim.join(options.join, workdir / "joined.tsv")
         overrides.append(f"--config.data.manifest={workdir / 'joined.tsv'}")
     claims = [claim.Claim(*pair) for pair in options.claims] or [claim.Claim("motion", "scene")]
-    interruption.listen()
+    preemption.listen()
     try:
         folders = claim.train(options.config, options.seeds, workdir, overrides=overrides)
         print(claim.report(folders, claims, workdir))
-    except (interruption.Stopped, KeyboardInterrupt):
+    except (preemption.Stopped, KeyboardInterrupt):
         print(
-            f"vcjax.evaluation: stopped. This goes on from here:\n  {interruption.command()}",
+            f"vcjax.evaluation: stopped. This goes on from here:\n  {preemption.command()}",
             file=sys.stderr,
         )
-        sys.exit(interruption.exit_code())
+        sys.exit(preemption.exit_code())
 
 
 def _explore(options: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes, protocol
+from vcjax.evaluation.agreement import agreement_of
 from vcjax.evaluation.protocol import Sides
-from vcjax.evaluation.report import agreement_of
 
 log = logging.getLogger(__name__)
 

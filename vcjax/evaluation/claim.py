@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vcjax import interruption
 from vcjax.data import manifest as manifests
-from vcjax.evaluation import few_shot, tables
+from vcjax.evaluation import few_shot, report_table
 from vcjax.evaluation.few_shot import Estimate
+from vcjax.runtime import preemption
 from vcjax.settings import GROUP_COLUMNS
 
 _SHARED = ("manifest", "idt")  # stages whose results do not depend on the seed
@@ -54,7 +54,7 @@ def train(
             _share(folders[0], folder)
         command = [sys.executable, "-m", "vcjax.main", f"--config={config}"]
         command += [f"--workdir={folder}", f"--config.seed={seed}", *overrides]
-        if code := interruption.run(command, environment):
+        if code := preemption.run(command, environment):
             raise RuntimeError(
                 f"seed {seed} failed with exit code {code}; rerun the same command to resume"
             )
@@ -74,7 +74,7 @@ def collect(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Mea
     Raises:
       ValueError: if no model is in all reports.
     """
-    names = [n for n in tables.TITLES if all(n in _entries(report) for report in reports)]
+    names = [n for n in report_table.TITLES if all(n in _entries(report) for report in reports)]
     if not names:
         raise ValueError(
             "the reports have no model in common; evaluate the same stages for each seed"
@@ -137,13 +137,15 @@ def table(
 ) -> str:
     """Return a text table: a row per model of `collect`, then a row per pair of `gains`."""
     lines = [
-        f"{tables.printable(claim.motion)} against {tables.printable(claim.scene)}, "
+        f"{report_table.printable(claim.motion)} against {report_table.printable(claim.scene)}, "
         f"{num_seeds} seeds, mean +- half-width of the 95% interval",
         " " * _FIRST + "".join(measure.rjust(16) for measure in _MEASURES),
     ]
-    lines += [_row(tables.TITLES[name], measures) for name, measures in collected.items()]
+    lines += [_row(report_table.TITLES[name], measures) for name, measures in collected.items()]
     for (first, second), measures in gained.items():
-        lines.append(_row(f"{tables.TITLES[first]} over {tables.TITLES[second]}", measures))
+        lines.append(
+            _row(f"{report_table.TITLES[first]} over {report_table.TITLES[second]}", measures)
+        )
     return "\n".join(lines)
 
 
@@ -169,7 +171,7 @@ def draw(claims: Mapping[Claim, Mapping[str, Measures]], path: Path) -> None:
     figure = matplotlib.figure.Figure((13, 3.6 * len(claims)), layout="constrained")
     axes = figure.subplots(len(claims), 3, squeeze=False)
     for row, (claim, models) in zip(axes, claims.items(), strict=True):
-        titles = [tables.TITLES[name] for name in models]
+        titles = [report_table.TITLES[name] for name in models]
         for axis, measure in zip(row, ("5-shot", "linear"), strict=False):
             _bars(axis, models, {measure: _COLORS["motion"]}, titles, scale=100)
             axis.set_title(f"{claim.motion}: {measure} accuracy, %")

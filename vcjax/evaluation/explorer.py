@@ -17,11 +17,12 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from PIL import Image
 
-from vcjax import atomic, progress, stages
 from vcjax.clustering import neighbors
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import clusters, probes, sheets, tables
+from vcjax.evaluation import probes, report_table
+from vcjax.evaluation.pages import clusters, contact_sheets
+from vcjax.runtime import atomic, progress, stage_cache
 
 _MAX_VIDEOS = 2000  # random sample of a larger collection
 _MAX_MAPPED = 1000  # videos for t-SNE; larger collections are mapped by PCA
@@ -86,12 +87,12 @@ def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
     """
     if not (directory / "explorer.npz").exists():
         raise FileNotFoundError(f"no explorer.npz in {directory}; run the stage evaluate first")
-    stages.check(directory)
+    stage_cache.check(directory)
     manifest = manifests.load(directory / "explorer.tsv")
     sources = {}
     with np.load(directory / "explorer.npz", allow_pickle=False) as arrays:
         names = {key.split("/")[0] for key in arrays.files}
-        for name in filter(names.__contains__, tables.TITLES):
+        for name in filter(names.__contains__, report_table.TITLES):
             start = f"{name}/rows/"
             labels = [key[len(start) :] for key in arrays.files if key.startswith(start)]
             sources[name] = Source(
@@ -170,7 +171,7 @@ def _source(
         num_nearest=_NUM_NEAREST,
     )
     return {
-        "title": tables.TITLES[name],
+        "title": report_table.TITLES[name],
         "neighbors": near,
         "map": np.round(plane(unit), 3).tolist(),
         "ami": dict(ami),
@@ -232,10 +233,10 @@ def curves(path: Path) -> dict[str, dict[str, list[list[float]]]]:
 def _tables(report: Mapping[str, Any]) -> list[list[list[str]]]:
     """Return one table per label: a row of column titles, then one row per model."""
     parts = []
-    for label in tables.labels(report):
-        lines = [[label, *tables.COLUMNS, "5-shot", "R@1", "R@5", "R@10", "k-NN"]]
-        for row in tables.rows(report):
-            name = next((n for n, title in tables.TITLES.items() if title == row.title), "")
+    for label in report_table.labels(report):
+        lines = [[label, *report_table.COLUMNS, "5-shot", "R@1", "R@5", "R@10", "k-NN"]]
+        for row in report_table.rows(report):
+            name = next((n for n, title in report_table.TITLES.items() if title == row.title), "")
             lines.append([row.title, *row.cells[label], *_more(report["models"].get(name), label)])
         parts.append(lines)
     return parts
@@ -267,7 +268,7 @@ def _thumbs(runs: Sequence[Manifest]) -> tuple[list[dict[str, Any] | None], list
     frames = min(max(affordable, 1), _MAX_FRAMES)
 
     def strip(path: str) -> dict[str, Any] | None:
-        tiles = sheets.read(path, counts[path], frames)
+        tiles = contact_sheets.read(path, counts[path], frames)
         joined = Image.fromarray(np.concatenate(list(tiles), axis=1))
         small = joined.resize((_SIZE[0] * frames, _SIZE[1]))
         file = io.BytesIO()

@@ -7,10 +7,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from vcjax import atomic, progress
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import sheets, tables
-from vcjax.evaluation.clusters import Cluster
+from vcjax.evaluation import report_table
+from vcjax.evaluation.pages import contact_sheets
+from vcjax.evaluation.pages.clusters import Cluster
+from vcjax.runtime import atomic, progress
 
 NUM_VIDEOS = 6  # in the image of each cluster
 _NUM_SHEETS = 60  # clusters shown of each model, the largest
@@ -18,7 +19,7 @@ _NUM_ROWS = 12  # clusters in the overview of each model
 _NUM_OVERVIEW_VIDEOS = 4  # of each cluster in the overview
 _NUM_THREADS = 2  # that decode videos
 
-Pictures = Mapping[int, sheets.Tiles]
+Pictures = Mapping[int, contact_sheets.Tiles]
 
 
 def write(
@@ -32,7 +33,7 @@ def write(
     `described` maps names in `tables.TITLES` to clusters by decreasing size; the clusters refer to
     rows of `training`.
     """
-    shown = {name: _shown(described[name]) for name in tables.TITLES if name in described}
+    shown = {name: _shown(described[name]) for name in report_table.TITLES if name in described}
     rows = {row for drawn in shown.values() for cluster in drawn for row in cluster.nearest}
     pictures = _read(training, sorted(rows))
     sections, links = [], []
@@ -41,11 +42,11 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
         _draw(folder, drawn, pictures)
         sections.append(_section(name, drawn, described[name], training))
-        links.append(f'<a href="#{name}">{html.escape(tables.TITLES[name])}</a>')
+        links.append(f'<a href="#{name}">{html.escape(report_table.TITLES[name])}</a>')
     text = _PAGE.substitute(
         dataset=html.escape(report["dataset"]),
         table=_table(report),
-        notes="\n".join(f"<li>{html.escape(note)}</li>" for note in tables.notes(report)),
+        notes="\n".join(f"<li>{html.escape(note)}</li>" for note in report_table.notes(report)),
         links=" · ".join(links),
         sections="\n".join(sections),
     )
@@ -58,27 +59,27 @@ def _shown(described: Sequence[Cluster]) -> list[Cluster]:
     return real[:_NUM_SHEETS] + [cluster for cluster in described if cluster.number is None]
 
 
-def _read(training: Manifest, rows: Sequence[int]) -> dict[int, sheets.Tiles]:
+def _read(training: Manifest, rows: Sequence[int]) -> dict[int, contact_sheets.Tiles]:
     """Return the frames to draw of the videos in `rows`."""
     paths = [training.paths[row] for row in rows]
     counts = [training.num_frames[row] for row in rows]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        reading = pool.map(sheets.read, paths, counts)
+        reading = pool.map(contact_sheets.read, paths, counts)
         bar = progress.bar(reading, total=len(rows), desc="clusters: frames", unit="video")
         return dict(zip(rows, bar, strict=True))
 
 
 def _draw(folder: Path, shown: Sequence[Cluster], pictures: Pictures) -> None:
     for cluster in shown:
-        sheet = sheets.contact_sheet([pictures[row] for row in cluster.nearest])
-        sheets.save(sheet, folder / _file(cluster))
+        sheet = contact_sheets.contact_sheet([pictures[row] for row in cluster.nearest])
+        contact_sheets.save(sheet, folder / _file(cluster))
     rows = [
         ([_title(cluster), *_common(cluster)], [pictures[row] for row in cluster.nearest])
         for cluster in shown
         if cluster.number is not None
     ]
-    overview = sheets.overview(rows[:_NUM_ROWS], num_videos=_NUM_OVERVIEW_VIDEOS)
-    sheets.save(overview, folder / "clusters.png")
+    overview = contact_sheets.overview(rows[:_NUM_ROWS], num_videos=_NUM_OVERVIEW_VIDEOS)
+    contact_sheets.save(overview, folder / "clusters.png")
 
 
 def _section(
@@ -91,7 +92,7 @@ def _section(
         summary += f"; the {left_out} smallest are not shown"
     return _SECTION.substitute(
         folder=name,
-        title=html.escape(tables.TITLES[name]),
+        title=html.escape(report_table.TITLES[name]),
         summary=html.escape(summary),
         cards=cards,
     )
@@ -99,23 +100,23 @@ def _section(
 
 def _card(folder: str, cluster: Cluster, training: Manifest) -> str:
     ids = [training.video_ids[row] for row in cluster.nearest]
-    height = len(ids) * (sheets.HEIGHT + 2) - 2
+    height = len(ids) * (contact_sheets.HEIGHT + 2) - 2
     return _CARD.substitute(
         title=_title(cluster),
         common="<br>".join(html.escape(line) for line in _common(cluster)),
         source=f"{folder}/{_file(cluster)}",
         height=height,
-        width=sheets.NUM_FRAMES * (sheets.WIDTH + 2) - 2,
+        width=contact_sheets.NUM_FRAMES * (contact_sheets.WIDTH + 2) - 2,
         ids=html.escape(", ".join(ids)),
     )
 
 
 def _table(report: Mapping[str, Any]) -> str:
-    names = tables.labels(report)
+    names = report_table.labels(report)
     titles = "".join(f'<th colspan="3">{html.escape(name)}</th>' for name in names)
-    below = "".join(f"<th>{column}</th>" for _ in names for column in tables.COLUMNS)
+    below = "".join(f"<th>{column}</th>" for _ in names for column in report_table.COLUMNS)
     lines = [f"<tr><th></th>{titles}</tr>", f"<tr><th></th>{below}</tr>"]
-    for row in tables.rows(report):
+    for row in report_table.rows(report):
         cells = "".join(f"<td>{cell}</td>" for name in names for cell in row.cells[name])
         lines.append(f"<tr><th>{html.escape(row.title)}</th>{cells}</tr>")
     return "\n".join(lines)
@@ -130,7 +131,7 @@ def _title(cluster: Cluster) -> str:
 
 def _common(cluster: Cluster) -> Iterable[str]:
     return [
-        tables.printable(f"{label}: {common.value} {100 * common.share:.0f}%")
+        report_table.printable(f"{label}: {common.value} {100 * common.share:.0f}%")
         for label, common in cluster.common.items()
     ]
 

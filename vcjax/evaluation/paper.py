@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vcjax import transfer
+from vcjax.evaluation import transfer_results
 
 _TITLES = ("Scratch", "Video LA", "Video LA + IDT prior", "Supervised")
 _KINETICS = "--config.data.manifest=KINETICS"
@@ -312,7 +312,7 @@ def _figure(run: Run, measure: str, runs: Path) -> float | None:
     if measure == "svm":
         return _svm_figure(folder / "report.json")
     stage, _, part = measure.partition("/")
-    result = transfer.read_result(folder / stage)
+    result = transfer_results.read_result(folder / stage)
     if result is None:
         return None
     if stage == "few_shot":

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from vcjax import atomic
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import agreement, clusters, explorer, measures, page, probes, protocol, tables
+from vcjax.evaluation import agreement, measures, probes, protocol, report_table
 from vcjax.evaluation.measures import Probing
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
+from vcjax.evaluation.pages import cluster_page, clusters, explorer
 from vcjax.evaluation.protocol import Sides
+from vcjax.runtime import atomic
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,9 @@ def evaluate(
             for n, s in splits.items()
         },
     }
-    page.write(directory, report, manifest.subset("train"), _described(outputs, idt, manifest))
+    cluster_page.write(
+        directory, report, manifest.subset("train"), _described(outputs, idt, manifest)
+    )
     write(report, directory.parent / "report.json")
     predictions = {name: predicted for name, (_, predicted) in measured.items()}
     sources = _sources(outputs, idt, manifest, splits, predictions)
@@ -196,16 +199,16 @@ def _described(
         views["idt"] = (idt.vectors[training], idt.labels[0], idt.has_vector[training])
     return {
         name: clusters.describe(
-            points, labels, columns, has_point=present, num_nearest=page.NUM_VIDEOS
+            points, labels, columns, has_point=present, num_nearest=cluster_page.NUM_VIDEOS
         )
         for name, (points, labels, present) in views.items()
     }
 
 
 def _check(manifest: Manifest, outputs: Mapping[str, ModelOutputs], idt: IdtOutputs | None) -> None:
-    if unknown := sorted(outputs.keys() - tables.TITLES.keys()):
+    if unknown := sorted(outputs.keys() - report_table.TITLES.keys()):
         raise ValueError(
-            f"no model {unknown[0]!r} in a report; use names from {list(tables.TITLES)}"
+            f"no model {unknown[0]!r} in a report; use names from {list(report_table.TITLES)}"
         )
     num_train = len(manifest.rows("train"))
     if not num_train:
