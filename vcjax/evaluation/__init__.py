@@ -1,4 +1,4 @@
-"""What was learned: probes on held-out videos, and the clusters, in figures and to look at."""
+"""Evaluation of learned representations: probes on held-out videos, and visualized clusters."""
 
 from vcjax.evaluation.baseline import evaluate as evaluate_baseline
 from vcjax.evaluation.measures import Probing
