@@ -1,4 +1,4 @@
-"""The pipeline, from a folder of videos to trained and evaluated representations.
+r"""The pipeline, from a folder of videos to trained and evaluated representations.
 
     python -m vcjax.main --config=configs/la_idt.py:rendered --workdir=runs/rendered
 
@@ -8,7 +8,7 @@ depend on a changed setting, and resumes an interrupted stage from its last chec
 
 For your own videos, pass a folder or a TSV/CSV file with a `path` column:
 
-    python -m vcjax.main --config=configs/la_idt.py:folder \\
+    python -m vcjax.main --config=configs/la_idt.py:folder \
         --config.data.manifest=videos.tsv --workdir=runs/mine
 
 Variants (after the colon): rendered, folder, smoke, released. Without a variant, the settings are

@@ -100,7 +100,7 @@ def seconds(workdir: Path, names: Sequence[str]) -> dict[str, float]:
 def read(directory: Path) -> dict[str, Any]:
     """Return the record of the stage in `directory`, or {} if the stage has never started.
 
-    If the record is damaged, the previous record is returned, if there is one.
+    If the record is missing or damaged, the previous record is returned, if there is one.
 
     Raises:
       StageError: if the record is damaged and there is no intact previous record.
