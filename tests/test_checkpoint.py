@@ -8,10 +8,10 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from vcjax.runtime import checkpoint, checksums, sharding
+from vcjax.runtime.checksums import DamagedError
 
-from vcjax import checkpoint, checksums, memory_bank
-from vcjax import mesh as meshes
-from vcjax.checksums import DamagedError
+from vcjax.objectives import memory_bank
 
 
 def _state(seed: int) -> dict:
@@ -65,7 +65,7 @@ def test_missing_checkpoint_is_said(tmp_path):
 @pytest.mark.parametrize(("saved_on", "restored_on"), [(8, 4), (1, 8), (8, 1)])
 def test_a_bank_comes_back_on_another_number_of_devices(tmp_path, saved_on, restored_on):
     banks = {
-        count: memory_bank.init(jax.random.key(0), 13, 4, mesh=meshes.make(count))
+        count: memory_bank.init(jax.random.key(0), 13, 4, mesh=sharding.make(count))
         for count in (saved_on, restored_on)
     }
     checkpoints = checkpoint.Checkpoints(tmp_path)

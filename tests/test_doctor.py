@@ -2,13 +2,14 @@ import json
 
 import numpy as np
 import pytest
+from vcjax.runtime import checkpoint, stage_cache
+from vcjax.runtime.stage_cache import Stage
 
-from vcjax import checkpoint, doctor, stages
+from vcjax import doctor
 from vcjax.data import manifest as manifests
-from vcjax.data import prepare, rendered
+from vcjax.data import prepare, synthetic
 from vcjax.idt import storage
 from vcjax.idt.trajectories import Trajectories
-from vcjax.stages import Stage
 
 
 def flip(path):
@@ -31,7 +32,7 @@ def extract(directory):
 
 @pytest.fixture
 def run(tmp_path):
-    stages.run(
+    stage_cache.run(
         [
             Stage("manifest", {}, (), lambda d: (d / "manifest.tsv").write_text("path\n") and None),
             Stage("idt", {}, ("manifest",), extract, files=""),
@@ -91,13 +92,13 @@ def test_a_stage_that_was_interrupted_says_how_far_it_is(run):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stages.run([Stage("la", {}, (), fail)], run)
+        stage_cache.run([Stage("la", {}, (), fail)], run)
     assert states(run)["la"].state == "incomplete, checkpoint of step 2"
     assert not states(run)["la"].bad
 
 
 def test_damaged_shards_are_named(tmp_path):
-    videos = rendered.render(tmp_path / "videos", num_videos=3, seed=0, num_workers=1)
+    videos = synthetic.render(tmp_path / "videos", num_videos=3, seed=0, num_workers=1)
     how = dict(side=16, codec="jpeg", videos_per_shard=1, num_workers=1, on_missing="error")
     prepare.prepare(manifests.read(videos), tmp_path / "out", **how)
     assert not any(found.bad for found in states(tmp_path / "out").values())

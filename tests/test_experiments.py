@@ -2,8 +2,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vcjax.runtime import config_flags
+
 from vcjax import __main__ as console
-from vcjax import experiments
 
 
 def _stages(config):
@@ -16,23 +17,23 @@ def _stages(config):
 def test_an_experiment_is_found_away_from_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("la.py:rendered", "configs/la.py:rendered"):
-        assert _stages(experiments.find(name)) == ("manifest", "ir", "la", "evaluate")
+        assert _stages(config_flags.find(name)) == ("manifest", "ir", "la", "evaluate")
 
 
 def test_a_file_of_ones_own_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("la.py").write_text("")
-    assert experiments.find("la.py:x") == "la.py:x"
-    assert experiments.find("elsewhere/la.py") == "elsewhere/la.py"
-    assert experiments.find("/absolute/la.py") == "/absolute/la.py"
-    assert experiments.find("unknown.py") == "unknown.py"
+    assert config_flags.find("la.py:x") == "la.py:x"
+    assert config_flags.find("elsewhere/la.py") == "elsewhere/la.py"
+    assert config_flags.find("/absolute/la.py") == "/absolute/la.py"
+    assert config_flags.find("unknown.py") == "unknown.py"
 
 
 def test_only_the_value_of_config_is_changed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ir = experiments.find("ir.py")
+    ir = config_flags.find("ir.py")
     for given in (["--config=ir.py:smoke"], ["--config", "ir.py:smoke"]):
-        found = experiments.find_in_arguments([*given, "--workdir=ir.py", "ir.py"])
+        found = config_flags.find_in_arguments([*given, "--workdir=ir.py", "ir.py"])
         assert "=".join(found[: len(given)]) == f"--config={ir}:smoke"
         assert found[len(given) :] == ["--workdir=ir.py", "ir.py"]
 

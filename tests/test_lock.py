@@ -5,8 +5,7 @@ import subprocess
 import sys
 
 import pytest
-
-from vcjax import lock, stages
+from vcjax.runtime import lock, stage_cache
 
 _HOLD = """
 import multiprocessing, pathlib, sys, time
@@ -35,10 +34,10 @@ def holder(tmp_path):
 
 def test_a_second_run_is_told_who_has_the_folder(holder, tmp_path):
     ran = []
-    stage = stages.Stage("a", {}, (), ran.append)
+    stage = stage_cache.Stage("a", {}, (), ran.append)
     who = f"in use by process {holder.pid} on {socket.gethostname()} since 2.*another --workdir$"
     with pytest.raises(lock.LockError, match=who):
-        stages.run([stage], tmp_path)
+        stage_cache.run([stage], tmp_path)
     assert not ran and not (tmp_path / "a").exists()
 
 

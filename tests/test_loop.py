@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-
-from vcjax import checkpoint, interruption, loop, watch
+from vcjax.runtime import checkpoint, preemption
+from vcjax.training import diagnostics, loop
 
 STEPS_PER_EPOCH, NUM_EPOCHS = 3, 3
 IDS = [f"video{row}" for row in range(6)]
@@ -27,10 +27,10 @@ class State(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def listening(monkeypatch):
-    monkeypatch.setattr(interruption, "_request", None)
+    monkeypatch.setattr(preemption, "_request", None)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-    interruption.listen()
+    preemption.listen()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -121,10 +121,10 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end_and_metrics(tmp_path):
                 signal.raise_signal(signal.SIGTERM)
 
         workdir = tmp_path / str(number)
-        with pytest.raises(interruption.Stopped):
+        with pytest.raises(preemption.Stopped):
             _run(workdir, _stage(stop))
-        assert interruption.exit_code() == 75
-        interruption._request = None
+        assert preemption.exit_code() == 75
+        preemption._request = None
         state = _run(workdir, _stage())
         np.testing.assert_array_equal(np.array(state), np.array(undisturbed), stopped_at)
         assert _metrics(workdir) == _metrics(tmp_path / "whole"), stopped_at
@@ -157,10 +157,10 @@ def test_a_stop_in_a_step_keeps_that_step_and_one_while_waiting_that_before(tmp_
             if event == stopped_at:
                 signal.raise_signal(signal.SIGTERM)
 
-        with pytest.raises(interruption.Stopped):
+        with pytest.raises(preemption.Stopped):
             _run(tmp_path / stopped_at, _stage(stop))
         assert _latest(tmp_path / stopped_at) == kept
-        interruption._request = None
+        preemption._request = None
 
 
 def test_ctrl_c_stops_with_a_checkpoint_and_a_second_one_at_once(tmp_path):
@@ -168,9 +168,9 @@ def test_ctrl_c_stops_with_a_checkpoint_and_a_second_one_at_once(tmp_path):
         if event == "step 4":
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(interruption.Stopped):
+    with pytest.raises(preemption.Stopped):
         _run(tmp_path, _stage(stop))
-    assert interruption.exit_code() == 130 and _latest(tmp_path) == 5
+    assert preemption.exit_code() == 130 and _latest(tmp_path) == 5
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
@@ -182,7 +182,7 @@ def test_a_request_that_meets_code_whose_errors_are_dropped_is_not_lost():
 
     gc.callbacks.append(at_collection)
     gc.collect()
-    with pytest.raises(interruption.Stopped):
+    with pytest.raises(preemption.Stopped):
         for _ in range(400):  # a sleep that has begun is not broken off
             time.sleep(0.05)
 
@@ -215,12 +215,12 @@ def test_an_explosion_is_measured_by_the_loss_at_first_also_after_a_restart(tmp_
         if event == "batch 3":
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(interruption.Stopped):
+    with pytest.raises(preemption.Stopped):
         _run(tmp_path, _stage(stop, step=_spoiled(-1, 0.0)))
-    interruption._request = None
+    preemption._request = None
     with pytest.raises(FloatingPointError, match="the loss is 21 at step 5"):
         _run(tmp_path, _stage(step=_spoiled(4, 21.0, jnp.ones(()))))
-    assert watch._EXPLODED * 2.0 < 21
+    assert diagnostics._EXPLODED * 2.0 < 21
 
 
 def test_weights_that_a_good_loss_spoiled_are_not_saved(tmp_path):
@@ -259,8 +259,8 @@ def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
     ("what", "said"), [("input", "while the device is idle"), ("device", "clips are ready")]
 )
 def test_a_long_wait_says_what_for_while_it_lasts(what, said, monkeypatch, caplog):
-    monkeypatch.setattr(watch, "_LONG", 0.05)
-    clock = watch.Clock("toy")
+    monkeypatch.setattr(diagnostics, "_LONG", 0.05)
+    clock = diagnostics.Clock("toy")
     with clock.waits(what):
         deadline = time.monotonic() + 20
         while said not in caplog.text and time.monotonic() < deadline:
@@ -276,11 +276,11 @@ def test_similarity_is_the_mean_cosine_of_two_videos():
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     pairs = [bank[i] @ bank[j] for i in range(5) for j in range(5) if i != j]
     padded = jnp.pad(jnp.asarray(bank), ((0, 3), (0, 0)))
-    np.testing.assert_allclose(watch.similarity(padded, 5), np.mean(pairs), rtol=1e-5)
+    np.testing.assert_allclose(diagnostics.similarity(padded, 5), np.mean(pairs), rtol=1e-5)
 
 
 def test_collapse_of_embeddings_and_of_clusters_is_said_once_each(caplog):
-    collapse = watch.Collapse("tune")
+    collapse = diagnostics.Collapse("tune")
     for similarity in (0.999, 0.999, 0.9, 0.999, 0.999):
         collapse.see_embeddings(similarity)
     collapse.see_clusters(largest=70, num_videos=100)

@@ -3,9 +3,8 @@ import logging
 import shutil
 
 import pytest
-
-from vcjax import checksums, stages
-from vcjax.stages import Stage, StageError
+from vcjax.runtime import checksums, stage_cache
+from vcjax.runtime.stage_cache import Stage, StageError
 
 
 @pytest.fixture
@@ -25,8 +24,8 @@ def _stage(ran, name, inputs=(), **options):
 
 def test_complete_stages_are_skipped(ran, tmp_path):
     pair = [_stage(ran, "a"), _stage(ran, "b", ("a",))]
-    stages.run(pair, tmp_path)
-    stages.run(pair, tmp_path)
+    stage_cache.run(pair, tmp_path)
+    stage_cache.run(pair, tmp_path)
     assert ran == ["a", "b"]
 
 
@@ -39,10 +38,10 @@ def test_changed_settings_redo_the_stage_and_what_depends_on_it_only(ran, tmp_pa
             _stage(ran, "c"),
         ]
 
-    stages.run(chain(1), tmp_path)
+    stage_cache.run(chain(1), tmp_path)
     ran.clear()
     with caplog.at_level(logging.INFO):
-        stages.run(chain(2), tmp_path)
+        stage_cache.run(chain(2), tmp_path)
     assert ran == ["a", "b"]
     assert "a: redone, because rate changed" in caplog.text
     assert "b: redone, because stage a changed" in caplog.text
@@ -55,12 +54,12 @@ def test_the_plan_of_a_stage_changes_nothing_on_disk(ran, tmp_path):
 
     def plan(stage):
         before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-        plan = stages._plan(stage, tmp_path)
+        plan = stage_cache._plan(stage, tmp_path)
         assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
         return plan.action, plan.changed, plan.damaged
 
     assert plan(stage()) == ("start", "", ())
-    stages.run([stage()], tmp_path)
+    stage_cache.run([stage()], tmp_path)
     assert plan(stage()) == ("skip", "", ())
     assert plan(stage(rate=2)) == ("redo", "rate", ())
     assert plan(stage(videos="few")) == ("redo", "videos", ())
@@ -75,8 +74,8 @@ def test_same_result_of_an_input_leaves_what_depends_on_it(ran, tmp_path):
         first = Stage("a", {"rate": rate}, (), lambda directory: "the same digest")
         return [first, _stage(ran, "b", ("a",))]
 
-    stages.run(chain(1), tmp_path)
-    stages.run(chain(2), tmp_path)
+    stage_cache.run(chain(1), tmp_path)
+    stage_cache.run(chain(2), tmp_path)
     assert ran == ["b"]
 
 
@@ -86,36 +85,38 @@ def test_interrupted_stage_finds_its_files_again(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stages.run([Stage("a", {}, (), fail)], tmp_path)
+        stage_cache.run([Stage("a", {}, (), fail)], tmp_path)
     found = []
-    stages.run([Stage("a", {}, (), lambda d: found.extend(x.name for x in d.iterdir()))], tmp_path)
+    stage_cache.run(
+        [Stage("a", {}, (), lambda d: found.extend(x.name for x in d.iterdir()))], tmp_path
+    )
     assert "half" in found
 
 
 @pytest.mark.parametrize("keeps", [False, True])
 def test_changed_settings_clear_the_folder_unless_the_stage_keeps_it(ran, tmp_path, keeps):
-    stages.run([_stage(ran, "a", settings={"x": 1}, keeps=keeps)], tmp_path)
+    stage_cache.run([_stage(ran, "a", settings={"x": 1}, keeps=keeps)], tmp_path)
     (tmp_path / "a" / "old").touch()
-    stages.run([_stage(ran, "a", settings={"x": 2}, keeps=keeps)], tmp_path)
+    stage_cache.run([_stage(ran, "a", settings={"x": 2}, keeps=keeps)], tmp_path)
     assert (tmp_path / "a" / "old").exists() == keeps
 
 
 def test_only_some_stages_run_and_need_the_others_complete(ran, tmp_path):
     pair = [_stage(ran, "a"), _stage(ran, "b", ("a",))]
     with pytest.raises(StageError, match="b needs a, which is not complete"):
-        stages.run(pair, tmp_path, only=["b"])
+        stage_cache.run(pair, tmp_path, only=["b"])
     with pytest.raises(StageError, match="no stage 'laa' in this config; use some of a, b"):
-        stages.run(pair, tmp_path, only=["laa"])
-    stages.run(pair, tmp_path, only=["a"])
-    stages.run(pair, tmp_path, only=["b"])
+        stage_cache.run(pair, tmp_path, only=["laa"])
+    stage_cache.run(pair, tmp_path, only=["a"])
+    stage_cache.run(pair, tmp_path, only=["b"])
     assert ran == ["a", "b"]
 
 
 def test_seconds_are_of_complete_stages(ran, tmp_path):
-    stages.run([_stage(ran, "a")], tmp_path)
+    stage_cache.run([_stage(ran, "a")], tmp_path)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "stage.json").write_text(json.dumps({"complete": False, "seconds": 3}))
-    assert stages.seconds(tmp_path, ["a", "b", "c"]).keys() == {"a"}
+    assert stage_cache.seconds(tmp_path, ["a", "b", "c"]).keys() == {"a"}
 
 
 def _flip(path):
@@ -127,9 +128,9 @@ def _flip(path):
 @pytest.mark.parametrize("damage", [_flip, lambda path: path.write_text(""), lambda p: p.unlink()])
 def test_damaged_result_is_made_again(ran, tmp_path, caplog, damage):
     pair = [_stage(ran, "a"), _stage(ran, "b", ("a",))]
-    stages.run(pair, tmp_path)
+    stage_cache.run(pair, tmp_path)
     damage(tmp_path / "a" / "result")
-    stages.run(pair, tmp_path)
+    stage_cache.run(pair, tmp_path)
     assert ran == ["a", "b", "a"]
     assert (tmp_path / "a" / "result").read_text() == "a"
     assert f"{tmp_path / 'a' / 'result'}: missing or damaged; running it again" in caplog.text
@@ -137,10 +138,10 @@ def test_damaged_result_is_made_again(ran, tmp_path, caplog, damage):
 
 def test_nothing_is_made_from_what_is_damaged(ran, tmp_path):
     pair = [_stage(ran, "a"), _stage(ran, "b", ("a",))]
-    stages.run(pair[:1], tmp_path)
+    stage_cache.run(pair[:1], tmp_path)
     _flip(tmp_path / "a" / "result")
     with pytest.raises(StageError, match="b needs a, but .*a/result is missing or damaged"):
-        stages.run(pair, tmp_path, only=["b"])
+        stage_cache.run(pair, tmp_path, only=["b"])
     assert ran == ["a"]
 
 
@@ -150,33 +151,33 @@ def test_checkpoints_may_be_removed_to_save_space(ran, tmp_path):
         (directory / "checkpoints" / "3").mkdir(parents=True)
         (directory / "checkpoints" / "3" / "bank").write_text("1")
 
-    stages.run([Stage("a", {}, (), run)], tmp_path)
+    stage_cache.run([Stage("a", {}, (), run)], tmp_path)
     shutil.rmtree(tmp_path / "a" / "checkpoints")
-    stages.run([Stage("a", {}, (), run)], tmp_path)
+    stage_cache.run([Stage("a", {}, (), run)], tmp_path)
     assert ran == ["a"]
 
 
 def test_damaged_record_is_that_of_a_stage_that_has_begun(ran, tmp_path, caplog):
-    stages.run([_stage(ran, "a")], tmp_path)
+    stage_cache.run([_stage(ran, "a")], tmp_path)
     _flip(tmp_path / "a" / "stage.json")
-    stages.run([_stage(ran, "a")], tmp_path)
-    stages.run([_stage(ran, "a")], tmp_path)
+    stage_cache.run([_stage(ran, "a")], tmp_path)
+    stage_cache.run([_stage(ran, "a")], tmp_path)
     assert ran == ["a", "a"]
     assert "stage.json: damaged" in caplog.text
     for name in ("stage.json", "stage.previous.json"):
         (tmp_path / "a" / name).write_text("{")
     with pytest.raises(StageError, match=f"stage.json: damaged; remove {tmp_path / 'a'}"):
-        stages.run([_stage(ran, "a")], tmp_path)
+        stage_cache.run([_stage(ran, "a")], tmp_path)
 
 
 def test_any_bit_of_a_record_counts(tmp_path):
-    stages.run([Stage("a", {"rate": 3}, (), lambda d: None)], tmp_path)
+    stage_cache.run([Stage("a", {"rate": 3}, (), lambda d: None)], tmp_path)
     path = tmp_path / "a" / "stage.json"
-    content, expected = path.read_bytes(), stages.read(tmp_path / "a")
+    content, expected = path.read_bytes(), stage_cache.read(tmp_path / "a")
     previous = checksums.read_json(tmp_path / "a" / "stage.previous.json")
     for bit in range(8 * len(content)):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        found = stages.read(tmp_path / "a")
+        found = stage_cache.read(tmp_path / "a")
         assert found == previous or found.items() >= expected.items()

@@ -19,8 +19,8 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from vcjax import atomic, checkpoint, mesh, processes
-from vcjax.data import manifest as manifests
+from vcjax.data import splits
+from vcjax.runtime import atomic, checkpoint, hosts, sharding
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ def continue_with(
         and the stage starts from the beginning.
       seed: seed of the bank rows of new videos.
     """
-    processes.on_first(lambda: _finish_exchange(checkpoints))
+    hosts.on_first(lambda: _finish_exchange(checkpoints))
     with contextlib.closing(checkpoint.Checkpoints(checkpoints)) as reader:
         step = reader.latest
-    if not processes.on_first(lambda: _has_others(checkpoints, step, video_ids, max_share)):
+    if not hosts.on_first(lambda: _has_others(checkpoints, step, video_ids, max_share)):
         return
     assert step is not None
     old_ids = _videos_of(checkpoints)
@@ -61,10 +61,10 @@ def continue_with(
     taken = restore(checkpoints, stored, video_ids, seed=seed)
     taken["optimizer"] = _with_count(taken["optimizer"], new_step)
     new = _exchanged(checkpoints)
-    processes.on_first(lambda: shutil.rmtree(new, ignore_errors=True))
+    hosts.on_first(lambda: shutil.rmtree(new, ignore_errors=True))
     with contextlib.closing(checkpoint.Checkpoints(new)) as writer:
         writer.save(new_step, taken)
-    processes.on_first(lambda: _exchange(checkpoints, video_ids))
+    hosts.on_first(lambda: _exchange(checkpoints, video_ids))
     removed, added = len(set(old_ids) - set(video_ids)), len(set(video_ids) - set(old_ids))
     log.info(
         "collection changed: %d videos removed, %d added; state of the remaining videos is kept",
@@ -88,7 +88,7 @@ def _has_others(
     if step is not None and old_ids:
         if old_ids == tuple(video_ids):
             return False
-        if manifests.few_changes(old_ids, video_ids, max_share=max_share):
+        if splits.few_changes(old_ids, video_ids, max_share=max_share):
             return True
         log.info("more than data.max_changed_share of the videos changed: the stage starts over")
         shutil.rmtree(checkpoints)
@@ -112,7 +112,7 @@ def restore(
     shapes = checkpoint.shapes(checkpoints)
     by_row = {k: template[k] for k in ("bank", "labels") if k in template}
     # Replicated, since the old number of rows may not be divisible by the number of devices.
-    whole = mesh.replicated(mesh.make())
+    whole = sharding.replicated(sharding.make())
     stored = {
         k: jax.ShapeDtypeStruct(shapes[k], v.dtype, sharding=whole) for k, v in by_row.items()
     }

@@ -18,8 +18,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AsyncOptions, MultiprocessingOptions
 
-from vcjax import checksums, processes
-from vcjax.checksums import DamagedError
+from vcjax.runtime import checksums, hosts
+from vcjax.runtime.checksums import DamagedError
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self._directory = directory = directory.absolute()
-        processes.on_first(lambda: _clean(directory))
-        best = processes.on_first(lambda: _best(directory))
+        hosts.on_first(lambda: _clean(directory))
+        best = hosts.on_first(lambda: _best(directory))
         self._best = Best(*best) if best else None
         self._manager = ocp.CheckpointManager(
             directory,
@@ -85,9 +85,7 @@ class Checkpoints:
         with self._explained():
             self._manager.wait_until_finished()
             self._best = best = Best(step, score)
-            processes.on_first(
-                lambda: checksums.write_json(self._directory / _BEST, best._asdict())
-            )
+            hosts.on_first(lambda: checksums.write_json(self._directory / _BEST, best._asdict()))
 
     def save(self, step: int, state: Any) -> None:
         """Start to write `state`, a pytree of arrays, as the checkpoint of `step`.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vcjax import atomic
+from vcjax.runtime import atomic
 
 _OWN = "checksum"  # key of the checksum that a JSON file holds of itself
 

@@ -16,8 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from vcjax import checkpoint, checksums, progress, stages
 from vcjax.data import manifest as manifests
+from vcjax.runtime import checkpoint, checksums, progress, stage_cache
 
 _CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
 
@@ -181,8 +181,8 @@ def _stage(workdir: Path, name: str) -> Finding:
     again = "run again to rebuild damaged files"
     for problem in _record_problems(directory):
         return Finding(name, problem, again, bad=True)
-    record = stages.read(directory)
-    broken = [*stages.damaged(workdir, record), *_damaged_checkpoints(directory)]
+    record = stage_cache.read(directory)
+    broken = [*stage_cache.damaged(workdir, record), *_damaged_checkpoints(directory)]
     if name == "idt":
         broken += _damaged_trajectories(directory)
     if broken:
@@ -230,7 +230,7 @@ def _damaged_trajectories(directory: Path) -> list[Path]:
 def _stale(workdir: Path, record: dict) -> str:
     """Return the first input stage whose result has changed since `record`, or ""."""
     for name, digest in record.get("inputs", {}).items():
-        now = stages.read(workdir / name)
+        now = stage_cache.read(workdir / name)
         if now.get("complete") and now["digest"] != digest:
             return name
     return ""

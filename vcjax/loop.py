@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from vcjax import checkpoint, interruption, metrics, processes, progress, watch
-from vcjax.step import Batch, Scalars
+from vcjax.runtime import checkpoint, hosts, metrics, preemption, progress
+from vcjax.training import diagnostics
+from vcjax.training.step import Batch, Scalars
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def run(
       interruption.Stopped: on request, after a checkpoint was written.
     """
     # The stack closes inside `deferred`: pending checkpoints are written before a stop is raised.
-    with interruption.deferred(), contextlib.ExitStack() as stack:
+    with preemption.deferred(), contextlib.ExitStack() as stack:
         return _Loop(
             name, config, training, workdir, num_epochs * steps_per_epoch, steps_per_epoch, stack
         ).run()
@@ -91,13 +92,13 @@ class _Loop:
             contextlib.closing(checkpoint.Checkpoints(directory / "checkpoints"))
         )
         self._first = self._checkpoints.latest or 0
-        self._window = watch.Window(name, training.video_ids, directory)
+        self._window = diagnostics.Window(name, training.video_ids, directory)
         if self._first:
-            self._window.learn_limit(processes.on_first(lambda: metrics.first_loss(workdir, name)))
+            self._window.learn_limit(hosts.on_first(lambda: metrics.first_loss(workdir, name)))
         self._writer = stack.enter_context(
             contextlib.closing(metrics.Writer(workdir, name, step=self._first))
         )
-        self._clock = stack.enter_context(contextlib.closing(watch.Clock(name)))
+        self._clock = stack.enter_context(contextlib.closing(diagnostics.Clock(name)))
         self._bar = stack.enter_context(
             progress.bar(desc=name, unit="step", total=num_steps, initial=self._first)
         )
@@ -146,7 +147,7 @@ class _Loop:
 
     def _keep_if_best(self, state: Any, step: int, ended: Scalars) -> None:
         """Keep the checkpoint of `state` if its epoch ended with the best score so far."""
-        score = processes.on_first(lambda: self._training.score(ended))
+        score = hosts.on_first(lambda: self._training.score(ended))
         best = self._checkpoints.best
         if score is not None and score > (best.score if best else -math.inf):
             self._save(state, step)
@@ -166,9 +167,9 @@ class _Loop:
             self._log(state, done)
         if done % self._checkpoint_steps == 0 or done == self._num_steps:
             self._save(state, done)
-        if interruption.reached(self._checkpoints):
+        if preemption.reached(self._checkpoints):
             self._keep(state, done)
-            raise interruption.Stopped
+            raise preemption.Stopped
 
     def _log(self, state: Any, done: int) -> None:
         num_clips = len(self._window) * self._batch_size
@@ -195,7 +196,7 @@ class _Loop:
         if latest == done:
             return
         self._window.check(latest)
-        if not watch.is_finite((state.params, state.statistics)):
+        if not diagnostics.is_finite((state.params, state.statistics)):
             self._window.fail_after_last("weights are not finite after the update", latest)
         self._checkpoints.save(done, self._training.stored(state))
 
@@ -203,9 +204,9 @@ class _Loop:
     def _kept_when_stopped(self, state: Any, step: int) -> Iterator[None]:
         """Allow an immediate stop inside the context; save `state`, at `step`, in that case."""
         try:
-            with interruption.interruptible():
+            with preemption.interruptible():
                 yield
-        except interruption.Stopped:
+        except preemption.Stopped:
             self._keep(state, step)
             raise
 

@@ -34,7 +34,8 @@ from absl import logging as absl_logging
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from vcjax import experiments, interruption, peers, pipeline, stages
+from vcjax.pipeline import build
+from vcjax.runtime import config_flags, peer_watchdog, preemption, stage_cache
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
@@ -63,12 +64,12 @@ def main(arguments: list[str]) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--config is required, for example configs/la_idt.py:rendered")
     _log_to_standard_error()
-    interruption.listen()
+    preemption.listen()
     try:
         with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
             _run(Path(_WORKDIR.value).absolute())
             return
-    except (interruption.Stopped, KeyboardInterrupt):
+    except (preemption.Stopped, KeyboardInterrupt):
         pass  # logged below, after the frames of the exception and their progress bars are gone
     except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)
@@ -76,15 +77,15 @@ def main(arguments: list[str]) -> None:
         advice = f"; free space for {_WORKDIR.value}, then resume with the same command"
         sys.exit(f"vcjax: {error}{advice if full else ''}")
     finally:
-        interruption.end_workers()
-    log.warning("vcjax: stopped. To resume, run:\n  %s", interruption.command())
-    sys.exit(interruption.exit_code())
+        preemption.end_workers()
+    log.warning("vcjax: stopped. To resume, run:\n  %s", preemption.command())
+    sys.exit(preemption.exit_code())
 
 
 def _run(workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
-    stages.run(pipeline.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
+    stage_cache.run(build.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
 
 
 @contextlib.contextmanager
@@ -94,9 +95,9 @@ def _joined() -> Iterator[None]:
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
         _PROCESS_ID.value,
-        heartbeat_timeout_seconds=peers.HEARTBEAT_TIMEOUT,
+        heartbeat_timeout_seconds=peer_watchdog.HEARTBEAT_TIMEOUT,
     )
-    with interruption.listening_to_all(), peers.watched():
+    with preemption.listening_to_all(), peer_watchdog.watched():
         # Connect the devices now: later, one process may wait for another beyond the timeout.
         multihost_utils.sync_global_devices("vcjax")
         log.info("process %d of %d", jax.process_index(), jax.process_count())
@@ -116,4 +117,4 @@ def _log_to_standard_error() -> None:
 flags.DEFINE_bool("debug", False, "Log tracebacks of errors and debug messages.")
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=experiments.parse)
+    app.run(main, flags_parser=config_flags.parse)

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import tensorboardX
 
-from vcjax import atomic
+from vcjax.runtime import atomic
 
 
 class Writer:

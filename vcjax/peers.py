@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from vcjax import interruption
+from vcjax.runtime import preemption
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def watched() -> Iterator[None]:
     links = _Links()
     try:
         yield
-    except (SystemExit, interruption.Stopped):
+    except (SystemExit, preemption.Stopped):
         links.leave(_LEFT)
         raise
     except BaseException as error:
@@ -130,12 +130,12 @@ class _Links:
             line = ""
         self._sockets.remove(link)
         if line != _LEFT and not self._leaving:
-            self._end(line or f"{interruption.EXIT_CODE} {who} died")
+            self._end(line or f"{preemption.EXIT_CODE} {who} died")
 
     def _end(self, line: str) -> NoReturn:
         self.leave(line)
         code, _, event = line.partition(" ")
         log.error("vcjax: %s; the run ends. The same command resumes it", event)
-        interruption.end_workers()
+        preemption.end_workers()
         sys.stderr.flush()
         os._exit(int(code))

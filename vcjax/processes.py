@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from vcjax import interruption
+from vcjax.runtime import preemption
 
 T = TypeVar("T")
 
@@ -48,14 +48,14 @@ def on_first(work: Callable[[], T]) -> T:
     if not is_first():
         outcome = json.loads(_wait(client, key))
         if "stopped" in outcome:
-            raise interruption.Stopped
+            raise preemption.Stopped
         if "error" in outcome:
             raise FirstProcessError(f"the first process failed: {outcome['error']}")
         return outcome["result"]
     _waiting = True
     try:
         result = work()
-    except interruption.Stopped:
+    except preemption.Stopped:
         client.key_value_set(key, json.dumps({"stopped": True}))
         raise
     except BaseException as error:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vcjax import checksums, lock, processes
+from vcjax.runtime import checksums, hosts, lock
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def run(stages: Sequence[Stage], workdir: Path, *, only: Sequence[str] = ()) -> 
 def _locked(workdir: Path) -> Iterator[None]:
     """Hold the lock of `workdir` in the first process, on behalf of the whole run."""
     with contextlib.ExitStack() as stack:
-        processes.on_first(lambda: stack.enter_context(lock.held(workdir)))
+        hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
         yield
 
 
@@ -146,9 +146,9 @@ def reopen(workdir: Path, name: str) -> None:
 
 def _run(stage: Stage, workdir: Path) -> None:
     if not stage.together:
-        processes.on_first(lambda: _finish(stage, workdir) if _begin(stage, workdir) else None)
-    elif processes.on_first(lambda: _begin(stage, workdir)):
-        if processes.is_first():
+        hosts.on_first(lambda: _finish(stage, workdir) if _begin(stage, workdir) else None)
+    elif hosts.on_first(lambda: _begin(stage, workdir)):
+        if hosts.is_first():
             _finish(stage, workdir)
         else:
             stage.run(workdir / stage.name)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vcjax import mesh, processes
-from vcjax.step import Scalars
+from vcjax.runtime import hosts, sharding
+from vcjax.training.step import Scalars
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Window:
         # The step before is included: weights that it corrupted show only in the loss of the next.
         videos = {step: self._videos(index) for step, _, index in steps[-2:]}
         step = steps[-1][0]
-        if processes.is_first():
+        if hosts.is_first():
             report = {"step": step, "problem": problem, "video_ids": videos}
             (self._directory / "bad_batch.json").write_text(json.dumps(report, indent=1))
         last = f"the last good checkpoint is {self._directory / 'checkpoints' / str(latest)}"
@@ -100,7 +100,7 @@ class Window:
         )
 
     def _videos(self, index: Array) -> list[str]:
-        return [self._video_ids[row] for row in np.asarray(mesh.gather(index))]
+        return [self._video_ids[row] for row in np.asarray(sharding.gather(index))]
 
 
 def _listed(video_ids: Sequence[str], most: int = 8) -> str:

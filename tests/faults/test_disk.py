@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from vcjax.runtime import checkpoint, stage_cache
 
 from fisher.vectors import FisherVectors
-from vcjax import checkpoint, stages
 from vcjax.data import manifest as manifests
-from vcjax.data import prepare, rendered, video
+from vcjax.data import prepare, synthetic, video
 from vcjax.idt import collection, storage
 
 MEGABYTE = 1 << 20
@@ -50,7 +50,7 @@ def fill(disk, *, leave):
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
-    return manifests.read(rendered.render(folder, num_videos=3, seed=0, num_workers=1))
+    return manifests.read(synthetic.render(folder, num_videos=3, seed=0, num_workers=1))
 
 
 def state(step):
@@ -175,7 +175,7 @@ def test_full_disk_in_a_run_that_goes_on_when_there_is_space(small_run, finished
             # beside what tensorstore prints, at times, of the other arrays that it could not write
             assert f"vcjax: {said}" in log.splitlines()
             assert str(Path(checkpoint.__file__).parent) not in log  # no traceback of ours
-            assert not stages.read(workdir / stage)["complete"]
+            assert not stage_cache.read(workdir / stage)["complete"]
             assert not (workdir / "report.json").exists()
             os.truncate(filling, filling.stat().st_size - checkpoint_size)
         filling.unlink()

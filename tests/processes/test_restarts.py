@@ -6,8 +6,9 @@ import os
 import jax
 import numpy as np
 import pytest
+from vcjax.training import networks
 
-from vcjax import settings, step
+from vcjax import settings
 from vcjax.clustering import kmeans
 from vcjax.models import resnet3d
 
@@ -51,7 +52,7 @@ def _first_weights():
     """Those that the run begins with."""
     config = settings.vary(settings.paper(), "rendered,smoke")
     config.model.width = 4
-    return resnet3d.split(step.new_model(config))[1]
+    return resnet3d.split(networks.new_model(config))[1]
 
 
 def _assert_close(workdir, expected, last_state):
