@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+from vcjax.runtime import checkpoint, stage_cache
+from vcjax.runtime.stage_cache import Stage
 
 from vcjax import doctor
 from vcjax.data import manifest as manifests
@@ -83,7 +85,7 @@ def test_a_stage_whose_input_changed_is_stale(run):
     record = json.loads((run / "manifest" / "stage.json").read_text())
     record = {k: v for k, v in record.items() if k != "checksum"} | {"digest": "another"}
     (run / "manifest" / "stage.json").write_text(json.dumps(record))
-    assert states(run)["ir"].state == "stale: manifest changed since"
+    assert states(run)["ir"].state == "stale: input manifest has changed"
 
 
 def test_a_stage_that_was_interrupted_says_how_far_it_is(run):
@@ -93,7 +95,7 @@ def test_a_stage_that_was_interrupted_says_how_far_it_is(run):
 
     with pytest.raises(KeyboardInterrupt):
         stage_cache.run([Stage("la", {}, (), fail)], run)
-    assert states(run)["la"].state == "not complete, checkpoint of step 2"
+    assert states(run)["la"].state == "incomplete, checkpoint of step 2"
     assert not states(run)["la"].bad
 
 

@@ -6,6 +6,7 @@ import os
 import jax
 import numpy as np
 import pytest
+from vcjax.training import networks
 
 from vcjax import settings
 from vcjax.clustering import kmeans
@@ -119,7 +120,7 @@ def test_two_processes_go_on_without_a_video_that_has_gone(start, last_state, tm
     before, step = last_state(workdir / "ir")
     runs = start(workdir, *flags, f"--config.data.manifest={fewer}", count=2)
     assert [run.ends(900) for run in runs] == [0, 0]
-    assert "1 videos less and 0 more" in runs[0].log
+    assert "1 videos removed, 0 added" in runs[0].log
     assert f"ir: continues from the checkpoint of step {step}" in runs[0].log
     after, _ = last_state(workdir / "ir")
     num_videos = sum("\ttrain" in row for row in rows)

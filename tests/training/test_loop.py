@@ -236,7 +236,7 @@ def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
             time.sleep(0.05)
 
     _run(tmp_path / "input", _stage(slow_batches))
-    assert caplog.text.count("goes into waiting for clips, not for the device") == 1
+    assert caplog.text.count("is spent waiting for clips, not for the device") == 1
     caplog.clear()
 
     def slow_steps(event):
@@ -257,7 +257,7 @@ def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("what", "said"), [("input", "the device has nothing to do"), ("device", "clips are there")]
+    ("what", "said"), [("input", "while the device is idle"), ("device", "clips are ready")]
 )
 def test_a_long_wait_says_what_for_while_it_lasts(what, said, monkeypatch, caplog):
     monkeypatch.setattr(diagnostics, "_LONG", 0.05)
@@ -289,5 +289,5 @@ def test_collapse_of_embeddings_and_of_clusters_is_said_once_each(caplog):
     for _ in range(9):
         collapse.see_embeddings(0.999)
         collapse.see_clusters(largest=99, num_videos=100)
-    assert caplog.text.count("alike (mean cosine 0.999)") == 1
+    assert caplog.text.count("nearly identical (mean cosine 0.999)") == 1
     assert caplog.text.count("one cluster has 99 of 100 videos") == 1
