@@ -2,8 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from vcjax.runtime import checkpoint, stage_cache
-from vcjax.runtime.stage_cache import Stage
 
 from vcjax import doctor
 from vcjax.data import manifest as manifests

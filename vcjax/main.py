@@ -118,4 +118,4 @@ def _log_to_standard_error() -> None:
 flags.DEFINE_bool("debug", False, "Log tracebacks of errors and debug messages.")
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=config_flags.parse)
+    app.run(main, flags_parser=parse)

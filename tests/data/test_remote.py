@@ -6,7 +6,6 @@ import fsspec
 import numpy as np
 import pytest
 import tenacity
-from vcjax.runtime import filesystem
 
 from vcjax.data import __main__ as command
 from vcjax.data import clips, manifest, prepare, shards, verify, video

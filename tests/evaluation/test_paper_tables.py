@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vcjax.runtime import sharding
-from vcjax.training import finetune, networks
-from vcjax.training import step as steps
 
 from vcjax import settings
 from vcjax.evaluation import paper_tables

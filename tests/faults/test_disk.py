@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from vcjax.runtime import checkpoint, stage_cache
 
 from fisher.vectors import FisherVectors
 from vcjax.data import manifest as manifests

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vcjax.runtime import worker_pool
 
 from vcjax.idt import collection, storage
 from vcjax.runtime import worker_pool

@@ -93,9 +93,9 @@ def test_weights_of_pytorch_give_the_same_features_here(depth, tmp_path):
     torch.manual_seed(0)
     theirs = _settled(_ResNet(_BLOCKS[depth], 8, 16))
     torch.save({"state_dict": torch.nn.DataParallel(theirs).state_dict()}, tmp_path / "a.pth")
-    values = state_dict.from_torch(torch_files.read(tmp_path / "a.pth")["state_dict"])
+    values = weights.from_torch(torch_files.read(tmp_path / "a.pth")["state_dict"])
     ours = ResNet3D(depth=depth, width=8, embedding_dim=16, rngs=nnx.Rngs(0))
-    state_dict.load(ours, values)
+    weights.load(ours, values)
     for training in (False, True):
         ours.train() if training else ours.eval()
         theirs.train(training)
@@ -107,13 +107,13 @@ def test_weights_of_pytorch_give_the_same_features_here(depth, tmp_path):
 @pytest.mark.parametrize("training", [False, True])
 def test_pytorch_loads_our_weights_and_gives_the_same_features(network, tmp_path, training):
     with (tmp_path / "b.pth").open("wb") as file:
-        torch_files.write(state_dict.to_torch(state_dict.arrays(network)), file)
+        torch_files.write(weights.to_torch(weights.arrays(network)), file)
     theirs = _ResNet(_BLOCKS[18], 4, 8)
     theirs.load_state_dict(torch.load(tmp_path / "b.pth", weights_only=True))
     theirs.train(training)
-    values = state_dict.arrays(network)  # training moves the statistics; keep the fixture's
+    values = weights.arrays(network)  # training moves the statistics; keep the fixture's
     ours = ResNet3D(width=4, embedding_dim=8, rngs=nnx.Rngs(0))
-    state_dict.load(ours, values)
+    weights.load(ours, values)
     ours.train() if training else ours.eval()
     pairs = zip(_our_features(ours, _clips()), _torch_features(theirs, _clips()), strict=True)
     for actual, expected in pairs:

@@ -75,7 +75,7 @@ def test_fisher_vectors_and_clusters_are_read(tmp_path, torch_save):
 
 
 def test_other_networks_are_named(tmp_path, network, torch_save):
-    state_dict = state_dict.to_torch(state_dict.arrays(network))
+    state_dict = weights.to_torch(weights.arrays(network))
     for change, message in (
         (lambda d: {k: v for k, v in d.items() if "downsample" not in k}, "type A"),
         (lambda d: d | {"layer1.0.conv3.weight": d["conv1.weight"]}, "bottlenecks"),
@@ -84,5 +84,5 @@ def test_other_networks_are_named(tmp_path, network, torch_save):
         (lambda d: {"fc.weight": d["fc.weight"]}, "not a 3D ResNet"),
     ):
         torch_save(change(state_dict), tmp_path / "other.pth", legacy=False)
-        with pytest.raises(state_dict.WeightsError, match=message):
+        with pytest.raises(weights.WeightsError, match=message):
             files.checkpoint(tmp_path / "other.pth")

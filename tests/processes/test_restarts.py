@@ -6,7 +6,6 @@ import os
 import jax
 import numpy as np
 import pytest
-from vcjax.training import networks
 
 from vcjax import settings
 from vcjax.clustering import kmeans

@@ -8,8 +8,6 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from vcjax.runtime import checkpoint, checksums, sharding
-from vcjax.runtime.checksums import DamagedError
 
 from vcjax.objectives import memory_bank
 from vcjax.runtime import checkpoint, checksums, sharding

@@ -2,8 +2,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vcjax.runtime import config_flags
-
 from vcjax import __main__ as console
 from vcjax.runtime import config_flags
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vcjax.data import layouts, manifest
-from vcjax.data.layouts import Found
+from vcjax.data.layouts import MatchedVideos
 from vcjax.runtime import filesystem
 
 _SHOWN = 10  # items listed of each kind

@@ -26,7 +26,15 @@ def agreement_of(
     columns: Mapping[str, np.ndarray],
     training: np.ndarray,
 ) -> dict[str, Any]:
-    """Agreement with each label that takes two values, and how many clusters the first run has."""
+    """Return the agreement of clusters with each label, and the first run's number of clusters.
+
+    Args:
+      labels: clusters of the training videos, [runs, n_train].
+      present: False for training videos that do not count as a cluster, [n_train].
+      columns: the labels of all videos by name. Labels with fewer than two values among the
+        training videos are left out.
+      training: rows of the training videos, [n_train].
+    """
     ami = {
         name: adjusted_mutual_information(labels, values[training])
         for name, values in columns.items()

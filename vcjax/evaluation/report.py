@@ -159,29 +159,7 @@ def _idt(
         )
         linear[name] = float(np.mean(predictions == values[test]))
     present = idt.has_vector[training]
-    return {"linear": linear, "clusters": agreement_of(idt.labels, present, columns, training)}
-
-
-def agreement_of(
-    labels: np.ndarray,
-    present: np.ndarray,
-    columns: Mapping[str, np.ndarray],
-    training: np.ndarray,
-) -> dict[str, Any]:
-    """Return the agreement of clusters with each label, and the first run's number of clusters.
-
-    Args:
-      labels: clusters of the training videos, [runs, n_train].
-      present: False for training videos that do not count as a cluster, [n_train].
-      columns: the labels of all videos by name. Labels with fewer than two values among the
-        training videos are left out.
-      training: rows of the training videos, [n_train].
-    """
-    ami = {
-        name: agreement.adjusted_mutual_information(labels, values[training])
-        for name, values in columns.items()
-        if len(set(values[training]) - {""}) > 1
-    }
+    return {"linear": linear, "clusters": agreement.agreement_of(idt.labels, present, columns, training)}
 
 
 def _described(

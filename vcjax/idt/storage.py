@@ -25,16 +25,6 @@ _TYPES = {
     name: np.dtype(np.float32 if name in ("header", "trajectory") else np.float16)
     for name in COLUMNS
 }
-# Raised by numpy and zipfile on damaged bytes; RuntimeError: a flag that claims encryption.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _NAME_LENGTH = 80  # characters of the encoded video id that its file name contains
 _BLOCK_ROWS = 4096  # rows per read
 _REMEDY = "extract the video with the stage idt or `vcjax idt extract`"
@@ -203,7 +193,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise StorageError(f"{path}: no such file; {_REMEDY}") from error
     except _Damaged as error:
         raise StorageError(f"{path}: damaged: content differs from checksum; {_REMEDY}") from error
-    except UNREADABLE as error:
+    except npz.UNREADABLE as error:
         raise StorageError(f"{path}: unreadable trajectory file ({error}); {_REMEDY}") from error
 
 

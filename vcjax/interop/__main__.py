@@ -73,14 +73,12 @@ def _import(options: argparse.Namespace) -> None:
 
     from vcjax import pretrained
     from vcjax.interop import released
-    from vcjax.models import state_dict
-    from vcjax.models.resnet3d import ResNet3D
 
     checkpoint = released.checkpoint(options.source)
-    depth, width, dim = state_dict.shape(state_dict.to_torch(checkpoint.arrays))
+    depth, width, dim = weights.shape(weights.to_torch(checkpoint.arrays))
     architecture = {"depth": depth, "width": width, "embedding_dim": dim}
     model = ResNet3D(depth=depth, width=width, embedding_dim=dim, rngs=nnx.Rngs(0))
-    state_dict.load(model, checkpoint.arrays)
+    weights.load(model, checkpoint.arrays)
     clip = {"num_frames": options.num_frames, "stride": 1, "side": options.side}
     source = {"file": options.source.name} | checkpoint.facts
     network = pretrained.Pretrained(model, architecture, clip, source)
@@ -121,7 +119,7 @@ def _export(options: argparse.Namespace) -> None:
     network = pretrained.load(options.source)
     pretrained.save(network, options.out)
     with atomic.replacing(options.out / "pytorch_model.pth") as file:
-        torch_files.write(state_dict.to_torch(state_dict.arrays(network.model)), file)
+        torch_files.write(weights.to_torch(weights.arrays(network.model)), file)
     print(f"{options.out}: {', '.join(sorted(path.name for path in options.out.iterdir()))}")
 
 

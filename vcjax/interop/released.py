@@ -18,7 +18,7 @@ from vcjax.models import state_dict as weights
 class Checkpoint(NamedTuple):
     """The contents of a checkpoint; `bank` and `labels` are None if it has none."""
 
-    arrays: state_dict.Arrays  # named as by `weights.arrays`
+    arrays: weights.Arrays  # named as by `weights.arrays`
     bank: Float[np.ndarray, "n d"] | None
     labels: Int[np.ndarray, "runs n"] | None
     facts: dict[str, Any]  # epoch, iteration and arch, if present
@@ -35,12 +35,12 @@ def checkpoint(path: Path) -> Checkpoint:
     for key in ("model_state_dict", "state_dict"):
         state_dict = content.get(key, state_dict) if isinstance(content, dict) else None
     if not isinstance(state_dict, dict):
-        raise state_dict.WeightsError(f"{path}: the file contains no state dict")
+        raise weights.WeightsError(f"{path}: the file contains no state dict")
     tensors = {k: v for k, v in state_dict.items() if isinstance(v, np.ndarray)}
     try:
-        arrays = state_dict.from_torch(tensors)
-    except state_dict.WeightsError as error:
-        raise state_dict.WeightsError(f"{path}: {error}") from error
+        arrays = weights.from_torch(tensors)
+    except weights.WeightsError as error:
+        raise weights.WeightsError(f"{path}: {error}") from error
     facts = {
         k: v for k in ("epoch", "iteration", "arch") if isinstance(v := content.get(k), int | str)
     }

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from vcjax.evaluation.pages import explorer
 
 from vcjax import evaluation
 from vcjax.data import manifest as manifests
