@@ -159,7 +159,10 @@ def _idt(
         )
         linear[name] = float(np.mean(predictions == values[test]))
     present = idt.has_vector[training]
-    return {"linear": linear, "clusters": agreement.agreement_of(idt.labels, present, columns, training)}
+    return {
+        "linear": linear,
+        "clusters": agreement.agreement_of(idt.labels, present, columns, training),
+    }
 
 
 def _described(
