@@ -39,7 +39,7 @@ def reference_loss(
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
     """Return -log P(C_i and B_i | d) / P(B_i | d) of each clip as defined by Eq. 3-4.
 
-    Arguments, results and edge cases are those of `loss`, which computes the same faster.
+    `loss` computes the same faster; see there for arguments and edge cases.
     """
     bank = jax.lax.stop_gradient(bank[: labels.shape[1]])
     similarity = jnp.matmul(embedding, bank.T, precision="highest")  # [b, n]
