@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vcjax import mesh as meshes
+from vcjax.runtime import sharding
 
 Bank = Float[Array, "rows d"]
 
@@ -32,7 +32,7 @@ def init(
       dtype: Precision in which the rows are stored.
       mesh: Devices over which the rows are split.
     """
-    num_devices = mesh.shape[meshes.AXIS]
+    num_devices = mesh.shape[sharding.AXIS]
     padding = -num_rows % num_devices
 
     def make() -> Bank:
@@ -41,7 +41,7 @@ def init(
         bank = bank / jnp.linalg.norm(bank, axis=-1, keepdims=True)
         return jnp.pad(bank, ((0, padding), (0, 0))).astype(dtype)
 
-    return jax.jit(make, out_shardings=meshes.rows(mesh))()
+    return jax.jit(make, out_shardings=sharding.rows(mesh))()
 
 
 def gather(bank: Bank, index: Int[Array, " b"]) -> Float[Array, "b d"]:

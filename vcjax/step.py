@@ -15,12 +15,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from vcjax import memory_bank, mesh, settings
+from vcjax import settings
 from vcjax.clustering import kmeans
 from vcjax.data import augment
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
-from vcjax.objectives import instance_recognition, local_aggregation, probing
+from vcjax.objectives import instance_recognition, inverted_file, local_aggregation, memory_bank
+from vcjax.runtime import sharding
 
 Batch = dict[str, Array]
 Scalars = dict[str, Any]
@@ -34,7 +35,7 @@ class TrainState(NamedTuple):
     optimizer: Any
     bank: Float[Array, "rows d"]
     labels: Int[Array, "runs rows"]  # of the clusters; zeros before the first clustering
-    cells: probing.Cells | None = None  # inverted file of an approximate B_i; None: exact
+    cells: inverted_file.Cells | None = None  # inverted file of an approximate B_i; None: exact
 
 
 def new_model(config: ConfigDict) -> ResNet3D:
@@ -74,11 +75,11 @@ def initial_state(
     model = new_model(config)
     model.train()
     graphdef, params, statistics = resnet3d.split(model)
-    params, statistics = jax.device_put((params, statistics), mesh.replicated(devices))
+    params, statistics = jax.device_put((params, statistics), sharding.replicated(devices))
     return graphdef, TrainState(
         params,
         statistics,
-        jax.device_put(optimizer.init(params), mesh.replicated(devices)),
+        jax.device_put(optimizer.init(params), sharding.replicated(devices)),
         memory_bank.init(
             jax.random.key(config.seed),
             num_videos,
@@ -93,7 +94,7 @@ def initial_state(
 def _no_labels(num_runs: int, num_videos: int, devices: jax.sharding.Mesh) -> Array:
     rows = np.arange(-(-num_videos // devices.size) * devices.size)
     labels = np.where(rows < num_videos, 0, kmeans.UNLABELLED).astype(np.int32)
-    return jax.device_put(np.tile(labels, (num_runs, 1)), mesh.columns(devices))
+    return jax.device_put(np.tile(labels, (num_runs, 1)), sharding.columns(devices))
 
 
 def make(

@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
+from vcjax.runtime import sharding
 
-from vcjax import mesh
 from vcjax.clustering import kmeans
 
 
@@ -35,9 +35,9 @@ def test_inertia_never_rises(points):
 
 @pytest.mark.parametrize("num_devices", [2, 8])
 def test_labels_are_those_of_one_device(points, num_devices):
-    one = kmeans.fit(points, num_clusters=30, seed=1, mesh=mesh.local(1))
-    many = kmeans.fit(points, num_clusters=30, seed=1, mesh=mesh.make(num_devices))
-    np.testing.assert_array_equal(one.labels, mesh.gather(many.labels)[:500])
+    one = kmeans.fit(points, num_clusters=30, seed=1, mesh=sharding.local(1))
+    many = kmeans.fit(points, num_clusters=30, seed=1, mesh=sharding.make(num_devices))
+    np.testing.assert_array_equal(one.labels, sharding.gather(many.labels)[:500])
     np.testing.assert_allclose(one.inertia, many.inertia, rtol=1e-4)
 
 
@@ -70,9 +70,9 @@ def test_more_clusters_than_points_is_an_error(points):
 
 @pytest.mark.parametrize("num_devices", [1, 8])
 def test_sides_of_one_space_are_clustered_as_their_concatenation(points, num_devices):
-    devices = mesh.make(num_devices)
+    devices = sharding.make(num_devices)
     joined = kmeans.fit(np.concatenate([points, 2 * points[:, ::-1]], 1), num_clusters=9, seed=4)
-    bank = mesh.put_rows(points, devices)  # of 504 rows on eight devices
+    bank = sharding.put_rows(points, devices)  # of 504 rows on eight devices
     beside = kmeans.fit(
         [bank, 2 * points[:, ::-1]],
         num_clusters=9,

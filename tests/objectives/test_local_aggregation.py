@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vcjax.runtime import sharding
 
-from vcjax import mesh
 from vcjax.clustering import kmeans
-from vcjax.objectives import local_aggregation, threshold
+from vcjax.objectives import local_aggregation, top_k
 
 TEMPERATURE = 0.07
 
@@ -69,9 +69,9 @@ def test_fifty_thousand_rows_on_any_number_of_devices(num_devices):
     labels[:, 7] = 40  # a cluster of one
     index = np.array([3, 49_998, 9, 9, 7, 5, 6, 1, 2, 10, 11])
     rows = np.pad(bank, ((0, 1), (0, 0)))
-    devices = num_devices and mesh.make(num_devices)
+    devices = num_devices and sharding.make(num_devices)
     if devices:
-        rows = jax.device_put(rows, mesh.rows(devices))
+        rows = jax.device_put(rows, sharding.rows(devices))
     gradient, (losses, has_close) = _ours(embedding, rows, labels, index, 4096, devices)
     expected, expected_gradient = _reference(embedding, bank, labels, index, 4096)
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
@@ -89,8 +89,8 @@ def test_fast_form_is_the_reference_with_ties_and_unlabeled_rows(num_background,
     labels[:, ::7] = kmeans.UNLABELLED
     labels[:, 2] = 6  # a cluster of one
     index = np.array([1, 2, 2, 193, 100])
-    devices = num_devices and mesh.make(num_devices)
-    rows = mesh.put_rows(bank, devices) if devices else bank
+    devices = num_devices and sharding.make(num_devices)
+    rows = sharding.put_rows(bank, devices) if devices else bank
     gradient, (losses, has_close) = _ours(embedding, rows, labels, index, num_background, devices)
 
     def total(embedding):
@@ -121,7 +121,7 @@ def test_bound_is_that_of_sort_with_ties_and_signs():
     for columns in (values[:, :200], values):
         for k in (1, 2, 50, 199, 200, 30_000, 40_000):
             last = np.sort(columns, axis=1)[:, ::-1][:, min(k, columns.shape[1]) - 1]
-            bound = jax.jit(threshold.kth_largest, static_argnums=1)(columns, k)
+            bound = jax.jit(top_k.kth_largest, static_argnums=1)(columns, k)
             np.testing.assert_array_equal(columns >= bound[:, None], columns >= last[:, None])
 
 
@@ -130,7 +130,7 @@ def test_padding_is_never_background(num_devices):
     """Five rows, all dissimilar, and three of zeros that pad them: all five are background."""
     embedding = np.array([[1.0, 0.0]], np.float32)
     bank = np.array([[-1.0, 0.0]] * 5 + [[0.0, 0.0]] * 3, np.float32)
-    devices = num_devices and mesh.make(num_devices)
+    devices = num_devices and sharding.make(num_devices)
     labels = np.array([[0, 0, 1, 1, 1]], np.int32)
     _, (losses, _) = _ours(embedding, bank, labels, np.array([0]), 4096, devices)
     np.testing.assert_allclose(losses, -np.log(2 / 5), rtol=1e-5)

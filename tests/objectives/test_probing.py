@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vcjax.runtime import sharding
 
-from vcjax import mesh
 from vcjax.clustering import kmeans
-from vcjax.objectives import local_aggregation, probing
+from vcjax.objectives import inverted_file, local_aggregation
 
 NUM_BACKGROUND = 100
 
@@ -22,7 +22,7 @@ def bank():
 
 def _cells(bank, devices):
     found = kmeans.fit(bank, num_clusters=20, seed=0, mesh=devices)
-    return probing.make(found.centroids, found.labels, devices), np.asarray(found.labels)
+    return inverted_file.make(found.centroids, found.labels, devices), np.asarray(found.labels)
 
 
 def _loss(bank, devices, **approximate):
@@ -43,7 +43,7 @@ def _loss(bank, devices, **approximate):
         )
         return losses.sum(), losses
 
-    rows = mesh.put_rows(bank, devices)
+    rows = sharding.put_rows(bank, devices)
     gradient, losses = jax.jit(jax.grad(total, has_aux=True))(
         jnp.asarray(bank[[3, 7, 500, 999]] + 0.0), rows, approximate.get("cells")
     )
@@ -52,19 +52,19 @@ def _loss(bank, devices, **approximate):
 
 @pytest.mark.parametrize("num_devices", [1, 8])
 def test_candidates_are_all_rows_of_the_nearest_cells(bank, num_devices):
-    devices = mesh.make(num_devices)
+    devices = sharding.make(num_devices)
     cells, labels = _cells(bank, devices)
     clips, count = bank[[3, 500]], 15
     distance = np.square(clips[:, None] - np.asarray(cells.centroids)[None]).sum(-1)
     per_device = len(bank) // num_devices
     for device in range(num_devices):
-        local = probing.Cells(
+        local = inverted_file.Cells(
             cells.centroids,
             jnp.asarray(labels),
             jnp.asarray(np.asarray(cells.order)[device * per_device : (device + 1) * per_device]),
             cells.ends[device : device + 1],
         )
-        rows, there = probing.probe(jnp.asarray(clips), local, count)
+        rows, there = inverted_file.probe(jnp.asarray(clips), local, count)
         assert bool(there.all())
         for clip, found in enumerate(np.asarray(rows)):
             assert len(set(found)) == count
@@ -75,7 +75,7 @@ def test_candidates_are_all_rows_of_the_nearest_cells(bank, num_devices):
 
 @pytest.mark.parametrize("num_devices", [1, 8])
 def test_as_many_candidates_as_rows_are_exact(bank, num_devices):
-    devices = mesh.make(num_devices)
+    devices = sharding.make(num_devices)
     exact = _loss(bank, devices)
     cells, _ = _cells(bank, devices)
     found = _loss(bank, devices, cells=cells, num_candidates=len(bank))
@@ -84,14 +84,14 @@ def test_as_many_candidates_as_rows_are_exact(bank, num_devices):
 
 
 def test_four_times_the_background_hold_nearly_all_of_it(bank):
-    devices = mesh.make(1)
+    devices = sharding.make(1)
     cells, _ = _cells(bank, devices)
-    rows, _ = probing.probe(jnp.asarray(bank), cells, 4 * NUM_BACKGROUND)
+    rows, _ = inverted_file.probe(jnp.asarray(bank), cells, 4 * NUM_BACKGROUND)
     asked = np.linspace(0, 999, 64).astype(int)
     nearest = np.argsort(-(bank[asked] @ bank.T), axis=1)[:, :NUM_BACKGROUND]
     shared = [len(set(a) & set(b)) for a, b in zip(np.asarray(rows)[asked], nearest, strict=True)]
-    recall = probing.recall(
-        mesh.put_rows(bank, devices),
+    recall = inverted_file.recall(
+        sharding.put_rows(bank, devices),
         cells,
         num_rows=1000,
         num_background=NUM_BACKGROUND,
@@ -105,9 +105,9 @@ def test_four_times_the_background_hold_nearly_all_of_it(bank):
 
 
 def test_rows_without_a_cell_are_no_candidates(bank):
-    devices = mesh.make(1)
+    devices = sharding.make(1)
     labels = jnp.array([0, 1, kmeans.UNLABELLED, 7, 1])
-    cells = probing.make(jnp.asarray(bank[:2]), labels, devices)
-    rows, there = probing.probe(jnp.asarray(bank[:1]), cells, 5)
+    cells = inverted_file.make(jnp.asarray(bank[:2]), labels, devices)
+    rows, there = inverted_file.probe(jnp.asarray(bank[:1]), cells, 5)
     assert np.asarray(rows)[0, :3].tolist() == [0, 1, 4]
     assert there[0].tolist() == [True, True, True, False, False]

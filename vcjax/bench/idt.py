@@ -21,8 +21,9 @@ from jaxtyping import UInt8
 
 from vcjax import idt
 from vcjax.bench import _timing
-from vcjax.data import rendered
-from vcjax.idt import camera, descriptors, flow, pyramid, surf, tracks, workers
+from vcjax.data import synthetic
+from vcjax.idt import camera, descriptors, flow, pyramid, surf, tracks
+from vcjax.runtime import worker_pool
 
 _NUM_FRAMES = 36
 _SIZES = ((320, 240), (340, 256))
@@ -65,7 +66,7 @@ def _case(text: str, ours: float, peer: tuple[str, float] | None = None) -> dict
 
 @functools.cache
 def _frames(size: tuple[int, int]) -> list[UInt8[np.ndarray, "h w"]]:
-    pictures = rendered.pictures("walking", 1, seed=0, row=0)
+    pictures = synthetic.pictures("walking", 1, seed=0, row=0)
     large = (cv2.resize(picture, size) for picture in islice(pictures, _NUM_FRAMES))
     return [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in large]
 
@@ -92,7 +93,7 @@ def _seconds_in_pool(num_processes: int) -> float:
     """Return wall seconds per frame of `num_processes` processes with equal work."""
     context = multiprocessing.get_context("forkserver")
     work = [_SIZES[0]] * num_processes, ["flow"] * num_processes
-    with ProcessPoolExecutor(num_processes, context, workers.end_with_parent) as pool:
+    with ProcessPoolExecutor(num_processes, context, worker_pool.end_with_parent) as pool:
         seconds = _timing.median_seconds(
             lambda: list(pool.map(_extract, *work)), repetitions=3, warm_ups=2
         )

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vcjax.bench import _timing
-from vcjax.data import clips, manifest, prepare, rendered, shards
+from vcjax.data import clips, manifest, prepare, shards, synthetic, verify
 from vcjax.data.manifest import Manifest
 
 _NUM_VIDEOS = 12
@@ -68,7 +68,7 @@ def _runs(root: Path) -> dict[str, Callable[[], Any]]:
     """Return a function per source that makes its next batch in this thread."""
     _write_videos(root / "plain", _NUM_FRAMES, _SIZE)
     read = manifest.read(root / "plain")
-    plain = manifest.verify(read, on_missing="error", decode=False, num_workers=1)[0]
+    plain = verify.verify(read, on_missing="error", decode=False, num_workers=1)[0]
     sources = {"plain h264": plain}
     for codec in shards.CODECS:
         sources[f"shards {codec}"] = _prepared(read, root / codec, codec)
@@ -130,9 +130,9 @@ def _memory(root: Path, num_clips: int) -> Iterator[dict[str, Any]]:
 
 def _write_videos(folder: Path, num_frames: int, size: tuple[int, int]) -> None:
     folder.mkdir()
-    motions = cycle(rendered.MOTIONS)
+    motions = cycle(synthetic.MOTIONS)
     for row, motion in zip(range(_NUM_VIDEOS), motions, strict=False):
-        pictures = list(rendered.pictures(motion, row % 4, seed=0, row=row))
+        pictures = list(synthetic.pictures(motion, row % 4, seed=0, row=row))
         with av.open(folder / f"{row:02d}.mp4", "w") as container:
             stream = container.add_stream("libx264", rate=Fraction(30))
             stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vcjax import mesh as meshes
 from vcjax.bench import _timing
-from vcjax.objectives import local_aggregation, probing
+from vcjax.objectives import inverted_file, local_aggregation
+from vcjax.runtime import sharding
 
 NUM_ROWS, DIM, BATCH = 235_000, 128, 256
 NUM_BACKGROUND, NUM_CLUSTERS, NUM_RUNS = 4096, 6000, 3
@@ -75,9 +75,9 @@ def mean_loss(
 def _among_candidates() -> dict[str, Any]:
     """Time the loss among candidates against the exact loss, on a clustered bank."""
     bank, centers, labels = _clustered()
-    devices, index = meshes.make(1), jnp.arange(BATCH) * (NUM_MANY // BATCH)
-    cells = probing.make(centers, labels[0], devices)
-    recall = probing.recall(
+    devices, index = sharding.make(1), jnp.arange(BATCH) * (NUM_MANY // BATCH)
+    cells = inverted_file.make(centers, labels[0], devices)
+    recall = inverted_file.recall(
         bank,
         cells,
         num_rows=NUM_MANY,
@@ -86,7 +86,7 @@ def _among_candidates() -> dict[str, Any]:
         mesh=devices,
     )
 
-    def seconds(cells: probing.Cells | None, num_candidates: int) -> float:
+    def seconds(cells: inverted_file.Cells | None, num_candidates: int) -> float:
         loss = functools.partial(mean_loss, num_candidates=num_candidates)
         run = jax.jit(jax.value_and_grad(loss))
         return _timing.median_seconds(lambda: run(bank[index], bank, labels, index, cells=cells))

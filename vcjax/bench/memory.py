@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vcjax import mesh as meshes
 from vcjax.bench import _timing, la_loss
 from vcjax.bench.la_loss import BATCH, DIM, NUM_RUNS
+from vcjax.runtime import sharding
 
 SIZES = (235_000, 1_000_000, 5_000_000, 10_000_000, 100_000_000)
 
@@ -50,8 +50,8 @@ def compiled(num_rows: int, mesh: jax.sharding.Mesh, *, batch: int = BATCH) -> B
     rows = -(-num_rows // mesh.size) * mesh.size
     arguments = (
         array(P(), batch, DIM),
-        array(P(meshes.AXIS), rows, DIM),
-        array(P(None, meshes.AXIS), NUM_RUNS, rows, dtype=jnp.int32),
+        array(P(sharding.AXIS), rows, DIM),
+        array(P(None, sharding.AXIS), NUM_RUNS, rows, dtype=jnp.int32),
         array(P(), batch, dtype=jnp.int32),
     )
     step = jax.value_and_grad(functools.partial(la_loss.mean_loss, mesh=mesh))
@@ -61,7 +61,7 @@ def compiled(num_rows: int, mesh: jax.sharding.Mesh, *, batch: int = BATCH) -> B
 
 def cases() -> Iterator[dict[str, Any]]:
     """Yield banks from the size of Kinetics upwards, on all devices."""
-    mesh = meshes.make()
+    mesh = sharding.make()
     for num_rows in SIZES:
         begin = time.perf_counter()
         actual, formula = sum(compiled(num_rows, mesh)), sum(predicted(num_rows, mesh.size))

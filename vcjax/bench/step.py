@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vcjax import mesh, settings
-from vcjax import step as steps
+from vcjax import settings
 from vcjax.bench import _profile, _timing, la_loss
+from vcjax.runtime import sharding
+from vcjax.training import step as steps
 
 # clips, frames, side in pixels, width
 ON_CPU = ((8, 8, 32, 16), (8, 8, 56, 16), (4, 16, 112, 64))
@@ -79,7 +80,7 @@ def prepare(*shape: int, dtype: str) -> tuple[Any, steps.TrainState, dict[str, j
       *shape: Number of clips, frames per clip, side of a frame in pixels, and width of the network.
       dtype: Precision of the network.
     """
-    config, devices = _config(*shape, dtype=dtype), mesh.make(1)
+    config, devices = _config(*shape, dtype=dtype), sharding.make(1)
     num_videos = NUM_VIDEOS.get(jax.default_backend(), la_loss.NUM_ROWS)
     optimizer, _ = steps.optimizer(config.la, 1.0, 100)
     graphdef, state = steps.initial_state(config, optimizer, num_videos, devices)

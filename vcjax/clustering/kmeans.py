@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from vcjax import mesh as meshes
+from vcjax.runtime import sharding
 
 UNLABELLED = -1
 _TILE = 1024  # rows whose distances to all centroids are held at once; fits into caches
@@ -62,7 +62,7 @@ def fit(
     Raises:
       ValueError: if there are fewer points than clusters.
     """
-    mesh = mesh or meshes.make(1)
+    mesh = mesh or sharding.make(1)
     sides = list(points) if isinstance(points, Sequence) else [points]
     included = np.ones(min(len(side) for side in sides), bool) if known is None else known
     candidates = np.flatnonzero(included)
@@ -72,9 +72,9 @@ def fit(
             "use at most as many clusters as points"
         )
     first = np.random.default_rng(seed).permutation(candidates)[:num_clusters]
-    on_devices = tuple(meshes.put_rows(side, mesh) for side in sides)
-    counts = meshes.put_rows(included, mesh)
-    centroids = jax.jit(_rows_of, out_shardings=meshes.replicated(mesh))(on_devices, first)
+    on_devices = tuple(sharding.put_rows(side, mesh) for side in sides)
+    counts = sharding.put_rows(included, mesh)
+    centroids = jax.jit(_rows_of, out_shardings=sharding.replicated(mesh))(on_devices, first)
     return KMeans(*_lloyd(on_devices, counts, centroids, len(included), num_iterations, mesh))
 
 
@@ -95,9 +95,9 @@ def fit_runs(
     **options: Any,
 ) -> Runs:
     """Run `fit` with `options` once per seed and return the stacked results."""
-    mesh = mesh or meshes.make(1)
+    mesh = mesh or sharding.make(1)
     runs = [fit(points, seed=seed, mesh=mesh, **options) for seed in seeds]
-    labels = jax.jit(lambda *rows: jnp.stack(rows), out_shardings=meshes.columns(mesh))(
+    labels = jax.jit(lambda *rows: jnp.stack(rows), out_shardings=sharding.columns(mesh))(
         *(run.labels for run in runs)
     )
     return Runs(labels, *(jnp.stack([run[i] for run in runs]) for i in (1, 2, 3)))
@@ -174,17 +174,17 @@ def _lloyd(
             return jax.tree.map(jnp.add, total, (sums, sizes, inertia)), labels
 
         zero = (jnp.zeros_like(centroids), jnp.zeros(num_clusters), jnp.zeros(()))
-        zero = jax.lax.pcast(zero, meshes.AXIS, to="varying")
+        zero = jax.lax.pcast(zero, sharding.AXIS, to="varying")
         total, labels = jax.lax.scan(one_tile, zero, begins)
         last = labels[-1, len(begins) * tile - num_rows :]
         labels = jnp.concatenate([labels[:-1].reshape(-1), last])
-        return *jax.lax.psum(total, meshes.AXIS), labels
+        return *jax.lax.psum(total, sharding.AXIS), labels
 
     pass_over = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(P(meshes.AXIS), P(meshes.AXIS), P()),
-        out_specs=(P(), P(), P(), P(meshes.AXIS)),
+        in_specs=(P(sharding.AXIS), P(sharding.AXIS), P()),
+        out_specs=(P(), P(), P(), P(sharding.AXIS)),
     )
 
     def iteration(centroids: Array, _: Any) -> tuple[Array, Array]:

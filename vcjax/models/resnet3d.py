@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vcjax.models import convolution
+from vcjax.models import conv3d
 
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
@@ -35,7 +35,7 @@ class Conv3d(nnx.Module):
     def __call__(self, clips: Clips) -> Clips:
         """Convolve `clips` in the precision of the layer."""
         kernel = self.kernel[...].astype(self.dtype)
-        return convolution.conv3d(clips.astype(self.dtype), kernel, self.stride)
+        return conv3d.conv3d(clips.astype(self.dtype), kernel, self.stride)
 
 
 # momentum=0.9 here is PyTorch's 0.1. Statistics are in float32, over the batch of all devices.
@@ -107,7 +107,7 @@ class ResNet3D(nnx.Module):
     def pooled(self, clips: Clips) -> Float[Array, "b f"]:
         """Return float32 features before the head (f = 8 * width), averaged over time and space."""
         hidden = nnx.relu(self.stem_norm(self.stem(clips)))
-        hidden = convolution.max_pool(hidden)
+        hidden = conv3d.max_pool(hidden)
         for stage in self.stages:
             for block in stage:
                 hidden = block(hidden)

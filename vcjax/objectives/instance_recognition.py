@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.nn import logsumexp
 from jaxtyping import Array, Float, Int
 
-from vcjax import memory_bank
+from vcjax.objectives import memory_bank
 
 # Normalizer Z that Wu et al. (2018) estimated on ImageNet; the released code keeps it for videos.
 IMAGENET_CONSTANT, IMAGENET_SIZE = 2876934.2, 1281167

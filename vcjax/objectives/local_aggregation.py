@@ -19,9 +19,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from vcjax import mesh as meshes
 from vcjax.clustering.kmeans import UNLABELLED
-from vcjax.objectives import probing, threshold
+from vcjax.objectives import inverted_file, top_k
+from vcjax.runtime import sharding
 
 # As in the released code. Without a close neighbor in B_i the loss is -log(1e-7) = 16.118.
 _EPSILON = 1e-7
@@ -65,7 +65,7 @@ def loss(
     *,
     num_background: int,
     temperature: float,
-    cells: probing.Cells | None = None,
+    cells: inverted_file.Cells | None = None,
     num_candidates: int = 0,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
@@ -108,7 +108,7 @@ def _loss(
     bank: Float[Array, "rows d"],
     labels: Int[Array, "runs rows"],
     own: Int[Array, "runs b"],
-    cells: probing.Cells | None,
+    cells: inverted_file.Cells | None,
     options: _Options,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
     losses, has_close, _ = _loss_and_gradient(
@@ -122,7 +122,7 @@ def _forward(
     bank: Float[Array, "rows d"],
     labels: Int[Array, "runs rows"],
     own: Int[Array, "runs b"],
-    cells: probing.Cells | None,
+    cells: inverted_file.Cells | None,
     options: _Options,
 ) -> tuple[tuple[Float[Array, " b"], Bool[Array, " b"]], Float[Array, "b d"]]:
     losses, has_close, gradient = _loss_and_gradient(
@@ -147,7 +147,7 @@ def _loss_and_gradient(
     bank: Float[Array, "rows d"],
     labels: Int[Array, "runs rows"],
     own: Int[Array, "runs b"],
-    cells: probing.Cells | None,
+    cells: inverted_file.Cells | None,
     options: _Options,
     *,
     with_gradient: bool,
@@ -157,7 +157,13 @@ def _loss_and_gradient(
         _loss_shard, options=options, with_gradient=with_gradient
     )
     if options.mesh:
-        in_specs = (P(), P(meshes.AXIS), P(None, meshes.AXIS), P(), cells and probing.SPECS)
+        in_specs = (
+            P(),
+            P(sharding.AXIS),
+            P(None, sharding.AXIS),
+            P(),
+            cells and inverted_file.SPECS,
+        )
         shard = jax.shard_map(shard, mesh=options.mesh, in_specs=in_specs, out_specs=P())
     return shard(embedding, bank, labels, own, cells)
 
@@ -167,7 +173,7 @@ def _loss_shard(
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
     own: Int[Array, "runs b"],
-    cells: probing.Cells | None,
+    cells: inverted_file.Cells | None,
     *,
     options: _Options,
     with_gradient: bool,
@@ -195,19 +201,19 @@ def _loss_chunk(
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
     own: Int[Array, "c runs"],
-    cells: probing.Cells | None,
+    cells: inverted_file.Cells | None,
     *,
     options: _Options,
     with_gradient: bool,
 ) -> tuple[Float[Array, " c"], Bool[Array, " c"], Float[Array, "c d"]]:
     """Return losses, whether B_i and C_i meet, and gradients of a few clips over all devices."""
-    axis = meshes.AXIS if options.mesh else None
+    axis = sharding.AXIS if options.mesh else None
     if cells is None:
         scores = _exact_scores(embedding, bank, labels)
     else:
         num_candidates = -(-options.num_candidates // (options.mesh.size if options.mesh else 1))
         scores = _approximate_scores(embedding, bank, labels, cells, min(num_candidates, len(bank)))
-    bound = threshold.kth_largest(scores.similarity, options.num_background, axis=axis)
+    bound = top_k.kth_largest(scores.similarity, options.num_background, axis=axis)
     background = scores.similarity >= bound[:, None]
     close = (own.T[:, :, None] == scores.labels).any(axis=0)
     # Embeddings and rows have unit norm: no similarity exceeds 1, so exp cannot overflow.
@@ -247,11 +253,11 @@ def _approximate_scores(
     embedding: Float[Array, "c d"],
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
-    cells: probing.Cells,
+    cells: inverted_file.Cells,
     num_candidates: int,
 ) -> _Scores:
     """Return the similarities of each clip to `num_candidates` rows of its nearest cells."""
-    rows, valid = probing.probe(embedding, cells, num_candidates)
+    rows, valid = inverted_file.probe(embedding, cells, num_candidates)
 
     def similarities(clip_and_rows: tuple[Array, Array]) -> Array:
         clip, rows = clip_and_rows
@@ -280,6 +286,6 @@ def _blockwise_sums(operands: Sequence[Float[Array, "c r"]]) -> list[Float[Array
     """Return the sums over the rows, taken in blocks to limit the rounding error in float32."""
     whole = operands[0].shape[1] // _BLOCK * _BLOCK
     blocks = [x[:, :whole].reshape(len(x), -1, _BLOCK) for x in operands]
-    block_sums = threshold.sums(threshold.sums(blocks, axis=2))
-    remainders = threshold.sums([x[:, whole:] for x in operands])
+    block_sums = top_k.sums(top_k.sums(blocks, axis=2))
+    remainders = top_k.sums([x[:, whole:] for x in operands])
     return [a + b for a, b in zip(block_sums, remainders, strict=True)]

@@ -14,9 +14,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from vcjax import mesh as meshes
 from vcjax.clustering.kmeans import UNLABELLED
-from vcjax.objectives import threshold
+from vcjax.objectives import top_k
+from vcjax.runtime import sharding
 
 
 class Cells(NamedTuple):
@@ -29,7 +29,7 @@ class Cells(NamedTuple):
 
 
 # partition of each field over the mesh
-SPECS: Any = Cells._make((P(), P(meshes.AXIS), P(meshes.AXIS), P(meshes.AXIS)))
+SPECS: Any = Cells._make((P(), P(sharding.AXIS), P(sharding.AXIS), P(sharding.AXIS)))
 
 
 def empty(count: int, bank: Float[Array, "rows d"], mesh: jax.sharding.Mesh) -> Cells:
@@ -56,7 +56,7 @@ def make(
         sizes = jnp.bincount(cells, length=count + 1)[:-1]
         return jnp.argsort(cells).astype(jnp.int32), jnp.cumsum(sizes, dtype=jnp.int32)[None]
 
-    by_rows = P(meshes.AXIS)
+    by_rows = P(sharding.AXIS)
     order, ends = jax.shard_map(on_device, mesh=mesh, in_specs=by_rows, out_specs=by_rows)(labels)
     return Cells(centroids, labels, order, ends)
 
@@ -124,16 +124,16 @@ def _recall(
     mesh: jax.sharding.Mesh,
 ) -> Float[Array, ""]:
     def on_device(queries: Array, bank: Array, cells: Cells) -> Array:
-        place = jax.lax.axis_index(meshes.AXIS) * len(bank) + jnp.arange(len(bank))
+        place = jax.lax.axis_index(sharding.AXIS) * len(bank) + jnp.arange(len(bank))
         similarity = jnp.matmul(queries, bank.T, precision="highest")
         similarity = jnp.where((place < num_rows)[None], similarity, -jnp.inf)
-        bound = threshold.kth_largest(similarity, num_background, axis=meshes.AXIS)
+        bound = top_k.kth_largest(similarity, num_background, axis=sharding.AXIS)
         background = similarity >= bound[:, None]
         rows, valid = probe(queries, cells, min(count, len(bank)))
         hits = (jnp.take_along_axis(background, rows, axis=1) & valid).sum()
-        num_hits, total = jax.lax.psum((hits, background.sum()), meshes.AXIS)
+        num_hits, total = jax.lax.psum((hits, background.sum()), sharding.AXIS)
         return num_hits / total
 
     return jax.shard_map(
-        on_device, mesh=mesh, in_specs=(P(), P(meshes.AXIS), SPECS), out_specs=P()
+        on_device, mesh=mesh, in_specs=(P(), P(sharding.AXIS), SPECS), out_specs=P()
     )(queries, bank, cells)
