@@ -64,7 +64,7 @@ def test_unknown_rows_are_clusters_of_their_own_and_change_no_other(points):
 
 
 def test_more_clusters_than_points_is_an_error(points):
-    with pytest.raises(ValueError, match="600 clusters of 500 points"):
+    with pytest.raises(ValueError, match="cannot form 600 clusters from 500 points"):
         kmeans.fit(points, num_clusters=600, seed=0)
 
 
