@@ -3,9 +3,8 @@
 import importlib.util
 import sys
 
-if not importlib.util.find_spec(
-    "jaxtyping"
-):  # benchmarks also run on machines with JAX but without jaxtyping
+# Benchmarks also run on machines that have JAX but not jaxtyping.
+if not importlib.util.find_spec("jaxtyping"):
     from vcjax.bench import _annotations
 
     sys.modules["jaxtyping"] = _annotations

@@ -44,11 +44,6 @@ def init(
     return jax.jit(make, out_shardings=sharding.rows(mesh))()
 
 
-def gather(bank: Bank, index: Int[Array, " b"]) -> Float[Array, "b d"]:
-    """Return rows `index` of the bank."""
-    return bank[index]
-
-
 def update(
     bank: Bank,
     index: Int[Array, " b"],

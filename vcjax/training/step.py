@@ -187,7 +187,11 @@ def _objective(
     if stage.estimator not in instance_recognition.ESTIMATORS:
         names = sorted(instance_recognition.ESTIMATORS)
         raise settings.SettingsError(f"estimator is {stage.estimator!r}; use one of {names}")
-    options: dict[str, Any] = {"num_rows": num_videos, "temperature": stage.temperature}
+    options: dict[str, Any] = {
+        "num_rows": num_videos,
+        "temperature": stage.temperature,
+        "mesh": devices,
+    }
     if stage.estimator != "full_softmax":
         options["num_negatives"] = stage.num_negatives
     if stage.estimator == "nce":
