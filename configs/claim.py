@@ -22,7 +22,7 @@ from vcjax import settings
 
 def get_config(variant: str = "rendered") -> ConfigDict:
     """Return a config for a laptop; variants of `settings.VARIANTS`: rendered, folder, smoke."""
-    config = settings.vary(settings.paper(), variant)
+    config = settings.apply_variants(settings.paper(), variant)
     config.stages = (
         *("manifest", "idt", "fisher", "ir", "la_own", "la", "tune"),
         *("supervised", "evaluate"),
@@ -48,6 +48,6 @@ def _many_seeds(config: ConfigDict) -> None:
     # At 0.03 the loss of instance recognition first jumps from 8 to 11.
     config.ir.learning_rate = 0.01
     for aggregation in (config.la_own, config.la):
-        aggregation.epochs, aggregation.drops = 60, (50,)
+        aggregation.epochs, aggregation.lr_milestones = 60, (50,)
     config.tune.learning_rate = 0.01
     config.supervised.epochs = 25

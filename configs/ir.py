@@ -15,5 +15,5 @@ def get_config(variant: str = "") -> ConfigDict:
     """Return the paper's values with comma-separated variants of `settings.VARIANTS` applied."""
     config = settings.paper()
     config.ir.epochs = 200
-    config = settings.vary(config, variant)
-    return settings.conclude(config, ("manifest", "ir"))
+    config = settings.apply_variants(config, variant)
+    return settings.append_evaluation(config, ("manifest", "ir"))

@@ -13,5 +13,5 @@ from vcjax import settings
 
 def get_config(variant: str = "") -> ConfigDict:
     """Return the paper's values with comma-separated variants of `settings.VARIANTS` applied."""
-    config = settings.vary(settings.paper(), variant)
-    return settings.conclude(config, [s for s in config.stages if s != "evaluate"])
+    config = settings.apply_variants(settings.paper(), variant)
+    return settings.append_evaluation(config, [s for s in config.stages if s != "evaluate"])

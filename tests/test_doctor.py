@@ -99,7 +99,7 @@ def test_a_stage_that_was_interrupted_says_how_far_it_is(run):
 
 def test_damaged_shards_are_named(tmp_path):
     videos = synthetic.render(tmp_path / "videos", num_videos=3, seed=0, num_workers=1)
-    how = dict(side=16, codec="jpeg", videos_per_shard=1, num_workers=1, on_missing="error")
+    how = dict(side=16, codec="jpeg", videos_per_shard=1, num_workers=1, on_error="error")
     prepare.prepare(manifests.read(videos), tmp_path / "out", **how)
     assert not any(found.bad for found in states(tmp_path / "out").values())
     shard = sorted((tmp_path / "out").glob("*.array_record"))[1]

@@ -13,7 +13,7 @@ For your own videos, pass a folder or a TSV/CSV file with a `path` column:
 
 Variants (after the colon): rendered, folder, smoke, released. Without a variant, the settings are
 the values of the paper. --config.KEY=VALUE overrides any setting, for example
---config.epochs_scale=0.1, --config.data.on_missing=skip, --config.seed=1; vcjax/settings.py
+--config.epochs_scale=0.1, --config.data.on_error=skip, --config.seed=1; vcjax/settings.py
 documents every setting.
 
 Exit codes: 0 success; 1 an error, explained in one line; 75 stopped by SIGTERM or by the death of
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
         with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
             _run(Path(_WORKDIR.value).absolute())
             return
-    except (preemption.Stopped, KeyboardInterrupt):
+    except (preemption.StopRequested, KeyboardInterrupt):
         pass  # logged below, after the frames of the exception and their progress bars are gone
     except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)

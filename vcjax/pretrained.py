@@ -16,7 +16,7 @@ from vcjax import inference, settings
 from vcjax.data import manifest as manifests
 from vcjax.data import verify
 from vcjax.data.manifest import Manifest
-from vcjax.inference import Embedded
+from vcjax.inference import Features
 from vcjax.models import state_dict
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.runtime import stage_cache
@@ -39,11 +39,11 @@ class Pretrained:
     clip: dict[str, int]  # num_frames, stride (frames), side (pixels)
     source: dict[str, Any] = field(default_factory=dict)  # provenance, for the model card
 
-    def __call__(self, clips: UInt8[np.ndarray, "b t h w 3"]) -> Embedded:
+    def __call__(self, clips: UInt8[np.ndarray, "b t h w 3"]) -> Features:
         """Return embeddings [b, d] (unit L2 norm) and pooled features [b, f] of RGB clips."""
         return inference.clips_of(self.model, clips)
 
-    def videos(self, source: str | Path | Manifest, *, clips_per_video: int = 5) -> Embedded:
+    def videos(self, source: str | Path | Manifest, *, clips_per_video: int = 5) -> Features:
         """Return embeddings and pooled features of videos, averaged over random clips (seed 0).
 
         The short side of a frame is resized to `clip["side"]` pixels and the center is cropped.
@@ -61,7 +61,7 @@ class Pretrained:
         """
         if not isinstance(source, Manifest):
             source, _ = verify.verify(
-                manifests.read(source), on_missing="error", decode=False, num_workers=1
+                manifests.read(source), on_error="error", decode=False, num_workers=1
             )
         return inference.videos(
             {"": self.model}, source, self.config(), clips_per_video=clips_per_video

@@ -72,7 +72,7 @@ def test_more_clusters_than_points_is_an_error(points):
 def test_sides_of_one_space_are_clustered_as_their_concatenation(points, num_devices):
     devices = sharding.make(num_devices)
     joined = kmeans.fit(np.concatenate([points, 2 * points[:, ::-1]], 1), num_clusters=9, seed=4)
-    bank = sharding.put_rows(points, devices)  # of 504 rows on eight devices
+    bank = sharding.shard_rows(points, devices)  # of 504 rows on eight devices
     beside = kmeans.fit(
         [bank, 2 * points[:, ::-1]],
         num_clusters=9,

@@ -6,10 +6,17 @@ from vcjax.evaluation import few_shot
 CLASSES = np.array(["a", "b", "c", "d"])
 
 
-def _accuracy(x_train, x_test, *, shots=(1, 5), num_draws=8, draw="random"):
+def _accuracy(x_train, x_test, *, shots=(1, 5), num_draws=8, sampling="random"):
     y_train, y_test = CLASSES[np.arange(len(x_train)) % 4], CLASSES[np.arange(len(x_test)) % 4]
     return few_shot.accuracy(
-        x_train, y_train, x_test, y_test, shots=shots, num_draws=num_draws, draw=draw, seed=0
+        x_train,
+        y_train,
+        x_test,
+        y_test,
+        shots=shots,
+        num_draws=num_draws,
+        sampling=sampling,
+        seed=0,
     )
 
 
@@ -54,7 +61,7 @@ def test_the_first_videos_are_drawn_once_and_only_they_matter():
     rows = 20 * np.eye(4)[np.arange(80) % 4] + generator.normal(size=(80, 4))
     wrong = rows[:40].copy()
     wrong[8:] = wrong[8:][::-1]  # the classes d, c, b, a: all but the first two rows of each
-    estimates = _accuracy(wrong, rows[40:], shots=(2, 10), draw="first")
+    estimates = _accuracy(wrong, rows[40:], shots=(2, 10), sampling="first")
     assert estimates["2"] == (1.0, None, 1) and estimates["10"].mean < 0.5
 
 
@@ -65,5 +72,5 @@ def test_shots_that_no_class_has_are_left_out():
 
 def test_an_unknown_draw_names_the_known_ones():
     rows = np.zeros((8, 2))
-    with pytest.raises(ValueError, match="evaluation.draw is 'last'; use one of"):
-        _accuracy(rows, rows, draw="last")
+    with pytest.raises(ValueError, match="evaluation.sampling is 'last'; use one of"):
+        _accuracy(rows, rows, sampling="last")

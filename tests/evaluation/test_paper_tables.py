@@ -82,7 +82,7 @@ def test_the_runs_differ_as_the_tables_say():
     assert (clusters.num_clusters, clusters.num_runs) == (12000, 6)
     assert configs["la_idt-videos135k"].data.num_videos == 135_000
     assert "tune" not in configs["la_idt-no_tune"].stages and "tune" in configs["la_idt"].stages
-    starts = {name: c.ucf101.start for name, c in configs.items()}
+    starts = {name: c.ucf101.init_from for name, c in configs.items()}
     assert starts["la_idt-no_tune"] == starts["la"] == "la" and starts["la_idt"] == "tune"
     assert starts["scratch"] == "" and configs["scratch"].ucf101.frozen_stages == 0
     assert (configs["la"].ucf101.frozen_stages, configs["la"].hmdb51.frozen_stages) == (1, 2)
@@ -123,7 +123,7 @@ def test_a_step_at_the_papers_size_by_shape(size):
 def test_two_steps_at_a_reduced_size_move_every_parameter(name):
     config = _config(paper_tables.Run(name))
     config.clip.num_frames, config.clip.side, config.model.width = 4, 16, 4
-    config.clip.greyscale, config.clip.jitter, config.clip.flip = 0.0, (0.0,) * 4, 0.0
+    config.clip.grayscale, config.clip.jitter, config.clip.flip = 0.0, (0.0,) * 4, 0.0
     config.ir.estimator, config.tune.num_background = "full_softmax", 16
     initial, step = _step(config, 16)
     state = initial()

@@ -45,7 +45,7 @@ def test_obstacles_are_named():
     assert "1 values" in obstacle(["a", "a"], ["a", "b"])
     assert "0 values" in obstacle(["a", "b"], ["c", "d"])
     assert obstacle(["a", "b"], ["b"]) == ""
-    no_test = protocol.Sides(np.array([0, 1]), np.array([], int), within_test=False)
+    no_test = protocol.TrainTest(np.array([0, 1]), np.array([], int), within_test=False)
     assert "to test" in protocol.obstacle(np.array(["a", "b"]), no_test)
 
 

@@ -81,7 +81,7 @@ def test_full_disk_at_a_checkpoint(disk, capfd):
 
 @pytest.mark.parametrize("leave", [0, 20_000, 300_000])
 def test_full_disk_while_shards_are_written(disk, videos, leave):
-    how = dict(side=64, codec="jpeg", videos_per_shard=2, num_workers=1, on_missing="error")
+    how = dict(side=64, codec="jpeg", videos_per_shard=2, num_workers=1, on_error="error")
     filling = fill(disk, leave=leave)
     with pytest.raises((OSError, ValueError), match="No space left on device") as caught:
         prepare.prepare(videos, disk / "out", **how)
@@ -137,7 +137,7 @@ def read_only(disk):
 
 
 def test_read_only_folder_is_said(disk, videos):
-    how = dict(side=64, codec="jpeg", num_workers=1, on_missing="error")
+    how = dict(side=64, codec="jpeg", num_workers=1, on_error="error")
     checkpoints = checkpoint.Checkpoints(disk / "checkpoints")
     with read_only(disk):
         with pytest.raises(OSError, match="Read-only file system"):

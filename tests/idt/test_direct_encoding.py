@@ -11,16 +11,18 @@ def model(tmp_path_factory):
     """File of a model of random rows."""
     rows = np.random.default_rng(0).gamma(1, 0.1, (400, 426)).astype(np.float32)
     path = tmp_path_factory.mktemp("model") / "model.npz"
-    fisher.Model.fit(rows, energy=0.5, num_components=4, sketch_dim=64, seed=0).save(path)
+    fisher.Model.fit(rows, explained_variance=0.5, num_components=4, sketch_dim=64, seed=0).save(
+        path
+    )
     return path
 
 
 HOW = {"matcher": "flow", "people": None, "num_workers": 1}
 
 
-def run(videos, directory, model, *, reading="paper", on_error="error"):
+def run(videos, directory, model, *, variant="paper", on_error="error"):
     return direct_encoding.extract_vectors(
-        videos, directory, model, reading=reading, on_error=on_error, **HOW
+        videos, directory, model, variant=variant, on_error=on_error, **HOW
     )
 
 
@@ -29,7 +31,7 @@ def test_vectors_are_those_of_the_stored_trajectories(videos, write_gray, tmp_pa
     result = run(videos, tmp_path / "direct", model)
     collection.extract_collection(videos, tmp_path / "idt", on_error="error", **HOW)
     stored = [(i, storage.read(storage.path_of(tmp_path / "idt", i)).features) for i in videos]
-    expected = fisher.Model.load(model).encode_collection(stored, reading="paper")
+    expected = fisher.Model.load(model).encode_collection(stored, variant="paper")
     assert result.video_ids == expected[0] == ("a/one", "two", "still")
     assert result.has_vector.tolist() == expected[2].tolist() == [True, True, False]
     # descriptors are stored with 11 bits
@@ -42,7 +44,7 @@ def test_vectors_that_are_there_stay_until_their_model_changes(videos, tmp_path,
     before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
     np.testing.assert_array_equal(run(videos, directory, model).vectors, first.vectors)
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
-    released = run(videos, directory, model, reading="released")
+    released = run(videos, directory, model, variant="released")
     assert not np.allclose(released.vectors, first.vectors)
 
 

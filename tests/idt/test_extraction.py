@@ -40,9 +40,9 @@ def test_twice_gives_the_same_bytes(moving_patch):
 
 
 def test_grey_in_three_channels_is_grey(moving_patch):
-    grey = idt.extract(moving_patch[:18])
+    gray = idt.extract(moving_patch[:18])
     color = idt.extract(np.repeat(moving_patch[:18, :, :, None], 3, axis=3))
-    np.testing.assert_array_equal(grey.features, color.features)
+    np.testing.assert_array_equal(gray.features, color.features)
 
 
 def test_people_may_hide_the_wall_from_the_camera(moving_patch):

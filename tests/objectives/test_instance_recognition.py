@@ -86,7 +86,7 @@ def test_gradient_does_not_reach_the_bank(unit):
 
 def _sharded_inputs(unit, num_clips, num_rows, dim):
     devices = sharding.make(8)
-    rows = sharding.put_rows(unit(1, num_rows, dim), devices)
+    rows = sharding.shard_rows(unit(1, num_rows, dim), devices)
     embedding = jnp.asarray(unit(0, num_clips, dim))
     index = jnp.asarray(np.random.default_rng(2).permutation(num_rows)[:num_clips])
     if num_clips % 8 == 0:

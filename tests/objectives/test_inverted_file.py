@@ -43,7 +43,7 @@ def _loss(bank, devices, **approximate):
         )
         return losses.sum(), losses
 
-    rows = sharding.put_rows(bank, devices)
+    rows = sharding.shard_rows(bank, devices)
     gradient, losses = jax.jit(jax.grad(total, has_aux=True))(
         jnp.asarray(bank[[3, 7, 500, 999]] + 0.0), rows, approximate.get("cells")
     )
@@ -58,7 +58,7 @@ def test_candidates_are_all_rows_of_the_nearest_cells(bank, num_devices):
     distance = np.square(clips[:, None] - np.asarray(cells.centroids)[None]).sum(-1)
     per_device = len(bank) // num_devices
     for device in range(num_devices):
-        local = inverted_file.Cells(
+        local = inverted_file.InvertedFile(
             cells.centroids,
             jnp.asarray(labels),
             jnp.asarray(np.asarray(cells.order)[device * per_device : (device + 1) * per_device]),
@@ -91,7 +91,7 @@ def test_four_times_the_background_hold_nearly_all_of_it(bank):
     nearest = np.argsort(-(bank[asked] @ bank.T), axis=1)[:, :NUM_BACKGROUND]
     shared = [len(set(a) & set(b)) for a, b in zip(np.asarray(rows)[asked], nearest, strict=True)]
     recall = inverted_file.recall(
-        sharding.put_rows(bank, devices),
+        sharding.shard_rows(bank, devices),
         cells,
         num_rows=1000,
         num_background=NUM_BACKGROUND,

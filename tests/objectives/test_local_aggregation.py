@@ -90,7 +90,7 @@ def test_fast_form_is_the_reference_with_ties_and_unlabeled_rows(num_background,
     labels[:, 2] = 6  # a cluster of one
     index = np.array([1, 2, 2, 193, 100])
     devices = num_devices and sharding.make(num_devices)
-    rows = sharding.put_rows(bank, devices) if devices else bank
+    rows = sharding.shard_rows(bank, devices) if devices else bank
     gradient, (losses, has_close) = _ours(embedding, rows, labels, index, num_background, devices)
 
     def total(embedding):

@@ -50,7 +50,7 @@ def _stop_in(run, stage, workdir):
 
 def _first_weights():
     """Those that the run begins with."""
-    config = settings.vary(settings.paper(), "rendered,smoke")
+    config = settings.apply_variants(settings.paper(), "rendered,smoke")
     config.model.width = 4
     return resnet3d.split(networks.new_model(config))[1]
 

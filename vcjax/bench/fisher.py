@@ -36,7 +36,7 @@ def cases() -> Iterator[dict[str, Any]]:
     model = _model(generator, gmm)
     rows = generator.standard_normal((NUM_ROWS, NUM_DESCRIPTOR_DIMS), np.float32)
     videos = [(str(i), rows) for i in range(NUM_VIDEOS)]
-    seconds = _timing.median_seconds(lambda: model.encode_collection(videos, reading="paper")[1])
+    seconds = _timing.median_seconds(lambda: model.encode_collection(videos, variant="paper")[1])
     projection = 2 * NUM_ROWS * NUM_DESCRIPTOR_DIMS * NUM_DIMS
     yield _timing.case(
         "fisher",

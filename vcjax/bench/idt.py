@@ -29,7 +29,7 @@ _NUM_FRAMES = 36
 _SIZES = ((320, 240), (340, 256))
 _NUM_PROCESSES = 2
 _STEPS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "pyramid": (pyramid.grey,),
+    "pyramid": (pyramid.gray,),
     "expansions": (pyramid.smoothed, flow.expand),
     "two flows": (flow.pyramid_flow,),
     "corner matches": (camera.flow_matches,),

@@ -68,7 +68,7 @@ def _runs(root: Path) -> dict[str, Callable[[], Any]]:
     """Return a function per source that makes its next batch in this thread."""
     _write_videos(root / "plain", _NUM_FRAMES, _SIZE)
     read = manifest.read(root / "plain")
-    plain = verify.verify(read, on_missing="error", decode=False, num_workers=1)[0]
+    plain = verify.verify(read, on_error="error", decode=False, num_workers=1)[0]
     sources = {"plain h264": plain}
     for codec in shards.CODECS:
         sources[f"shards {codec}"] = _prepared(read, root / codec, codec)
@@ -79,7 +79,7 @@ def _runs(root: Path) -> dict[str, Callable[[], Any]]:
 
 
 def _prepared(read: Manifest, out: Path, codec: str, side: int = 128) -> Manifest:
-    how: dict[str, Any] = dict(num_workers=1, on_missing="error")
+    how: dict[str, Any] = dict(num_workers=1, on_error="error")
     return prepare.prepare(read, out, side=side, codec=codec, **how)[0]
 
 

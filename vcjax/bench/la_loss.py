@@ -86,7 +86,7 @@ def _among_candidates() -> dict[str, Any]:
         mesh=devices,
     )
 
-    def seconds(cells: inverted_file.Cells | None, num_candidates: int) -> float:
+    def seconds(cells: inverted_file.InvertedFile | None, num_candidates: int) -> float:
         loss = functools.partial(mean_loss, num_candidates=num_candidates)
         run = jax.jit(jax.value_and_grad(loss))
         return _timing.median_seconds(lambda: run(bank[index], bank, labels, index, cells=cells))

@@ -72,8 +72,8 @@ def fit(
             "use at most as many clusters as points"
         )
     first = np.random.default_rng(seed).permutation(candidates)[:num_clusters]
-    on_devices = tuple(sharding.put_rows(side, mesh) for side in sides)
-    counts = sharding.put_rows(included, mesh)
+    on_devices = tuple(sharding.shard_rows(side, mesh) for side in sides)
+    counts = sharding.shard_rows(included, mesh)
     centroids = jax.jit(_rows_of, out_shardings=sharding.replicated(mesh))(on_devices, first)
     return KMeans(*_lloyd(on_devices, counts, centroids, len(included), num_iterations, mesh))
 

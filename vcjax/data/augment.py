@@ -25,7 +25,7 @@ def augment(
     keys: UInt32[Array, " b"],
     *,
     flip: float = 0.5,
-    greyscale: float = 0.2,
+    grayscale: float = 0.2,
     jitter: Sequence[float] = (0.4, 0.4, 0.4, 0.4),
 ) -> Float[Array, "b t h w 3"]:
     """Return randomly augmented clips, scaled to [0, 1] minus the mean color.
@@ -34,7 +34,7 @@ def augment(
       clips: RGB in [0, 255].
       keys: seed of each clip.
       flip: probability of a horizontal flip.
-      greyscale: probability that a clip loses its color.
+      grayscale: probability that a clip loses its color.
       jitter: ranges of brightness, contrast and saturation, each a factor drawn uniformly from
         [1 - range, 1 + range], and of hue, turns of the color circle from [-range, range].
     """
@@ -48,7 +48,7 @@ def augment(
         clip = adjust_contrast(clip, factors[1])
         clip = adjust_saturation(clip, factors[2])
         clip = adjust_hue(clip, jitter[3] * (2 * draws[3] - 1))
-        return jnp.where(draws[5] < greyscale, _gray(clip), clip)
+        return jnp.where(draws[5] < grayscale, _gray(clip), clip)
 
     return jax.vmap(one)(clips, keys) - jnp.array(MEAN).reshape(1, 1, 1, 1, 3)
 

@@ -143,23 +143,24 @@ def iterate(
     return iter(batches)
 
 
-def watched(
-    batches: Iterable[Batch], manifest: Manifest, *, max_bad_share: float
+def limit_bad_videos(
+    batches: Iterable[Batch], manifest: Manifest, *, max_corrupt_fraction: float
 ) -> Iterator[Batch]:
     """Yield training batches without `bad`, and log the replaced videos at the end.
 
     Raises:
-      ManifestError: if more than the share `max_bad_share` of the videos had to be replaced. The
+      ManifestError: if more than `max_corrupt_fraction` of the videos had to be replaced. The
         message lists all of them.
     """
     bad: set[int] = set()
     try:
         for batch in batches:
             bad.update(row for row in batch.pop("bad").tolist() if row >= 0)
-            if len(bad) > max_bad_share * len(manifest):
+            if len(bad) > max_corrupt_fraction * len(manifest):
                 raise ManifestError(
-                    f"more than data.max_bad_share={max_bad_share:g} of the videos cannot be "
-                    f"decoded; repair or remove them, or raise it:{_list_videos(bad, manifest)}"
+                    f"more than data.max_corrupt_fraction={max_corrupt_fraction:g} of the videos "
+                    "cannot be decoded; repair or remove them, or raise it:"
+                    f"{_list_videos(bad, manifest)}"
                 )
             yield batch
     finally:

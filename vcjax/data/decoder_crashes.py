@@ -25,7 +25,7 @@ _MAX_CRASHES = 3  # in a row without a batch between them
 _COLUMNS = ("video_id", "path", "size", "version")
 
 
-def outlived(
+def skip_crashing_videos(
     dataset: Callable[[frozenset[int], Marks], grain.MapDataset],
     videos: Manifest,
     *,
@@ -139,7 +139,7 @@ def _excluded(listed: Path, videos: Manifest) -> set[int]:
 
 def _stamp(path: str) -> tuple[str, str]:
     try:
-        size, version = filesystem.stamp(shards.file_of(path))
+        size, version = filesystem.file_version(shards.file_of(path))
     except OSError:
         return "0", ""
     return str(size), version

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_workers", type=int, default=os.cpu_count() or 1, help="encoding processes"
     )
-    parser.add_argument("--on_missing", choices=("error", "skip"), default="error")
+    parser.add_argument("--on_error", choices=("error", "skip"), default="error")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         options.out,
         **settings,
         num_workers=options.num_workers,
-        on_missing=options.on_missing,
+        on_error=options.on_error,
     )
     written = sum(filesystem.size_of(path) for path in options.out.glob("*.array_record"))
     print(f"{len(prepared)} videos, {_size(written)}, in {options.out}")
@@ -113,7 +113,7 @@ def prepare(
     codec: str,
     videos_per_shard: int = 256,
     num_workers: int,
-    on_missing: str,
+    on_error: str,
 ) -> tuple[Manifest, list[Problem]]:
     """Encode the videos of `manifest` into shards in `out`, and write the index of the folder.
 
@@ -126,14 +126,14 @@ def prepare(
       codec: jpeg or h264.
       videos_per_shard: maximum number of videos in a shard.
       num_workers: encoding processes.
-      on_missing: "skip" leaves out videos that cannot be decoded; "error" raises an error for them.
+      on_error: "skip" leaves out videos that cannot be decoded; "error" raises an error for them.
 
     Returns:
       The manifest that `manifests.read(out)` returns, and the videos that are left out.
 
     Raises:
       ManifestError: if a shard cannot be written, no video can be decoded, or any video cannot with
-        `on_missing` "error". The error is raised after all shards are written, without an index.
+        `on_error` "error". The error is raised after all shards are written, without an index.
     """
     _check_settings(side, videos_per_shard)
     if not filesystem.is_remote(out):
@@ -166,7 +166,7 @@ def prepare(
         if entry["problem"]
     ]
     manifests.save_problems(problems, out / "problems.tsv")
-    verify.check_problems(problems, len(pairs), on_missing)
+    verify.check_problems(problems, len(pairs), on_error)
     return manifests.save_index(manifest, entries, out), problems
 
 
@@ -283,7 +283,7 @@ def _sources(job: Job) -> list[list[Any]]:
     sources: list[list[Any]] = [[job.side, job.codec, shards.CHUNK, shards.JPEG_QUALITY]]
     for video_id, path in job.videos:
         try:
-            sources.append([video_id, path, *filesystem.stamp(path)])
+            sources.append([video_id, path, *filesystem.file_version(path)])
         except FileNotFoundError:
             sources.append([video_id, path, 0, ""])
     return sources

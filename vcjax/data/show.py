@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
     listed = manifest.read(options.manifest)
     drawn = np.random.default_rng(options.seed).permutation(len(listed))[: options.num_clips]
     videos, problems = verify.verify(
-        listed.take(sorted(drawn.tolist())), on_missing="skip", decode=False, num_workers=1
+        listed.take(sorted(drawn.tolist())), on_error="skip", decode=False, num_workers=1
     )
     cut, augmented, rows = draw_clips(videos, clip, seed=options.seed)
     shown = np.linspace(0, clip.num_frames - 1, options.columns).round().astype(int)
@@ -88,7 +88,7 @@ def draw_clips(
         batch["clip"],
         batch["key"],
         flip=clip.flip,
-        greyscale=clip.greyscale,
+        grayscale=clip.grayscale,
         jitter=clip.jitter,
     )
     visible = 255 * np.clip(np.asarray(inputs) + np.array(augment.MEAN), 0, 1)

@@ -72,7 +72,7 @@ def rows(folder: Any) -> list[dict[str, str]]:
             "again with file_format='array_record'"
         )
     files = _files(folder, information)
-    stamps = [(str(file), filesystem.stamp(str(file))) for _, file in files]
+    stamps = [(str(file), filesystem.file_version(str(file))) for _, file in files]
     digest = hashlib.sha256(repr((str(folder), stamps)).encode()).hexdigest()[:32]
     kept = filesystem.cache_folder() / f"{digest}.json"
     if not kept.exists():

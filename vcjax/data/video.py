@@ -52,7 +52,7 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
         return VideoInfo(stored.num_frames, first.shape[0], first.shape[1], 0.0)
     path = str(path)
     try:
-        if not filesystem.stamp(path)[0]:
+        if not filesystem.file_version(path)[0]:
             raise DecodeError(f"{path}: the file is empty")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DecodeError(f"{path}: no such file") from error

@@ -91,7 +91,7 @@ def _claim(options: argparse.Namespace) -> None:
     try:
         folders = claim.train(options.config, options.seeds, workdir, overrides=overrides)
         print(claim.report(folders, claims, workdir))
-    except (preemption.Stopped, KeyboardInterrupt):
+    except (preemption.StopRequested, KeyboardInterrupt):
         print(
             f"vcjax.evaluation: stopped. This goes on from here:\n  {preemption.command()}",
             file=sys.stderr,

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes, protocol
 from vcjax.evaluation.agreement import agreement_of
-from vcjax.evaluation.protocol import Sides
+from vcjax.evaluation.protocol import TrainTest
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def evaluate(
     return report
 
 
-def _obstacle(values: Shaped[np.ndarray, " n"], folds: Sequence[Sides]) -> str:
+def _obstacle(values: Shaped[np.ndarray, " n"], folds: Sequence[TrainTest]) -> str:
     """Return the reason why no accuracy can be computed, or "" if there is none."""
     if not any(set(values[fold.train]) & set(values[fold.test]) for fold in folds):
         return "no value occurs among both training and test videos"
@@ -85,7 +85,7 @@ def _accuracies(
     rows: np.ndarray,
     has_vector: np.ndarray,
     columns: Mapping[str, np.ndarray],
-    splits: Mapping[str, Sequence[Sides]],
+    splits: Mapping[str, Sequence[TrainTest]],
     penalty: float,
 ) -> dict[str, dict[str, float]]:
     """Return the accuracy of each probe on each label, over the test rows of all folds."""

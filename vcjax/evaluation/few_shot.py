@@ -40,7 +40,7 @@ def accuracy(
     *,
     shots: Sequence[int],
     num_draws: int,
-    draw: str = "random",
+    sampling: str = "random",
     seed: int,
 ) -> dict[str, Estimate]:
     """Return the accuracy on the test rows after training on a few rows of each class.
@@ -64,15 +64,15 @@ def accuracy(
     Raises:
       ValueError: if `draw` is not in DRAWS.
     """
-    if draw not in DRAWS:
-        raise ValueError(f"evaluation.draw is {draw!r}; use one of {list(DRAWS)}")
+    if sampling not in DRAWS:
+        raise ValueError(f"evaluation.sampling is {sampling!r}; use one of {list(DRAWS)}")
     scaled_train, scaled_test = probes.standardize(x_train, x_test)
     estimates = {}
     for shot in shots:
         if shot > np.unique(y_train, return_counts=True)[1].max():
             continue
         scores = []
-        for rows in _draws(y_train, shot, num_draws, draw, seed):
+        for rows in _draws(y_train, shot, num_draws, sampling, seed):
             predictions = probes.regress(scaled_train[rows], y_train[rows], scaled_test)
             scores.append(float(np.mean(predictions == y_test)))
         estimates[str(shot)] = estimate(scores)
@@ -80,12 +80,12 @@ def accuracy(
 
 
 def _draws(
-    values: Shaped[np.ndarray, " k"], shot: int, num_draws: int, draw: str, seed: int
+    values: Shaped[np.ndarray, " k"], shot: int, num_draws: int, sampling: str, seed: int
 ) -> Iterator[Int[np.ndarray, " s"]]:
     """Yield the rows of each sample, at most `shot` of each value."""
-    for number in range(num_draws if draw == "random" else 1):
+    for number in range(num_draws if sampling == "random" else 1):
         order = np.arange(len(values))
-        if draw == "random":
+        if sampling == "random":
             order = np.random.default_rng([seed, shot, number]).permutation(order)
         picked = [order[values[order] == value][:shot] for value in np.unique(values)]
         yield np.sort(np.concatenate(picked))

@@ -8,15 +8,15 @@ import numpy as np
 from vcjax.evaluation import few_shot, probes, retrieval
 from vcjax.evaluation.few_shot import Estimate
 from vcjax.evaluation.outputs import ModelOutputs
-from vcjax.evaluation.protocol import Sides
+from vcjax.evaluation.protocol import TrainTest
 
 
-class Probing(NamedTuple):
+class ProbeSettings(NamedTuple):
     """Settings of the probes; the fields are documented in the settings `evaluation`."""
 
     shots: Sequence[int] = (1, 5, 10, 20)
     num_draws: int = 10
-    draw: str = "random"
+    sampling: str = "random"
     retrieval: Sequence[int] = (1, 5, 10, 20, 50)
     num_neighbors: int = 20
     temperature: float = 0.07
@@ -25,8 +25,8 @@ class Probing(NamedTuple):
 def measure(
     output: ModelOutputs,
     columns: Mapping[str, np.ndarray],
-    splits: Mapping[str, Sides],
-    probing: Probing,
+    splits: Mapping[str, TrainTest],
+    probing: ProbeSettings,
     *,
     seed: int,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
@@ -68,7 +68,7 @@ def measure(
             y_test,
             shots=probing.shots,
             num_draws=probing.num_draws,
-            draw=probing.draw,
+            sampling=probing.sampling,
             seed=seed,
         )
         few["all"] = Estimate(linear, None, 1)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 
-class Sides(NamedTuple):
+class TrainTest(NamedTuple):
     """Rows of the videos that a probe is fitted on and of the videos that it is evaluated on."""
 
     train: Int[np.ndarray, " k"]
@@ -20,7 +20,7 @@ def sides(
     *,
     is_group: bool,
     seed: int,
-) -> Sides:
+) -> TrainTest:
     """Return the labeled training videos to fit on and the labeled held-out videos to evaluate.
 
     If the label is the group (`is_group`), or no value occurs in both splits, a probe cannot be
@@ -31,16 +31,16 @@ def sides(
     test = np.flatnonzero((values != "") & (split == "test"))
     if is_group or not set(values[train]) & set(values[test]):
         return _halves(values, test, seed)
-    return Sides(train, test, within_test=False)
+    return TrainTest(train, test, within_test=False)
 
 
 def leave_groups_out(
     values: Shaped[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
-) -> list[Sides]:
+) -> list[TrainTest]:
     """Return one fold per group: its labeled videos to evaluate, all other labeled ones to fit."""
     labeled = values != ""
     return [
-        Sides(
+        TrainTest(
             np.flatnonzero(labeled & (groups != group)),
             np.flatnonzero(labeled & (groups == group)),
             within_test=False,
@@ -49,7 +49,7 @@ def leave_groups_out(
     ]
 
 
-def _halves(values: np.ndarray, rows: np.ndarray, seed: int) -> Sides:
+def _halves(values: np.ndarray, rows: np.ndarray, seed: int) -> TrainTest:
     """Split the rows of each value in half at random.
 
     The odd row goes to the training half. Values with a single row are left out.
@@ -63,10 +63,10 @@ def _halves(values: np.ndarray, rows: np.ndarray, seed: int) -> Sides:
             half = (len(members) + 1) // 2
             train += members[:half].tolist()
             test += members[half:].tolist()
-    return Sides(np.array(sorted(train), int), np.array(sorted(test), int), within_test=True)
+    return TrainTest(np.array(sorted(train), int), np.array(sorted(test), int), within_test=True)
 
 
-def obstacle(values: Shaped[np.ndarray, " n"], sides: Sides) -> str:
+def obstacle(values: Shaped[np.ndarray, " n"], sides: TrainTest) -> str:
     """Return the reason why a probe cannot be evaluated on this split, or "" if it can."""
     num_values = len(set(values[sides.train]))
     where = "held-out" if sides.within_test else "training"

@@ -10,10 +10,10 @@ import numpy as np
 
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import agreement, measures, probes, protocol, report_table
-from vcjax.evaluation.measures import Probing
+from vcjax.evaluation.measures import ProbeSettings
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.pages import cluster_page, clusters, explorer
-from vcjax.evaluation.protocol import Sides
+from vcjax.evaluation.protocol import TrainTest
 from vcjax.runtime import atomic
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def evaluate(
     directory: Path,
     dataset: str,
     seconds: dict[str, float],
-    probing: Probing = Probing(),  # noqa: B008 - immutable
+    probing: ProbeSettings = ProbeSettings(),  # noqa: B008 - immutable
 ) -> dict[str, Any]:
     """Return the report, and write it and the HTML pages of the run.
 
@@ -99,7 +99,7 @@ def _sources(
     outputs: Mapping[str, ModelOutputs],
     idt: IdtOutputs | None,
     manifest: Manifest,
-    splits: Mapping[str, Sides],
+    splits: Mapping[str, TrainTest],
     predictions: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, explorer.Source]:
     """Return the data that the explorer shows for each model and for the Fisher vectors."""
@@ -127,7 +127,7 @@ def _sources(
 
 def _sides(
     columns: Mapping[str, np.ndarray], split: np.ndarray, group: str, seed: int
-) -> dict[str, Sides]:
+) -> dict[str, TrainTest]:
     """Return the split for each label, without labels that cannot be evaluated."""
     splits = {}
     for name, values in columns.items():
@@ -142,7 +142,7 @@ def _sides(
 def _idt(
     idt: IdtOutputs,
     columns: Mapping[str, np.ndarray],
-    splits: Mapping[str, Sides],
+    splits: Mapping[str, TrainTest],
     training: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:

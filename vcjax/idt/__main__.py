@@ -50,7 +50,7 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="model file; write Fisher vectors to vectors.npz instead of trajectories",
     )
-    parser.add_argument("--reading", default="paper", help="Fisher vector variant: paper, released")
+    parser.add_argument("--variant", default="paper", help="Fisher vector variant: paper, released")
     parser.set_defaults(run=_extract)
 
 
@@ -140,7 +140,7 @@ def _extract(options: argparse.Namespace) -> None:
         from vcjax.idt import direct_encoding
 
         result = direct_encoding.extract_vectors(
-            _videos(options), options.out, options.fisher, reading=options.reading, **how
+            _videos(options), options.out, options.fisher, variant=options.variant, **how
         )
         index, count = options.shard
         part = "" if count == 1 else f"-{index:05d}-of-{count:05d}"

@@ -26,7 +26,7 @@ Integral = Float[np.ndarray, "h_plus_1 w_plus_1 33"]
 
 
 def integral(
-    grey: UInt8[np.ndarray, "h w"],
+    gray: UInt8[np.ndarray, "h w"],
     flow: Float[np.ndarray, "2 h w"],
     still_flow: float,
     scratch: Float[np.ndarray, " size"] | None = None,
@@ -37,12 +37,12 @@ def integral(
     direction. Motion of at most `still_flow` pixels adds 1 to HOF's last bin instead. The result
     is a view of `scratch` if given, since allocating such an array costs as much as filling it.
     """
-    height, width = grey.shape
+    height, width = gray.shape
     shape = (height + 1, width + 1, NUM_BINS)
     out = (
         np.empty(shape, np.float32) if scratch is None else scratch[: np.prod(shape)].reshape(shape)
     )
-    _fill(out, grey.astype(np.float32), flow, np.float32(still_flow))
+    _fill(out, gray.astype(np.float32), flow, np.float32(still_flow))
     return out
 
 
@@ -54,11 +54,11 @@ def scratch(height: int, width: int) -> Float[np.ndarray, " size"]:
 @njit(cache=True, error_model="numpy")
 def _fill(
     out: Integral,
-    grey: Float[np.ndarray, "h w"],
+    gray: Float[np.ndarray, "h w"],
     flow: Float[np.ndarray, "2 h w"],
     still_flow: np.float32,
 ) -> None:
-    height, width = grey.shape
+    height, width = gray.shape
     out[0] = 0
     row = np.empty(NUM_BINS, np.float32)
     vectors = np.empty((2, 4, width), np.float32)  # x and y of the four kinds of vectors
@@ -67,7 +67,7 @@ def _fill(
     for y in range(height):
         vectors[0, 1] = flow[0, y]
         vectors[1, 1] = flow[1, y]
-        _gradient(grey, y, vectors[0, 0], vectors[1, 0])
+        _gradient(gray, y, vectors[0, 0], vectors[1, 0])
         _gradient(flow[0], y, vectors[0, 2], vectors[1, 2])
         _gradient(flow[1], y, vectors[0, 3], vectors[1, 3])
         for kind in range(4):

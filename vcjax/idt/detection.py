@@ -104,5 +104,5 @@ def _detector(settings: Settings) -> base.Detector:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(path) as file:
+    with atomic.atomic_write(path) as file:
         file.write(text.encode())

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class _Job(NamedTuple):
     idt: collection.Job  # `target` is the file of the vector
     model: Path
-    reading: str
+    variant: str
 
     @property
     def video_id(self) -> str:
@@ -40,7 +40,7 @@ def extract_vectors(
     directory: Path,
     model: Path,
     *,
-    reading: str,
+    variant: str,
     matcher: str,
     people: Path | None,
     num_workers: int,
@@ -55,7 +55,7 @@ def extract_vectors(
         videos: Video files by id.
         directory: Folder of the vectors' files.
         model: File of a `fisher.Model`.
-        reading: Variant of the Fisher vector, "paper" or "released".
+        variant: Variant of the Fisher vector, "paper" or "released".
         matcher: Point matches for camera motion, a key of `camera.MATCHERS`.
         people: Folder of box files `VIDEO_ID.bb`, or None.
         num_workers: Number of processes.
@@ -67,7 +67,7 @@ def extract_vectors(
     """
     num_values = fisher.Model.load(model).num_values
     jobs = [
-        _Job(job, model, reading)
+        _Job(job, model, variant)
         for job in collection.jobs(videos, directory, matcher=matcher, people=people)
     ]
     counts, _ = worker_pool.run(
@@ -84,7 +84,7 @@ def _encode_one(job: _Job) -> int:
     """Write the vector's file unless it is up to date; return the number of trajectories."""
     source = collection.source_of(job.idt) | {
         "model": hashlib.sha256(job.model.read_bytes()).hexdigest(),
-        "reading": job.reading,
+        "variant": job.variant,
     }
     stored_count = _stored_count(job.idt.target, source)
     if stored_count is not None:
@@ -104,7 +104,7 @@ def _encode_one(job: _Job) -> int:
             yield rows.features
 
     pairs = [(job.video_id, features)]
-    _, vectors, _ = _model(job.model).encode_collection(pairs, reading=job.reading)
+    _, vectors, _ = _model(job.model).encode_collection(pairs, variant=job.variant)
     _write(job.idt.target, vectors[0], num_rows, source)
     return num_rows
 
@@ -118,7 +118,7 @@ def _write(
     path: Path, vector: Float[np.ndarray, " d"], num_rows: int, source: Mapping[str, Any]
 ) -> None:
     text = np.frombuffer(json.dumps(source, sort_keys=True).encode(), np.uint8)
-    with atomic.replacing(path) as file:
+    with atomic.atomic_write(path) as file:
         np.savez(file, vector=vector, num_rows=num_rows, source=text, allow_pickle=False)
 
 

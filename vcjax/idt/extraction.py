@@ -107,7 +107,7 @@ def follow(video: Video, motion: Motion, settings: IdtSettings) -> Iterator[Step
             sizes = pyramid.sizes(image.shape[0], image.shape[1], settings)
             scratch = descriptors.scratch(*image.shape)
             live = [tracks.empty() for _ in sizes]
-        current = _Frame(pyramid.grey(image, sizes), _expansions(image, sizes, settings))
+        current = _Frame(pyramid.gray(image, sizes), _expansions(image, sizes, settings))
         finished: list[tracks.Tracks] = []
         if previous is not None:
             flows = flow.pyramid_flow(previous.expansions, current.expansions, settings.stride)
@@ -126,15 +126,15 @@ def _with_grey(video: Video) -> Iterator[tuple[np.ndarray, UInt8[np.ndarray, "h 
     cv2.setNumThreads(1)  # videos are processed in parallel, with one thread each
     shape: tuple[int, ...] = ()
     for index, frame in enumerate(videos.frames(video) if isinstance(video, str | Path) else video):
-        grey = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        shape = shape or grey.shape
-        if grey.shape != shape:
+        gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        shape = shape or gray.shape
+        if gray.shape != shape:
             name = f"{video}: " if isinstance(video, str | Path) else ""
             raise ValueError(
-                f"{name}frame {index} has {grey.shape[1]} x {grey.shape[0]} pixels, "
+                f"{name}frame {index} has {gray.shape[1]} x {gray.shape[0]} pixels, "
                 f"the frames before it {shape[1]} x {shape[0]}"
             )
-        yield frame, np.ascontiguousarray(grey)
+        yield frame, np.ascontiguousarray(gray)
 
 
 def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Motion:
@@ -187,8 +187,8 @@ def _advance(
 ) -> tuple[list[tracks.Tracks], list[tracks.Tracks]]:
     """Advance the tracks of all scales by one frame; return the live and the finished tracks."""
     still_live, finished = [], []
-    for level, grey in enumerate(levels):
-        integral = descriptors.integral(grey, stable_flows[level], settings.still_flow, scratch)
+    for level, gray in enumerate(levels):
+        integral = descriptors.integral(gray, stable_flows[level], settings.still_flow, scratch)
         pair = tracks.advance(live[level], flows[level], stable_flows[level], integral, settings)
         still_live.append(pair[0])
         finished.append(pair[1])

@@ -43,7 +43,7 @@ def sizes(height: int, width: int, settings: IdtSettings) -> Sizes:
     )
 
 
-def grey(
+def gray(
     image: UInt8[np.ndarray, "h w"], sizes: Sizes
 ) -> list[UInt8[np.ndarray, "h_level w_level"]]:
     """Return the grayscale levels, each resized from the next finer level."""

@@ -116,7 +116,7 @@ def _save(path: Path, spools: Mapping[str, IO[bytes]], source: Mapping[str, Any]
     arrays = {name: _spooled(name, spool) for name, spool in spools.items()}
     arrays["source"] = _of_bytes(json.dumps(source, sort_keys=True).encode())
     digest = _new_digest()
-    with atomic.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic.atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in sorted(arrays.items()):
             _put(archive, name, array, digest)
         _put(archive, "digest", _of_bytes(digest.digest()), _new_digest())

@@ -101,9 +101,9 @@ def _advance(
     return inside
 
 
-def sample(tracks: Tracks, grey: UInt8[np.ndarray, "h w"], settings: IdtSettings) -> Tracks:
+def sample(tracks: Tracks, gray: UInt8[np.ndarray, "h w"], settings: IdtSettings) -> Tracks:
     """Return the tracks and new ones, at grid points with texture and without a track nearby."""
-    quality = cv2.cornerMinEigenVal(grey, 3, ksize=3)
+    quality = cv2.cornerMinEigenVal(gray, 3, ksize=3)
     threshold = np.float32(settings.quality * float(quality.max()))
     places = tracks.points[np.arange(len(tracks.age)), tracks.age]
     new = _new(_free_points(quality, threshold, places, settings.grid))

@@ -86,7 +86,7 @@ def _import(options: argparse.Namespace) -> None:
     rows = {"bank": checkpoint.bank, "labels": checkpoint.labels}
     pretrained.save(network, options.out, rows=rows)
     if video_ids:
-        with atomic.replacing(options.out / "video_ids.txt") as file:
+        with atomic.atomic_write(options.out / "video_ids.txt") as file:
             file.write("".join(f"{video_id}\n" for video_id in video_ids).encode())
     bank = checkpoint.bank
     about = "no memory bank" if bank is None else f"memory bank of {len(bank)} videos"
@@ -118,7 +118,7 @@ def _ids_of_rows(annotations: Path | None, bank: np.ndarray | None) -> list[str]
 def _export(options: argparse.Namespace) -> None:
     network = pretrained.load(options.source)
     pretrained.save(network, options.out)
-    with atomic.replacing(options.out / "pytorch_model.pth") as file:
+    with atomic.atomic_write(options.out / "pytorch_model.pth") as file:
         torch_files.write(weights.to_torch(weights.arrays(network.model)), file)
     print(f"{options.out}: {', '.join(sorted(path.name for path in options.out.iterdir()))}")
 
@@ -131,7 +131,7 @@ def _fisher(options: argparse.Namespace) -> None:
 
 def _clusters(options: argparse.Namespace) -> None:
     labels = released.clusters(options.source)
-    with atomic.replacing(options.out) as file:
+    with atomic.atomic_write(options.out) as file:
         np.savez(file, labels=labels)
     print(f"{options.out}: {labels.shape[0]} clusterings of {labels.shape[1]} videos")
 
@@ -141,7 +141,7 @@ def _manifest(options: argparse.Namespace) -> None:
     table, missing = released.manifest(videos, options.videos)
     if len(missing) == len(videos):
         raise ValueError(f"{options.videos}: none of the {len(videos)} videos is in this folder")
-    with atomic.replacing(options.out) as file:
+    with atomic.atomic_write(options.out) as file:
         file.write(table.encode())
     print(
         f"{options.out}: {len(videos) - len(missing)} videos; "

@@ -19,7 +19,7 @@ from vcjax.objectives import top_k
 from vcjax.runtime import sharding
 
 
-class Cells(NamedTuple):
+class InvertedFile(NamedTuple):
     """Inverted file of the bank: a K-means clustering and the rows of each device by cell."""
 
     centroids: Float[Array, "k d"]
@@ -29,25 +29,25 @@ class Cells(NamedTuple):
 
 
 # partition of each field over the mesh
-SPECS: Any = Cells._make((P(), P(sharding.AXIS), P(sharding.AXIS), P(sharding.AXIS)))
+SPECS: Any = InvertedFile._make((P(), P(sharding.AXIS), P(sharding.AXIS), P(sharding.AXIS)))
 
 
-def empty(count: int, bank: Float[Array, "rows d"], mesh: jax.sharding.Mesh) -> Cells:
+def empty(count: int, bank: Float[Array, "rows d"], mesh: jax.sharding.Mesh) -> InvertedFile:
     """Return `count` cells without rows, with the shapes and sharding of `make`'s result."""
-    cells = Cells(
+    cells = InvertedFile(
         jnp.zeros((count, bank.shape[1])),
         jnp.full(len(bank), UNLABELLED),
         jnp.zeros(len(bank), jnp.int32),
         jnp.zeros((mesh.size, count), jnp.int32),
     )
-    places: Any = Cells._make(jax.sharding.NamedSharding(mesh, p) for p in SPECS)
+    places: Any = InvertedFile._make(jax.sharding.NamedSharding(mesh, p) for p in SPECS)
     return jax.device_put(cells, places)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def make(
     centroids: Float[Array, "k d"], labels: Int[Array, " rows"], mesh: jax.sharding.Mesh
-) -> Cells:
+) -> InvertedFile:
     """Return the inverted file of a clustering, laid out for the devices of `mesh`."""
     count = centroids.shape[0]
 
@@ -58,11 +58,11 @@ def make(
 
     by_rows = P(sharding.AXIS)
     order, ends = jax.shard_map(on_device, mesh=mesh, in_specs=by_rows, out_specs=by_rows)(labels)
-    return Cells(centroids, labels, order, ends)
+    return InvertedFile(centroids, labels, order, ends)
 
 
 def probe(
-    embedding: Float[Array, "b d"], cells: Cells, count: int
+    embedding: Float[Array, "b d"], cells: InvertedFile, count: int
 ) -> tuple[Int[Array, "b count"], Bool[Array, "b count"]]:
     """Return `count` local rows of the cells nearest to each clip, and which entries are valid.
 
@@ -89,7 +89,7 @@ def probe(
 
 def recall(
     bank: Float[Array, "rows d"],
-    cells: Cells,
+    cells: InvertedFile,
     *,
     num_rows: int,
     num_background: int,
@@ -117,13 +117,13 @@ def recall(
 def _recall(
     queries: Float[Array, "b d"],
     bank: Float[Array, "rows d"],
-    cells: Cells,
+    cells: InvertedFile,
     num_rows: int,
     num_background: int,
     count: int,
     mesh: jax.sharding.Mesh,
 ) -> Float[Array, ""]:
-    def on_device(queries: Array, bank: Array, cells: Cells) -> Array:
+    def on_device(queries: Array, bank: Array, cells: InvertedFile) -> Array:
         place = jax.lax.axis_index(sharding.AXIS) * len(bank) + jnp.arange(len(bank))
         similarity = jnp.matmul(queries, bank.T, precision="highest")
         similarity = jnp.where((place < num_rows)[None], similarity, -jnp.inf)

@@ -65,7 +65,7 @@ def loss(
     *,
     num_background: int,
     temperature: float,
-    cells: inverted_file.Cells | None = None,
+    cells: inverted_file.InvertedFile | None = None,
     num_candidates: int = 0,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
@@ -108,7 +108,7 @@ def _loss(
     bank: Float[Array, "rows d"],
     labels: Int[Array, "runs rows"],
     own: Int[Array, "runs b"],
-    cells: inverted_file.Cells | None,
+    cells: inverted_file.InvertedFile | None,
     options: _Options,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
     losses, has_close, _ = _loss_and_gradient(
@@ -122,7 +122,7 @@ def _forward(
     bank: Float[Array, "rows d"],
     labels: Int[Array, "runs rows"],
     own: Int[Array, "runs b"],
-    cells: inverted_file.Cells | None,
+    cells: inverted_file.InvertedFile | None,
     options: _Options,
 ) -> tuple[tuple[Float[Array, " b"], Bool[Array, " b"]], Float[Array, "b d"]]:
     losses, has_close, gradient = _loss_and_gradient(
@@ -147,7 +147,7 @@ def _loss_and_gradient(
     bank: Float[Array, "rows d"],
     labels: Int[Array, "runs rows"],
     own: Int[Array, "runs b"],
-    cells: inverted_file.Cells | None,
+    cells: inverted_file.InvertedFile | None,
     options: _Options,
     *,
     with_gradient: bool,
@@ -173,7 +173,7 @@ def _loss_shard(
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
     own: Int[Array, "runs b"],
-    cells: inverted_file.Cells | None,
+    cells: inverted_file.InvertedFile | None,
     *,
     options: _Options,
     with_gradient: bool,
@@ -201,7 +201,7 @@ def _loss_chunk(
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
     own: Int[Array, "c runs"],
-    cells: inverted_file.Cells | None,
+    cells: inverted_file.InvertedFile | None,
     *,
     options: _Options,
     with_gradient: bool,
@@ -253,7 +253,7 @@ def _approximate_scores(
     embedding: Float[Array, "c d"],
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
-    cells: inverted_file.Cells,
+    cells: inverted_file.InvertedFile,
     num_candidates: int,
 ) -> _Scores:
     """Return the similarities of each clip to `num_candidates` rows of its nearest cells."""

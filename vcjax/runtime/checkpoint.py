@@ -52,8 +52,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self._directory = directory = directory.absolute()
-        hosts.on_first(lambda: _clean(directory))
-        best = hosts.on_first(lambda: _best(directory))
+        hosts.run_on_primary(lambda: _clean(directory))
+        best = hosts.run_on_primary(lambda: _best(directory))
         self._best = Best(*best) if best else None
         self._manager = ocp.CheckpointManager(
             directory,
@@ -85,7 +85,9 @@ class Checkpoints:
         with self._explained():
             self._manager.wait_until_finished()
             self._best = best = Best(step, score)
-            hosts.on_first(lambda: checksums.write_json(self._directory / _BEST, best._asdict()))
+            hosts.run_on_primary(
+                lambda: checksums.write_json(self._directory / _BEST, best._asdict())
+            )
 
     def save(self, step: int, state: Any) -> None:
         """Start to write `state`, a pytree of arrays, as the checkpoint of `step`.
@@ -203,7 +205,7 @@ def damaged(checkpoint: Path) -> list[Path]:
     except DamagedError:
         return [checkpoint / _CHECKSUMS]
     missing = checksums.missing(recorded, checkpoint)
-    return missing + checksums.damaged(recorded, checkpoint)
+    return missing + checksums.find_corrupt(recorded, checkpoint)
 
 
 def committed(directory: Path) -> list[Path]:
@@ -280,4 +282,4 @@ def _write_checksums(directory: Path) -> None:
     """
     for checkpoint in directory.glob(_UNFINISHED):
         files = (path for path in checkpoint.glob("*/**/*") if path.is_file())
-        checksums.write_json(checkpoint / _CHECKSUMS, checksums.of_files(files, checkpoint))
+        checksums.write_json(checkpoint / _CHECKSUMS, checksums.checksums_of(files, checkpoint))

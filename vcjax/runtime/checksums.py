@@ -15,27 +15,27 @@ class DamagedError(ValueError):
     """The content of a file, named in the message, differs from the content that was written."""
 
 
-def of_file(path: Path) -> str:
+def checksum(path: Path) -> str:
     """Return "SIZE:DIGEST" of a file: its size in bytes and the BLAKE2b hash of its content."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
         return f"{file.tell()}:{digest.hexdigest()}"
 
 
-def of_files(paths: Iterable[Path], base: Path) -> dict[str, str]:
+def checksums_of(paths: Iterable[Path], base: Path) -> dict[str, str]:
     """Return {path relative to `base`: checksum} for `paths`, all inside `base`."""
-    return {path.relative_to(base).as_posix(): of_file(path) for path in sorted(paths)}
+    return {path.relative_to(base).as_posix(): checksum(path) for path in sorted(paths)}
 
 
 def missing(recorded: Mapping[str, str], base: Path) -> list[Path]:
-    """Return the files of `recorded` (from `of_files`) that no longer exist in `base`."""
+    """Return the files of `recorded` (from `checksums_of`) that no longer exist in `base`."""
     return [base / name for name in recorded if not (base / name).is_file()]
 
 
-def damaged(recorded: Mapping[str, str], base: Path) -> list[Path]:
-    """Return the files of `recorded` (from `of_files`) whose content in `base` has changed."""
-    files = [(base / name, checksum) for name, checksum in recorded.items()]
-    return [path for path, checksum in files if path.is_file() and of_file(path) != checksum]
+def find_corrupt(recorded: Mapping[str, str], base: Path) -> list[Path]:
+    """Return the files of `recorded` (from `checksums_of`) whose content in `base` has changed."""
+    files = [(base / name, expected) for name, expected in recorded.items()]
+    return [path for path, expected in files if path.is_file() and checksum(path) != expected]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ def size_of(path: Any) -> int:
         return -1
 
 
-def stamp(path: str) -> tuple[int, str]:
+def file_version(path: str) -> tuple[int, str]:
     """Return the size of a file in bytes and a text that changes with its content.
 
     The text is the modification time in nanoseconds of a local file, and the entity tag, hash or
@@ -109,7 +109,7 @@ def stamp(path: str) -> tuple[int, str]:
 def writing(target: Any) -> Iterator[Path]:
     """Yield a local file to write; move or upload it to `target` if the block raises no error."""
     if not is_remote(target):
-        with atomic.replacing(target) as file:
+        with atomic.atomic_write(target) as file:
             yield Path(file.name)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def cached(path: str) -> Path:
     if not is_remote(path):
         return path_of(path)
     folder = cache_folder()
-    digest = hashlib.sha256(repr((path, stamp(path))).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(repr((path, file_version(path))).encode()).hexdigest()[:32]
     target = folder / f"{digest}{path_of(path).suffix}"
     with (folder / f"{digest}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -20,12 +20,12 @@ class FirstProcessError(ValueError):
     """Work of the first process failed; that process reports the reason."""
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Return True in the process with index 0, the only one that writes files."""
     return jax.process_index() == 0
 
 
-def on_first(work: Callable[[], T]) -> T:
+def run_on_primary(work: Callable[[], T]) -> T:
     """Run `work` in the first process only and return its result in every process.
 
     The other processes wait. Calls may be nested: within `work`, a call runs its own work directly.
@@ -45,17 +45,17 @@ def on_first(work: Callable[[], T]) -> T:
 
     client: Any = distributed.global_state.client
     key = f"vcjax/on_first/{next(_count)}"
-    if not is_first():
+    if not is_primary():
         outcome = json.loads(_wait(client, key))
         if "stopped" in outcome:
-            raise preemption.Stopped
+            raise preemption.StopRequested
         if "error" in outcome:
             raise FirstProcessError(f"the first process failed: {outcome['error']}")
         return outcome["result"]
     _waiting = True
     try:
         result = work()
-    except preemption.Stopped:
+    except preemption.StopRequested:
         client.key_value_set(key, json.dumps({"stopped": True}))
         raise
     except BaseException as error:

@@ -43,7 +43,7 @@ def watched() -> Iterator[None]:
     links = _Links()
     try:
         yield
-    except (SystemExit, preemption.Stopped):
+    except (SystemExit, preemption.StopRequested):
         links.leave(_LEFT)
         raise
     except BaseException as error:

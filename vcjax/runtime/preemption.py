@@ -35,7 +35,7 @@ _lost = False  # True if Stopped was raised in code that drops exceptions
 _program: subprocess.Popen | None = None  # the child program that `run` waits for
 
 
-class Stopped(BaseException):
+class StopRequested(BaseException):
     """The run stops on request, with its progress saved."""
 
 
@@ -52,7 +52,7 @@ def _raise_again(lost: Any) -> None:
     JAX runs such code in a callback of every garbage collection.
     """
     global _lost
-    if lost.exc_type is Stopped:
+    if lost.exc_type is StopRequested:
         _lost = True
         threading.Timer(_POLL / 10, _thread.interrupt_main, [signal.SIGTERM]).start()
     else:
@@ -108,7 +108,7 @@ def _receive(number: int, frame: Any) -> None:
 
 def _stop() -> None:
     end_workers()  # otherwise a pool waits until its work is done
-    raise Stopped
+    raise StopRequested
 
 
 def check() -> None:
@@ -118,7 +118,7 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
+def defer_stop() -> Iterator[None]:
     """Defer a stop while the context is open: Stopped is raised when the outermost one closes.
 
     Within the context, `reached` reports the request and `interruptible` allows an immediate stop.
@@ -152,7 +152,7 @@ def interruptible() -> Iterator[None]:
         _deferrals = deferrals
 
 
-def reached(checkpoints: Any) -> bool:
+def stop_requested(checkpoints: Any) -> bool:
     """Return True if training must stop after this step. Call after every step.
 
     The answer is the same in all processes. `checkpoints` has a method
@@ -173,7 +173,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
       Stopped: if a stop was requested, of this process or of the child alone.
     """
     global _program
-    with deferred(), subprocess.Popen(command, env=environment) as program:
+    with defer_stop(), subprocess.Popen(command, env=environment) as program:
         _program = program
         try:
             if _request:
@@ -185,7 +185,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         finally:
             _program = None
     if code in (EXIT_CODE, EXIT_CODE_BY_HAND):
-        raise Stopped
+        raise StopRequested
     return code
 
 

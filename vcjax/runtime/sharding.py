@@ -31,7 +31,7 @@ def gather(array: jax.Array) -> jax.Array:
     return jnp.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
-def here(tree: Any) -> Any:
+def local_copy(tree: Any) -> Any:
     """Return this process's local copy of each array in a pytree of replicated arrays."""
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
@@ -46,7 +46,7 @@ def columns(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, AXIS))
 
 
-def put_rows(array: jax.Array | np.ndarray, mesh: Mesh) -> jax.Array:
+def shard_rows(array: jax.Array | np.ndarray, mesh: Mesh) -> jax.Array:
     """Return `array` sharded by rows, padded with zero rows to a multiple of the mesh size.
 
     An array that already has this sharding is returned unchanged. Otherwise `array` must be equal

@@ -87,7 +87,7 @@ def run(stages: Sequence[Stage], workdir: Path, *, only: Sequence[str] = ()) -> 
 def _locked(workdir: Path) -> Iterator[None]:
     """Hold the lock of `workdir` in the first process, on behalf of the whole run."""
     with contextlib.ExitStack() as stack:
-        hosts.on_first(lambda: stack.enter_context(lock.held(workdir)))
+        hosts.run_on_primary(lambda: stack.enter_context(lock.held(workdir)))
         yield
 
 
@@ -126,7 +126,7 @@ def damaged(workdir: Path, record: dict[str, Any]) -> list[Path]:
     """
     files = record.get("files", {})
     missing = [p for p in checksums.missing(files, workdir) if "checkpoints" not in p.parts]
-    return missing + checksums.damaged(files, workdir)
+    return missing + checksums.find_corrupt(files, workdir)
 
 
 def check(directory: Path) -> None:
@@ -146,9 +146,9 @@ def reopen(workdir: Path, name: str) -> None:
 
 def _run(stage: Stage, workdir: Path) -> None:
     if not stage.together:
-        hosts.on_first(lambda: _finish(stage, workdir) if _begin(stage, workdir) else None)
-    elif hosts.on_first(lambda: _begin(stage, workdir)):
-        if hosts.is_first():
+        hosts.run_on_primary(lambda: _finish(stage, workdir) if _begin(stage, workdir) else None)
+    elif hosts.run_on_primary(lambda: _begin(stage, workdir)):
+        if hosts.is_primary():
             _finish(stage, workdir)
         else:
             stage.run(workdir / stage.name)
@@ -261,7 +261,7 @@ def _finish(stage: Stage, workdir: Path) -> None:
     before = record["seconds"]
     try:
         digest = stage.run(directory)
-        files = checksums.of_files(_left(stage, workdir), workdir)
+        files = checksums.checksums_of(_left(stage, workdir), workdir)
         record |= {"digest": digest or record["fingerprint"], "files": files, "complete": True}
     except BaseException:
         with contextlib.suppress(OSError):  # must not replace the original error, e.g. a full disk

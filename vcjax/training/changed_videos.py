@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _VIDEOS = "videos.txt"
 
 
-def continue_with(
+def remap_checkpoint(
     video_ids: Sequence[str],
     stored: dict[str, Any],
     checkpoints: Path,
@@ -50,10 +50,10 @@ def continue_with(
         and the stage starts from the beginning.
       seed: seed of the bank rows of new videos.
     """
-    hosts.on_first(lambda: _finish_exchange(checkpoints))
+    hosts.run_on_primary(lambda: _finish_exchange(checkpoints))
     with contextlib.closing(checkpoint.Checkpoints(checkpoints)) as reader:
         step = reader.latest
-    if not hosts.on_first(lambda: _has_others(checkpoints, step, video_ids, max_share)):
+    if not hosts.run_on_primary(lambda: _has_others(checkpoints, step, video_ids, max_share)):
         return
     assert step is not None
     old_ids = _videos_of(checkpoints)
@@ -61,10 +61,10 @@ def continue_with(
     taken = restore(checkpoints, stored, video_ids, seed=seed)
     taken["optimizer"] = _with_count(taken["optimizer"], new_step)
     new = _exchanged(checkpoints)
-    hosts.on_first(lambda: shutil.rmtree(new, ignore_errors=True))
+    hosts.run_on_primary(lambda: shutil.rmtree(new, ignore_errors=True))
     with contextlib.closing(checkpoint.Checkpoints(new)) as writer:
         writer.save(new_step, taken)
-    hosts.on_first(lambda: _exchange(checkpoints, video_ids))
+    hosts.run_on_primary(lambda: _exchange(checkpoints, video_ids))
     removed, added = len(set(old_ids) - set(video_ids)), len(set(video_ids) - set(old_ids))
     log.info(
         "collection changed: %d videos removed, %d added; state of the remaining videos is kept",
@@ -88,7 +88,7 @@ def _has_others(
     if step is not None and old_ids:
         if old_ids == tuple(video_ids):
             return False
-        if splits.few_changes(old_ids, video_ids, max_share=max_share):
+        if splits.mostly_unchanged(old_ids, video_ids, max_share=max_share):
             return True
         log.info("more than data.max_changed_share of the videos changed: the stage starts over")
         shutil.rmtree(checkpoints)
@@ -182,7 +182,7 @@ def _videos_of(checkpoints: Path) -> tuple[str, ...]:
 
 def _write_videos(checkpoints: Path, video_ids: Sequence[str]) -> None:
     checkpoints.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(checkpoints / _VIDEOS) as file:
+    with atomic.atomic_write(checkpoints / _VIDEOS) as file:
         file.write("\n".join(video_ids).encode("utf-8", "surrogateescape"))
 
 

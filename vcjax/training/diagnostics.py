@@ -27,7 +27,7 @@ _STARVED = 0.5  # fraction of the time spent waiting for clips
 _LONG = 60.0  # seconds of waiting before a warning
 
 
-class Window:
+class LossMonitor:
     """The training steps since the last log; their scalars stay on the device until then."""
 
     def __init__(self, name: str, video_ids: Sequence[str], directory: Path) -> None:
@@ -39,7 +39,7 @@ class Window:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def learn_limit(self, first_loss: float | None) -> None:
+    def set_limit(self, first_loss: float | None) -> None:
         """Set the limit of the loss from the first loss of the stage, unless it is set."""
         if first_loss is not None and not np.isfinite(self._limit):
             self._limit = _EXPLODED * max(first_loss, 1.0)
@@ -53,7 +53,7 @@ class Window:
         host = self.check(latest)
         self._before, self._steps = self._steps[-1:], []
         means = {k: float(np.mean([s[k] for s in host])) for k in host[0]}
-        self.learn_limit(means["loss"])
+        self.set_limit(means["loss"])
         return means
 
     def check(self, latest: int | None) -> list[Scalars]:
@@ -87,7 +87,7 @@ class Window:
         # The step before is included: weights that it corrupted show only in the loss of the next.
         videos = {step: self._videos(index) for step, _, index in steps[-2:]}
         step = steps[-1][0]
-        if hosts.is_first():
+        if hosts.is_primary():
             report = {"step": step, "problem": problem, "video_ids": videos}
             (self._directory / "bad_batch.json").write_text(json.dumps(report, indent=1))
         last = f"the last good checkpoint is {self._directory / 'checkpoints' / str(latest)}"
@@ -113,7 +113,7 @@ def is_finite(arrays: Any) -> Array:
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(arrays)]))
 
 
-class Clock:
+class StallMonitor:
     """Stopwatch of the time that the training loop waits for clips and for the device.
 
     If the device is slower than the readers, the loop waits for results of the device. If the
@@ -154,12 +154,12 @@ class Clock:
 
     def warn_if_starved(self, scalars: Scalars) -> None:
         """Log a warning, at most once, if most of the time is spent waiting for clips."""
-        if scalars["waiting_for_input"] > _STARVED and not self._starved:
+        if scalars["input_wait_fraction"] > _STARVED and not self._starved:
             self._starved = True
             log.warning(
                 "%s: %.0f%% of the time is spent waiting for clips, not for the device: try %s",
                 self._name,
-                100 * scalars["waiting_for_input"],
+                100 * scalars["input_wait_fraction"],
                 _READING,
             )
 
@@ -209,7 +209,7 @@ class Collapse:
         self._warned: set[str] = set()
         self._epochs_alike = 0
 
-    def see_embeddings(self, similarity: float) -> None:
+    def check_embeddings(self, similarity: float) -> None:
         """Check the mean cosine similarity of two videos after an epoch."""
         self._epochs_alike = self._epochs_alike + 1 if similarity > _ALIKE else 0
         if self._epochs_alike == _EPOCHS_ALIKE:
@@ -219,7 +219,7 @@ class Collapse:
                 f"--config.{self._name}.learning_rate, a longer warm-up, or more negatives",
             )
 
-    def see_clusters(self, largest: int, num_videos: int) -> None:
+    def check_clusters(self, largest: int, num_videos: int) -> None:
         """Check the number of videos in the largest cluster."""
         if largest > _TAKES_ALL * num_videos:
             self._warn(

@@ -64,7 +64,7 @@ def run(
       interruption.Stopped: on request, after a checkpoint was written.
     """
     # The stack closes inside `deferred`: pending checkpoints are written before a stop is raised.
-    with preemption.deferred(), contextlib.ExitStack() as stack:
+    with preemption.defer_stop(), contextlib.ExitStack() as stack:
         return _Loop(
             name, config, training, workdir, num_epochs * steps_per_epoch, steps_per_epoch, stack
         ).run()
@@ -92,13 +92,13 @@ class _Loop:
             contextlib.closing(checkpoint.Checkpoints(directory / "checkpoints"))
         )
         self._first = self._checkpoints.latest or 0
-        self._window = diagnostics.Window(name, training.video_ids, directory)
+        self._window = diagnostics.LossMonitor(name, training.video_ids, directory)
         if self._first:
-            self._window.learn_limit(hosts.on_first(lambda: metrics.first_loss(workdir, name)))
+            self._window.set_limit(hosts.run_on_primary(lambda: metrics.first_loss(workdir, name)))
         self._writer = stack.enter_context(
             contextlib.closing(metrics.Writer(workdir, name, step=self._first))
         )
-        self._clock = stack.enter_context(contextlib.closing(diagnostics.Clock(name)))
+        self._clock = stack.enter_context(contextlib.closing(diagnostics.StallMonitor(name)))
         self._bar = stack.enter_context(
             progress.bar(desc=name, unit="step", total=num_steps, initial=self._first)
         )
@@ -147,7 +147,7 @@ class _Loop:
 
     def _keep_if_best(self, state: Any, step: int, ended: Scalars) -> None:
         """Keep the checkpoint of `state` if its epoch ended with the best score so far."""
-        score = hosts.on_first(lambda: self._training.score(ended))
+        score = hosts.run_on_primary(lambda: self._training.score(ended))
         best = self._checkpoints.best
         if score is not None and score > (best.score if best else -math.inf):
             self._save(state, step)
@@ -167,9 +167,9 @@ class _Loop:
             self._log(state, done)
         if done % self._checkpoint_steps == 0 or done == self._num_steps:
             self._save(state, done)
-        if preemption.reached(self._checkpoints):
+        if preemption.stop_requested(self._checkpoints):
             self._keep(state, done)
-            raise preemption.Stopped
+            raise preemption.StopRequested
 
     def _log(self, state: Any, done: int) -> None:
         num_clips = len(self._window) * self._batch_size
@@ -182,7 +182,7 @@ class _Loop:
         self._write(done, scalars)
         self._bar.set_postfix(
             loss=f"{scalars['loss']:.3f}",
-            input=f"{100 * scalars['waiting_for_input']:.0f}%",
+            input=f"{100 * scalars['input_wait_fraction']:.0f}%",
             refresh=False,
         )
 
@@ -206,7 +206,7 @@ class _Loop:
         try:
             with preemption.interruptible():
                 yield
-        except preemption.Stopped:
+        except preemption.StopRequested:
             self._keep(state, step)
             raise
 

@@ -35,15 +35,17 @@ class TrainState(NamedTuple):
     optimizer: Any
     bank: Float[Array, "rows d"]
     labels: Int[Array, "runs rows"]  # of the clusters; zeros before the first clustering
-    cells: inverted_file.Cells | None = None  # inverted file of an approximate B_i; None: exact
+    cells: inverted_file.InvertedFile | None = (
+        None  # inverted file of an approximate B_i; None: exact
+    )
 
 
 def optimizer(
     stage: ConfigDict, epochs_scale: float, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, Callable[[int], float]]:
     """Return SGD with momentum and L2 weight decay, and its learning rate by step."""
-    drops = {round(d * epochs_scale * steps_per_epoch): 0.1 for d in stage.drops}
-    schedule = optax.piecewise_constant_schedule(stage.learning_rate, drops)
+    lr_milestones = {round(d * epochs_scale * steps_per_epoch): 0.1 for d in stage.lr_milestones}
+    schedule = optax.piecewise_constant_schedule(stage.learning_rate, lr_milestones)
     if warmup := round(stage.warmup_epochs * epochs_scale * steps_per_epoch):
         rise = optax.linear_schedule(0.0, 1.0, warmup)
         constant = schedule
@@ -107,7 +109,7 @@ def make(
       devices: Devices over which batch and bank are split.
     """
     objective = _objective(stage, num_videos, devices)
-    augmentation = {k: config.clip[k] for k in ("flip", "greyscale", "jitter")}
+    augmentation = {k: config.clip[k] for k in ("flip", "grayscale", "jitter")}
     momentum, seed, num_parts = stage.bank_momentum, config.seed, stage.accumulation_steps
 
     def step(state: TrainState, batch: Batch, count: Array) -> tuple[TrainState, Scalars]:
@@ -180,7 +182,7 @@ def _objective(
                 num_candidates=stage.num_candidates,
                 mesh=devices,
             )
-            return losses, {"rows_without_close": jnp.sum(~has_close)}
+            return losses, {"clips_without_close": jnp.sum(~has_close)}
 
         return aggregation
 

@@ -24,7 +24,7 @@ MARKUP = "</script><script>document.title='taken'</script>"
 def manifest(tmp_path_factory):
     source = synthetic.render(tmp_path_factory.mktemp("v"), num_videos=NUM, seed=0, num_workers=1)
     counted, _ = verify.verify(
-        manifests.read(source), on_missing="error", decode=False, num_workers=1
+        manifests.read(source), on_error="error", decode=False, num_workers=1
     )
     labels = {"motion": tuple([MARKUP, "run", "walk"][row % 3] for row in range(NUM))}
     ids = (*counted.video_ids[:-1], f"zz{MARKUP}")
@@ -101,8 +101,8 @@ def test_a_map_keeps_what_is_apart_apart():
     assert np.abs(places).max() == pytest.approx(1)
     centers = places.reshape(3, 20, 2).mean(axis=1)
     spread = np.linalg.norm(places.reshape(3, 20, 2) - centers[:, None], axis=2).max()
-    apart = min(np.linalg.norm(centers[i] - centers[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
-    assert apart > 2 * spread
+    gap = min(np.linalg.norm(centers[i] - centers[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert gap > 2 * spread
 
 
 def test_runs_without_an_evaluation_say_what_to_do(tmp_path):

@@ -74,7 +74,7 @@ def save(
             )
             arrays[f"{name}/told/{label}"] = predictions[shown].astype(str)
     manifests.save(manifest.take(rows.tolist()), directory / "explorer.tsv")
-    with atomic.replacing(directory / "explorer.npz") as file:
+    with atomic.atomic_write(directory / "explorer.npz") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 

@@ -23,10 +23,10 @@ class HogDetector:
     def __call__(self, frame: Frame) -> Detections:
         """Return the people on the frame; scores are distances to the SVM's hyperplane."""
         scale = max(1.0, _MIN_SHORT_SIDE / min(frame.shape[:2]))
-        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
         windows, distances = self._hog.detectMultiScale(
-            grey,
+            gray,
             hitThreshold=self._min_score,
             winStride=(8, 8),
             padding=(32, 32),  # for people cut by the frame's border
