@@ -2,7 +2,7 @@
 
     python -m vcjax.main --config=configs/ir.py:rendered --workdir=runs/ir
 
-As a method of its own it is trained as long as the others, 200 epochs; as their warm-up, 40.
+Trained for 200 epochs like the other methods; as their initialization, for 40 (Sec. 4.2).
 Paper: 70.0 on UCF101, 39.9 on HMDB51 (split 1).
 """
 
@@ -12,8 +12,8 @@ from vcjax import settings
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's values, or variants of `settings.VARIANTS`, comma-separated."""
+    """Return the paper's values with comma-separated variants of `settings.VARIANTS` applied."""
     config = settings.paper()
     config.ir.epochs = 200
-    config = settings.vary(config, variant)
-    return settings.conclude(config, ("manifest", "ir"))
+    config = settings.apply_variants(config, variant)
+    return settings.append_evaluation(config, ("manifest", "ir"))

@@ -2,7 +2,7 @@
 
     python -m vcjax.main --config=configs/la.py:rendered --workdir=runs/la
 
-40 epochs of instance recognition, 200 of local aggregation, clustered anew every epoch.
+40 epochs of instance recognition, then 200 of local aggregation, clustered again every epoch.
 Paper: 71.4 on UCF101, 41.7 on HMDB51 (split 1).
 """
 
@@ -12,8 +12,8 @@ from vcjax import settings
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's values, or variants of `settings.VARIANTS`, comma-separated."""
+    """Return the paper's values with comma-separated variants of `settings.VARIANTS` applied."""
     config = settings.paper()
     config.la.source = "bank"
-    config = settings.vary(config, variant)
-    return settings.conclude(config, ("manifest", "ir", "la"))
+    config = settings.apply_variants(config, variant)
+    return settings.append_evaluation(config, ("manifest", "ir", "la"))

@@ -2,8 +2,8 @@
 
     python -m vcjax.main --config=configs/la_idt.py:rendered --workdir=runs/rendered
 
-40 epochs of instance recognition, 200 of local aggregation with the fixed clusters of IDT Fisher
-vectors, 25 more with clusters of the joint space. Paper: 72.8 on UCF101, 44.0 on HMDB51 (split 1).
+40 epochs of instance recognition, 200 of local aggregation with fixed clusters of IDT Fisher
+vectors, then 25 with clusters of the joint space. Paper: 72.8 on UCF101, 44.0 on HMDB51 (split 1).
 """
 
 from ml_collections import ConfigDict
@@ -12,6 +12,6 @@ from vcjax import settings
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's values, or variants of `settings.VARIANTS`, comma-separated."""
-    config = settings.vary(settings.paper(), variant)
-    return settings.conclude(config, [s for s in config.stages if s != "evaluate"])
+    """Return the paper's values with comma-separated variants of `settings.VARIANTS` applied."""
+    config = settings.apply_variants(settings.paper(), variant)
+    return settings.append_evaluation(config, [s for s in config.stages if s != "evaluate"])

@@ -11,6 +11,6 @@ from vcjax import settings
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The paper's values, or variants of `settings.VARIANTS`, comma-separated."""
-    config = settings.vary(settings.paper(), variant)
-    return settings.conclude(config, ("manifest", "supervised"))
+    """Return the paper's values with comma-separated variants of `settings.VARIANTS` applied."""
+    config = settings.apply_variants(settings.paper(), variant)
+    return settings.append_evaluation(config, ("manifest", "supervised"))

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("inputs", nargs="+", type=Path, metavar="INPUT")
     fit.add_argument("--out", type=Path, required=True, help="output file of the model, .npz")
     fit.add_argument(
-        "--energy",
+        "--explained_variance",
         type=float,
         default=0.9,
         help="fraction of the variance that the PCA keeps (default: %(default)s)",
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("inputs", nargs="+", type=Path, metavar="INPUT")
     encode.add_argument("--out", type=Path, required=True, help="output file of the vectors, .npz")
     encode.add_argument(
-        "--reading",
+        "--variant",
         default="paper",
         help="paper (Eq. 5-6; default) or released (the authors' code)",
     )
@@ -114,7 +114,7 @@ def _fit(options: argparse.Namespace) -> None:
     settings = {k: v for k, v in vars(options).items() if k not in ("run", "command", "out")}
     model = fisher.Model.fit(
         rows,
-        energy=options.energy,
+        explained_variance=options.explained_variance,
         num_components=options.num_components,
         sketch_dim=options.sketch_dim,
         seed=options.seed,
@@ -150,7 +150,7 @@ def _encode(options: argparse.Namespace) -> None:
     model = fisher.Model.load(options.model)
     sources = files.find(options.inputs)
     rows = ((name, files.read(sources[name])) for name in _bar(sorted(sources), "encode"))
-    vectors = fisher.FisherVectors(*model.encode_collection(rows, reading=options.reading))
+    vectors = fisher.FisherVectors(*model.encode_collection(rows, variant=options.variant))
     vectors.save(options.out)
     _describe_vectors(vectors)
 
@@ -173,7 +173,8 @@ def _describe_model(model: fisher.Model) -> None:
         end = model.num_dims if columns.end is None else columns.end
         root = ", square roots" if columns.square_root else ""
         print(f"{name} (columns {columns.begin}:{end}{root})")
-        print(f"  energy kept        {pca.energy_kept_:.4f} in {len(pca.components_)} components")
+        kept = f"{pca.explained_variance_kept_:.4f} in {len(pca.components_)} components"
+        print(f"  explained variance {kept}")
         state = "converged" if gmm.converged_ else "not converged"
         print(f"  mixture            {gmm.num_iterations_} iterations, {state}")
         print(f"  log-likelihood     {gmm.log_likelihood_:.4f} per row")

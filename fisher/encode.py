@@ -71,25 +71,25 @@ class _Blocks(NamedTuple):
 
     rows: Float[Array, "*b r d"]
     num_rows: Int[Array, "*b"]
-    is_first: Bool[Array, "*b"]
+    is_primary: Bool[Array, "*b"]
     is_last: Bool[Array, "*b"]
 
 
-def encode(x: row_source.Rows, gmm: GMM, reading: str = "paper") -> Float[Array, " v"]:
+def encode(x: row_source.Rows, gmm: GMM, variant: str = "paper") -> Float[Array, " v"]:
     """Return the Fisher vector of the rows `x` before normalization: [k, 2, d], flattened.
 
     Args:
       x: an array [n, d] of any length, or a function that yields arrays [m, d]. Memory does not
         grow with the number of rows.
       gmm: any object with `weights_`, `means_` and diagonal `covariances_`.
-      reading: "paper" for Eq. 5-6; "released" for the authors' code, which averages
+      variant: "paper" for Eq. 5-6; "released" for the authors' code, which averages
         p(k|x) (x - mu_k) and p(k|x) (sigma_k^2 - (x - mu_k)^2).
 
     Raises:
       ValueError: if there are no rows, since a vector of zeros would mean "typical", or if a value
         is not finite.
     """
-    encoder = prepare(mixture_of(gmm), reading)
+    encoder = prepare(mixture_of(gmm), variant)
     num_dims = encoder.means.shape[1]
     for ended, (vectors,) in mean_gradients((encoder,), [x], num_dims):
         if ended:
@@ -115,19 +115,19 @@ def normalize(v: Float[Array, "... i"]) -> Float[Array, "... i"]:
 
 def prepare(
     mixture: Mixture,
-    reading: str,
+    variant: str,
     projection: Projection | None = None,
     columns: row_source.Columns | None = None,
 ) -> Encoder:
-    """Return the encoder of `mixture` for `reading`, "paper" or "released".
+    """Return the encoder of `mixture` for `variant`, "paper" or "released".
 
     The encoder selects `columns` of the rows and applies `projection`, if given, before the
     mixture.
     """
-    if reading not in _SCALES:
-        raise ValueError(f"reading is {reading!r}; use one of {sorted(_SCALES)}")
+    if variant not in _SCALES:
+        raise ValueError(f"variant is {variant!r}; use one of {sorted(_SCALES)}")
     _, means = centered(mixture)
-    mean_scale, std_scale = _SCALES[reading](mixture)
+    mean_scale, std_scale = _SCALES[variant](mixture)
     return Encoder(
         projection,
         density(mixture),
@@ -210,7 +210,7 @@ def _add(encoder: Encoder, running: RunningSums, block: _Blocks) -> RunningSums:
     x = encoder.columns.select(block.rows)
     if encoder.projection is not None:
         x = project(x, encoder.projection)
-    running = jax.tree.map(lambda a: jnp.where(block.is_first, 0, a), running)
+    running = jax.tree.map(lambda a: jnp.where(block.is_primary, 0, a), running)
     part = statistics(x, block.num_rows, encoder.parameters)
     # Kahan summation: the rounding errors of a video of thousands of blocks would add up
     part = jax.tree.map(jnp.subtract, part, running.compensation)

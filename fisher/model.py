@@ -51,7 +51,7 @@ class Model:
         cls,
         rows: row_source.Rows,
         *,
-        energy: float,
+        explained_variance: float,
         num_components: int,
         sketch_dim: int,
         seed: int,
@@ -63,7 +63,7 @@ class Model:
 
         Args:
           rows: rows of descriptors, as for `GMM.fit`.
-          energy: fraction of the variance that the PCA keeps.
+          explained_variance: fraction of the variance that the PCA keeps.
           num_components: number of components of the mixture.
           sketch_dim: length of a sketched vector; 0: no sketch.
           seed: seed of mixture and sketch.
@@ -87,7 +87,7 @@ class Model:
                     f"columns {name}: {part.begin} to {part.end} are outside rows of {num_dims}"
                 )
         parts = {
-            name: _fit_part(rows, part, energy, num_components, seed, mesh)
+            name: _fit_part(rows, part, explained_variance, num_components, seed, mesh)
             for name, part in columns.items()
         }
         sketch = _sketch(parts, sketch_dim, seed)
@@ -108,11 +108,11 @@ class Model:
         }
 
     def encode_each(
-        self, descriptors: Iterable[tuple[str, row_source.Rows]], *, reading: str
+        self, descriptors: Iterable[tuple[str, row_source.Rows]], *, variant: str
     ) -> Iterator[tuple[str, Float[np.ndarray, " o"] | None]]:
         """Yield the id and p(psi) of each video in order; None for a video without rows.
 
-        Each part is projected, encoded (Eq. 5-6, or as `reading` "released") and normalized; the
+        Each part is projected, encoded (Eq. 5-6, or as `variant` "released") and normalized; the
         concatenated parts are scaled to unit norm and sketched. Memory does not grow with the
         number of videos or of their rows.
 
@@ -121,7 +121,7 @@ class Model:
             the video.
         """
         encoders = tuple(
-            prepare(mixture_of(part.gmm), reading, part.pca.projection(), part.columns)
+            prepare(mixture_of(part.gmm), variant, part.pca.projection(), part.columns)
             for part in self.parts.values()
         )
         tables = jax.device_put(self.sketch.tables()) if self.sketch else None
@@ -152,7 +152,7 @@ class Model:
             yield piece
 
     def encode_collection(
-        self, descriptors: Iterable[tuple[str, row_source.Rows]], *, reading: str
+        self, descriptors: Iterable[tuple[str, row_source.Rows]], *, variant: str
     ) -> tuple[tuple[str, ...], Float[np.ndarray, "v o"], Bool[np.ndarray, " v"]]:
         """Encode all videos (see `encode_each`).
 
@@ -160,7 +160,7 @@ class Model:
           The ids, the vectors (zeros for a video without rows), and a mask of the videos that have
           a vector.
         """
-        encoded = list(self.encode_each(descriptors, reading=reading))
+        encoded = list(self.encode_each(descriptors, variant=variant))
         vectors = np.zeros((len(encoded), self.num_values), np.float32)
         for row, (_, vector) in enumerate(encoded):
             if vector is not None:
@@ -219,7 +219,7 @@ class Model:
 def _fit_part(
     rows: row_source.Rows,
     columns: Columns,
-    energy: float,
+    explained_variance: float,
     num_components: int,
     seed: int,
     mesh: Mesh | None,
@@ -230,7 +230,7 @@ def _fit_part(
     def projected() -> Iterator[Float[np.ndarray, "m p"]]:
         return (np.asarray(pca.transform(piece)) for piece in selected())
 
-    pca = PCA(energy).fit(selected)
+    pca = PCA(explained_variance).fit(selected)
     gmm = GMM(
         num_components, seed, num_starts=_NUM_STARTS, max_iterations=_MAX_ITERATIONS, mesh=mesh
     )
@@ -272,8 +272,8 @@ def _arrays(part: Part) -> dict[str, Any]:
     return {
         "columns": [part.columns.begin, -1 if part.columns.end is None else part.columns.end],
         "square_root": part.columns.square_root,
-        "energy": pca.energy,
-        "energy_kept": pca.energy_kept_,
+        "explained_variance": pca.explained_variance,
+        "explained_variance_kept": pca.explained_variance_kept_,
         "pca_mean": pca.mean_,
         "pca_components": pca.components_,
         "pca_variance": pca.explained_variance_,
@@ -291,9 +291,12 @@ def _part(arrays: Mapping[str, Any], name: str, seed: int) -> Part:
         return arrays[f"{name}.{key}"]
 
     begin, end = stored("columns").tolist()
-    pca = PCA(float(stored("energy")))
+    pca = PCA(float(stored("explained_variance")))
     pca.mean_, pca.components_ = stored("pca_mean"), stored("pca_components")
-    pca.explained_variance_, pca.energy_kept_ = stored("pca_variance"), float(stored("energy_kept"))
+    pca.explained_variance_, pca.explained_variance_kept_ = (
+        stored("pca_variance"),
+        float(stored("explained_variance_kept")),
+    )
     gmm = GMM(len(stored("weights")), seed)
     gmm.weights_, gmm.means_, gmm.covariances_ = (
         stored("weights"),

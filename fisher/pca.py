@@ -21,23 +21,25 @@ class Projection(NamedTuple):
 
 
 class PCA:
-    """Principal components that explain at least the fraction `energy` of the variance.
+    """Principal components that explain at least the fraction `explained_variance` of the variance.
 
     `fit` sets `mean_ [d]`, `components_ [p, d]` (rows of unit norm, in order of decreasing
     variance; the entry of largest magnitude is positive), `explained_variance_ [p]`, and
     `energy_kept_`, the fraction of the variance that the p components explain. Projections are not
-    whitened. The paper's `energy` is 0.9 (Sec. 4.2).
+    whitened. The paper's `explained_variance` is 0.9 (Sec. 4.2).
     """
 
     mean_: Float[np.ndarray, " d"]
     components_: Float[np.ndarray, "p d"]
     explained_variance_: Float[np.ndarray, " p"]
-    energy_kept_: float
+    explained_variance_kept_: float
 
-    def __init__(self, energy: float = 0.9):
-        if not 0 < energy <= 1:
-            raise ValueError(f"energy is {energy}; it must be a fraction in (0, 1]")
-        self.energy = energy
+    def __init__(self, explained_variance: float = 0.9):
+        if not 0 < explained_variance <= 1:
+            raise ValueError(
+                f"explained_variance is {explained_variance}; it must be a fraction in (0, 1]"
+            )
+        self.explained_variance = explained_variance
 
     def fit(self, x: row_source.Rows) -> "PCA":
         """Fit to the covariance of the rows `x` (see `GMM.fit`) and return the PCA.
@@ -56,14 +58,14 @@ class PCA:
             )
         variances = np.where(variances > _RANK_TOLERANCE * variances[0], variances, 0)
         kept = np.cumsum(variances) / variances.sum()
-        num_kept = int(np.searchsorted(kept, self.energy * (1 - 1e-12))) + 1
+        num_kept = int(np.searchsorted(kept, self.explained_variance * (1 - 1e-12))) + 1
         num_kept = min(num_kept, int((variances > 0).sum()))
         components = vectors[:, :num_kept].T
         largest = np.abs(components).argmax(axis=1)
         signs = np.sign(components[np.arange(num_kept), largest])
         self.components_ = components * signs[:, None]
         self.explained_variance_ = variances[:num_kept]
-        self.energy_kept_ = float(kept[num_kept - 1])
+        self.explained_variance_kept_ = float(kept[num_kept - 1])
         return self
 
     def transform(self, x: Float[np.ndarray, "n d"]) -> Float[Array, "n p"]:

@@ -40,7 +40,7 @@ class Segments(NamedTuple):
 
     blocks: Float[np.ndarray, "b r d"]
     num_rows: Int[np.ndarray, " b"]
-    is_first: Bool[np.ndarray, " b"]  # first block of its item
+    is_primary: Bool[np.ndarray, " b"]  # first block of its item
     is_last: Bool[np.ndarray, " b"]  # last block of its item
     ended: dict[int, int]  # item -> index of its last block
 
@@ -149,7 +149,7 @@ def segments(
         for i, block in enumerate(chunk):
             segments.blocks[i] = block.rows
             segments.num_rows[i] = block.num_rows
-            segments.is_first[i], segments.is_last[i] = block.is_first, block.is_last
+            segments.is_primary[i], segments.is_last[i] = block.is_primary, block.is_last
             if block.is_last:
                 segments.ended[block.item] = i
         yield segments
@@ -161,7 +161,7 @@ class _Block(NamedTuple):
     item: int
     rows: Float[np.ndarray, "r d"]
     num_rows: int
-    is_first: bool
+    is_primary: bool
     is_last: bool
 
 
@@ -172,7 +172,7 @@ def _item_blocks(collection: Iterable[Rows], num_dims: int, block_rows: int) -> 
         for (rows,), (num_rows,) in chunks(partial(_checked, x, num_dims), 1, block_rows):
             if held is not None:
                 yield held
-            held = _Block(item, rows, int(num_rows), is_first=held is None, is_last=False)
+            held = _Block(item, rows, int(num_rows), is_primary=held is None, is_last=False)
         if held is not None:
             yield held._replace(is_last=True)
 

@@ -58,8 +58,8 @@ def _kmeans(
 ) -> Mixture:
     """Return the mixture of clusters of the sample, by Lloyd's iterations from k-means++ centers.
 
-    It stays in NumPy: `sklearn.cluster.KMeans` starts are equally good, but draw another mixture for
-    the same seed and, with several OpenMP threads, one that a seed does not repeat.
+    It stays in NumPy: `sklearn.cluster.KMeans` starts are equally good, but draw another
+    mixture for the same seed and, with several OpenMP threads, one that a seed does not repeat.
     """
     means = _spread(sample, num_components, generator)
     for _ in range(_LLOYD_ITERATIONS):
@@ -81,7 +81,7 @@ def _kmeans(
 def _spread(
     sample: Float[np.ndarray, "n d"], num_components: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "k d"]:
-    """Return k-means++ centers: each is a row drawn by its squared distance to the nearest center."""
+    """Return k-means++ centers: rows drawn by squared distance to the nearest center so far."""
     squares = (sample**2).sum(axis=1)
     chosen = [int(generator.integers(len(sample)))]
     nearest = np.full(len(sample), np.inf)

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Dense trajectories by Google Cloud Dataflow. IMAGE (launch/Dockerfile with EXTRA=beam) has to
-# mount the folder FOLDER on every worker, since videos and trajectories are files in it.
-#   launch/dataflow.sh [--dry-run] [options of Beam]
+# Extract dense trajectories on Google Cloud Dataflow. Every worker of IMAGE (launch/Dockerfile with
+# EXTRA=beam) must have FOLDER mounted, since it contains the videos and the trajectories.
+#   launch/dataflow.sh [--dry-run] [Beam options]
 set -euo pipefail
 : "${PROJECT:=my-project}"
 : "${REGION:=us-central1}"
-: "${BUCKET:=my-bucket}"                   # for what Dataflow stages
+: "${BUCKET:=my-bucket}"                   # for Dataflow's temporary files
 : "${IMAGE:=my-registry/vcjax-beam}"
 : "${FOLDER:=/mnt/vcjax}"
 : "${MANIFEST:=$FOLDER/videos.tsv}"
-: "${WORKDIR:=$FOLDER/runs/la_idt}"        # the same as for training
-: "${WORKERS:=100}"                        # at most
+: "${WORKDIR:=$FOLDER/runs/la_idt}"        # same folder as for training
+: "${WORKERS:=100}"                        # maximum number of workers
 : "${MACHINE:=n2-standard-4}"
 
 run=(vcjax idt beam "--manifest=$MANIFEST" "--out=$WORKDIR/idt" --runner=DataflowRunner

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Training on GKE as a JobSet, on TPU slices or GPU nodes; a failed host restarts all, which go on.
+# Train on GKE as a JobSet, on TPU slices or GPU nodes. If a host fails, all hosts restart and resume
+# from the last checkpoint.
 #   launch/gke.sh [--dry-run] [flags of vcjax.main]        --dry-run prints the manifest
-# The cluster has JobSet installed, and BUCKET can be read and written by its service account.
+# Requirements: JobSet is installed, and the cluster's service account can read and write BUCKET.
 set -euo pipefail
 : "${NAME:=vcjax}"
 : "${ACCELERATOR:=tpu}"                    # or gpu
 : "${HOSTS:=4}"
-: "${CHIPS:=4}"                            # TPU chips or GPUs of a host
-: "${NODE:=tpu-v5-lite-podslice}"          # of GPUs for instance nvidia-h100-80gb
-: "${TOPOLOGY:=4x4}"                       # of the TPU slice
+: "${CHIPS:=4}"                            # TPU chips or GPUs per host
+: "${NODE:=tpu-v5-lite-podslice}"          # accelerator type; for GPUs e.g. nvidia-h100-80gb
+: "${TOPOLOGY:=4x4}"                       # topology of the TPU slice
 : "${IMAGE:=my-registry/vcjax}"            # from launch/Dockerfile
 : "${BUCKET:=my-bucket}"                   # mounted at /mnt/vcjax
 : "${CONFIG:=la_idt.py}"                   # experiment[:variant]
@@ -30,7 +31,7 @@ case $ACCELERATOR in
     resource=nvidia.com/gpu
     nodes="cloud.google.com/gke-accelerator: $NODE"
     where=" --coordinator=$NAME-hosts-0-0.$NAME:8476 --num_processes=$HOSTS --process_id=\$JOB_COMPLETION_INDEX" ;;
-  *) echo "gke.sh: ACCELERATOR is '$ACCELERATOR'; tpu or gpu" >&2; exit 2 ;;
+  *) echo "gke.sh: ACCELERATOR is '$ACCELERATOR'; use tpu or gpu" >&2; exit 2 ;;
 esac
 manifest=$(cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2

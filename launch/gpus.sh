@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# One machine with several GPUs: one process drives them all. Run again, it goes on.
+# Train on one machine with several GPUs, in one process. The same command resumes the run.
 #   launch/gpus.sh [--dry-run] [flags of vcjax.main]
 set -euo pipefail
-: "${GPUS:=0,1,2,3}"                       # which of them, as nvidia-smi counts
+: "${GPUS:=0,1,2,3}"                       # indices of the GPUs, as shown by nvidia-smi
 : "${CONFIG:=la_idt.py}"                   # experiment[:variant]
-: "${MANIFEST:=videos.tsv}"                # folder of videos, or table with a path column
+: "${MANIFEST:=videos.tsv}"                # folder of videos, or table with a `path` column
 : "${WORKDIR:=runs/la_idt}"                # folder of the run
 
 run=(env "CUDA_VISIBLE_DEVICES=$GPUS" vcjax main "--config=$CONFIG"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Dense trajectories by a Slurm array job, into the run's folder, where training finds them.
+# Extract dense trajectories in a Slurm array job, into the folder of the run used for training.
 #   launch/slurm_idt.sh [--dry-run] [flags of vcjax.idt extract]
 set -euo pipefail
-: "${PARTS:=100}"                          # of the array
-: "${CPUS:=16}"                            # of a part
+: "${PARTS:=100}"                          # number of tasks of the array
+: "${CPUS:=16}"                            # CPUs per task
 : "${TIME:=12:00:00}"
 : "${PARTITION:=cpu}"
-: "${MANIFEST:=videos.tsv}"                # the same as for training
-: "${WORKDIR:=runs/la_idt}"                # the same as for training
+: "${MANIFEST:=videos.tsv}"                # same manifest as for training
+: "${WORKDIR:=runs/la_idt}"                # same folder as for training
 export PARTS CPUS TIME PARTITION MANIFEST WORKDIR
 
 dry=()

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Training on several nodes by Slurm, a process a GPU. Submits itself; requeued, it goes on.
+# Train on several Slurm nodes with one process per GPU. The script submits itself; a requeued job
+# resumes from the last checkpoint.
 #   launch/slurm_train.sh [--dry-run] [flags of vcjax.main]
 set -euo pipefail
 : "${NODES:=2}"
 : "${GPUS_PER_NODE:=8}"
-: "${CPUS_PER_GPU:=8}"                     # which also read the clips
+: "${CPUS_PER_GPU:=8}"                     # also the number of threads that read clips
 : "${TIME:=2-00:00:00}"
 : "${PARTITION:=gpu}"
 : "${CONFIG:=la_idt.py}"                   # experiment[:variant]
-: "${MANIFEST:=videos.tsv}"                # folder of videos, or table with a path column
-: "${WORKDIR:=runs/la_idt}"                # folder of the run, seen by all nodes
+: "${MANIFEST:=videos.tsv}"                # folder of videos, or table with a `path` column
+: "${WORKDIR:=runs/la_idt}"                # folder of the run, shared by all nodes
 export NODES GPUS_PER_NODE CPUS_PER_GPU TIME PARTITION CONFIG MANIFEST WORKDIR
 
 dry=()

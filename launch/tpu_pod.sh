@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# A Cloud TPU pod. Its hosts see the run and the videos in a bucket, mounted at /mnt/vcjax.
+# Train on a Cloud TPU pod. A bucket mounted at /mnt/vcjax holds the run and the videos.
 #   launch/tpu_pod.sh [--dry-run] create|install|run|resume|logs|delete [flags of vcjax.main]
-# `resume` makes the pod anew after a preemption and goes on from the last checkpoint.
+# `resume` recreates the pod after a preemption and resumes from the last checkpoint.
 set -euo pipefail
 : "${PROJECT:=my-project}"
 : "${ZONE:=us-central2-b}"
 : "${NAME:=vcjax}"
 : "${ACCELERATOR:=v4-32}"
 : "${RUNTIME:=tpu-ubuntu2204-base}"
-: "${PROVISIONING:=--spot}"                # empty: on demand
+: "${PROVISIONING:=--spot}"                # empty for on-demand capacity
 : "${BUCKET:=my-bucket}"
-: "${PACKAGE:=vcjax[tpu]}"                 # what pip installs
+: "${PACKAGE:=vcjax[tpu]}"                 # requirement passed to pip install
 : "${CONFIG:=la_idt.py}"                   # experiment[:variant]
 : "${MANIFEST:=/mnt/vcjax/videos.tsv}"
 : "${WORKDIR:=/mnt/vcjax/runs/la_idt}"
@@ -39,5 +39,5 @@ case $action in
   resume) tpu delete --quiet || true; create; install; train "$@" ;;
   logs) tpu ssh --worker=0 "--command=tail -n 100 -f vcjax.log" ;;
   delete) tpu delete --quiet ;;
-  *) echo "tpu_pod.sh: no action '$action'; create, install, run, resume, logs or delete" >&2; exit 2 ;;
+  *) echo "tpu_pod.sh: no action '$action'; use create, install, run, resume, logs or delete" >&2; exit 2 ;;
 esac

@@ -83,7 +83,7 @@ def test_a_stage_whose_input_changed_is_stale(run):
     record = json.loads((run / "manifest" / "stage.json").read_text())
     record = {k: v for k, v in record.items() if k != "checksum"} | {"digest": "another"}
     (run / "manifest" / "stage.json").write_text(json.dumps(record))
-    assert states(run)["ir"].state == "stale: manifest changed since"
+    assert states(run)["ir"].state == "stale: input manifest has changed"
 
 
 def test_a_stage_that_was_interrupted_says_how_far_it_is(run):
@@ -93,13 +93,13 @@ def test_a_stage_that_was_interrupted_says_how_far_it_is(run):
 
     with pytest.raises(KeyboardInterrupt):
         stage_cache.run([Stage("la", {}, (), fail)], run)
-    assert states(run)["la"].state == "not complete, checkpoint of step 2"
+    assert states(run)["la"].state == "incomplete, checkpoint of step 2"
     assert not states(run)["la"].bad
 
 
 def test_damaged_shards_are_named(tmp_path):
     videos = synthetic.render(tmp_path / "videos", num_videos=3, seed=0, num_workers=1)
-    how = dict(side=16, codec="jpeg", videos_per_shard=1, num_workers=1, on_missing="error")
+    how = dict(side=16, codec="jpeg", videos_per_shard=1, num_workers=1, on_error="error")
     prepare.prepare(manifests.read(videos), tmp_path / "out", **how)
     assert not any(found.bad for found in states(tmp_path / "out").values())
     shard = sorted((tmp_path / "out").glob("*.array_record"))[1]

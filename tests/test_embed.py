@@ -49,7 +49,7 @@ def test_a_video_s_embedding_is_the_mean_over_its_clips(folder, videos, tmp_path
     assert found["video_id"].tolist() == list(videos.video_ids)
     assert found["embedding"].shape == (5, 8) and found["pooled"].shape == (5, 32)
     network = vcjax.load(folder)
-    counted, _ = verify.verify(videos, on_missing="error", decode=True, num_workers=1)
+    counted, _ = verify.verify(videos, on_error="error", decode=True, num_workers=1)
     middle = (counted.num_frames[2] - 7) // 2
     frames = video.clip(videos.paths[2], middle, 4, stride=2)
     assert frames.shape[1:3] == (120, 160)

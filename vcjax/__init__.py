@@ -1,9 +1,8 @@
-"""Video representations without labels, by dense trajectory clustering.
+"""Unsupervised video representations, learned via dense trajectory clustering.
 
-`vcjax.load` gives a trained network. The modules, in the order of the paper: `data`, `idt` (and the
-package `fisher` beside this one), `models`, `objectives`, `clustering`, `training`, `evaluation`;
-`pipeline` is what a run does with them, `settings` its values, `runtime` the machinery below; then
-`pretrained`, `embed` and `interop` for what was learned.
+`vcjax.load` returns a trained network. The modules, in the order of the pipeline: `data`, `idt`
+(with the separate package `fisher`), `prior`, `models`, `memory_bank`, `objectives`, `clustering`,
+`step`, `train`, `evaluation`. `pretrained`, `embed` and `interop` use the trained networks.
 """
 
 from typing import TYPE_CHECKING
@@ -13,10 +12,15 @@ if TYPE_CHECKING:
 
 
 def load(source: str) -> "Pretrained":
-    """The network of an exported folder, a training stage's folder, or a hub id `owner/name`.
+    """Return the network at `source`.
 
-    RUN/STAGE/best is the stage's at its best validation. The hub needs the extra `hub`. Raises
-    FileNotFoundError where there is none, ValueError for files of another kind.
+    Args:
+      source: an exported folder, the folder RUN/STAGE of a training stage, RUN/STAGE/best for the
+        checkpoint with the best validation score, or a hub id `owner/name` (extra `hub`).
+
+    Raises:
+      FileNotFoundError: if `source` has no network.
+      ValueError: if the files at `source` have another format.
     """
     from vcjax import pretrained
 

@@ -1,4 +1,4 @@
-"""The command `vcjax`: another name for `python -m vcjax.NAME`.
+"""The command `vcjax`: `vcjax NAME` is short for `python -m vcjax.NAME`.
 
 vcjax main --config=la_idt.py:rendered --workdir=runs/rendered
 vcjax idt extract --manifest VIDEOS --out DIR
@@ -13,7 +13,7 @@ _PACKAGE = Path(__file__).parent
 
 
 def main() -> None:
-    """Runs the module that the command line names with the arguments that follow."""
+    """Run the module named by the first argument with the remaining arguments."""
     modules = commands()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
@@ -21,20 +21,20 @@ def main() -> None:
         print(f"usage: vcjax COMMAND [--help] ...\n\n{listed}")
         return
     if name not in modules:
-        sys.exit(f"vcjax: no command {name!r}; it has {', '.join(modules)}")
+        sys.exit(f"vcjax: no command {name!r}; use one of {', '.join(modules)}")
     del sys.argv[1]
     runpy.run_module(modules[name][0], run_name="__main__", alter_sys=True)
 
 
 def commands() -> dict[str, tuple[str, str]]:
-    """The modules that can be run, and the first line of what each says of itself, by name."""
-    found = {"fisher": ("fisher", _PACKAGE.parent / "fisher" / "__main__.py")}
+    """Return {command: (module, first line of its docstring)} for every runnable module."""
+    modules = {"fisher": ("fisher", _PACKAGE.parent / "fisher" / "__main__.py")}
     for path in _PACKAGE.glob("*.py"):
         if not path.stem.startswith("_") and '__name__ == "__main__"' in path.read_text("utf-8"):
-            found[path.stem] = (f"vcjax.{path.stem}", path)
+            modules[path.stem] = (f"vcjax.{path.stem}", path)
     for path in _PACKAGE.glob("*/__main__.py"):
-        found[path.parent.name] = (f"vcjax.{path.parent.name}", path)
-    return {name: (module, _first_line(path)) for name, (module, path) in sorted(found.items())}
+        modules[path.parent.name] = (f"vcjax.{path.parent.name}", path)
+    return {name: (module, _first_line(path)) for name, (module, path) in sorted(modules.items())}
 
 
 def _first_line(path: Path) -> str:

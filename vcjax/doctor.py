@@ -1,9 +1,9 @@
-"""What this machine has, what of a run is complete, damaged or stale, and what to do about it.
+"""Diagnosis of this machine and of the files of a run, with advice for every problem.
 
 python -m vcjax.doctor [FOLDER]
 
-FOLDER is that of a run, or of prepared shards; all its files are read. The exit code is 1 where
-something is damaged or missing.
+FOLDER is the folder of a run or of prepared shards. All of its files are read and verified. The
+exit code is 1 if a file is damaged or missing, or if this machine lacks a requirement.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
 
 
 class Finding(NamedTuple):
-    """One line: of what, how it is, and what to do where it is not well."""
+    """One line of the report: a subject, its state, and advice if something is wrong."""
 
     subject: str
     state: str
@@ -34,36 +34,39 @@ class Finding(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints what is found."""
+    """Print the report and exit with 1 if any finding is bad."""
     parser = argparse.ArgumentParser(
         prog="python -m vcjax.doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", nargs="?", type=Path, help="of a run, or of prepared shards")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="folder of a run or of prepared shards"
+    )
     options = parser.parse_args(arguments)
     if options.folder and not options.folder.is_dir():
         sys.exit(f"vcjax.doctor: {options.folder}: no such folder")
     print("This machine")
-    found = _told(machine())
+    findings = _printed(machine())
     if options.folder:
         print(f"\n{options.folder}")
-        found += _told(folder(options.folder))
-    sys.exit(int(any(finding.bad for finding in found)))
+        findings += _printed(folder(options.folder))
+    sys.exit(int(any(finding.bad for finding in findings)))
 
 
-def _told(findings: Iterator[Finding]) -> list[Finding]:
-    found = []
+def _printed(findings: Iterator[Finding]) -> list[Finding]:
+    """Print each finding as soon as it is made, and return all of them."""
+    printed = []
     for finding in findings:
         print(f"  {finding.subject:12}{finding.state}", flush=True)
         if finding.advice:
             print(f"  {'':12}-> {finding.advice}", flush=True)
-        found.append(finding)
-    return found
+        printed.append(finding)
+    return printed
 
 
 def machine() -> Iterator[Finding]:
-    """Of the machine."""
+    """Yield findings on the system, the devices, the video decoders and the packages."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Finding("system", f"Python {platform.python_version()}, {platform.platform(terse=True)}")
     yield Finding("processor", f"{cores} cores, {_memory()}")
@@ -75,7 +78,7 @@ def machine() -> Iterator[Finding]:
 def _memory() -> str:
     size = os.sysconf("SC_PAGE_SIZE")
     total, free = (size * os.sysconf(f"SC_{kind}") for kind in ("PHYS_PAGES", "AVPHYS_PAGES"))
-    return f"{_gigabytes(total)} of memory, {_gigabytes(free)} of it unused"
+    return f"{_gigabytes(total)} of memory, {_gigabytes(free)} free"
 
 
 def _devices() -> Finding:
@@ -85,7 +88,8 @@ def _devices() -> Finding:
         devices = jax.devices()
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        return Finding("devices", f"JAX has none: {reason}", "install another jaxlib", bad=True)
+        advice = "install a jaxlib that supports this machine"
+        return Finding("devices", f"JAX finds no device: {reason}", advice, bad=True)
     named = []
     for device in devices:
         limit = (device.memory_stats() or {}).get("bytes_limit")
@@ -99,12 +103,12 @@ def _devices() -> Finding:
 def _decoders() -> Finding:
     import av
 
-    known = [name for name in _CODECS if _has_decoder(name)]
-    missing = [name for name in ("h264", "mpeg4") if name not in known]
+    available = [name for name in _CODECS if _has_decoder(name)]
+    missing = [name for name in ("h264", "mpeg4") if name not in available]
     return Finding(
         "decoders",
-        f"{', '.join(known)} by PyAV {av.__version__}",
-        f"without {missing[0]} most videos are not read: pip install av" if missing else "",
+        f"{', '.join(available)} by PyAV {av.__version__}",
+        f"many videos need {missing[0]}: pip install av" if missing else "",
         bad=bool(missing),
     )
 
@@ -119,23 +123,23 @@ def _has_decoder(name: str) -> bool:
 
 
 def packages(name: str = "vcjax") -> Iterator[Finding]:
-    """Of what the distribution `name` requires, and of its extras, against what is installed."""
+    """Yield findings on the installed requirements and extras of the distribution `name`."""
     unmet = _unmet(name, "")
-    state = "; ".join(unmet) or "all that are required, as new as they have to be"
+    state = "; ".join(unmet) or "all requirements are installed"
     yield Finding("packages", state, f"pip install --upgrade {name}" if unmet else "", bool(unmet))
     extras = sorted(metadata.metadata(name).get_all("Provides-Extra") or [])
-    lacking = {extra: found for extra in extras if (found := _unmet(name, extra))}
+    lacking = {extra: unmet for extra in extras if (unmet := _unmet(name, extra))}
     yield Finding("extras", ", ".join(e for e in extras if e not in lacking) or "none")
     if lacking:
-        shown = ", ".join(f"{extra} ({found[0]})" for extra, found in lacking.items())
-        yield Finding("", f"without {shown}", f"pip install '{name}[EXTRA]', if you need one")
+        shown = ", ".join(f"{extra} ({unmet[0]})" for extra, unmet in lacking.items())
+        yield Finding("", f"without {shown}", f"pip install '{name}[EXTRA]' if you need an extra")
 
 
 def _unmet(name: str, extra: str) -> list[str]:
-    """What is missing or too old of what `name` requires, or of what its `extra` adds to that."""
+    """Return one text per unmet requirement of `name`, or only of its `extra` if not empty."""
     from packaging.requirements import Requirement
 
-    found = []
+    unmet = []
     for required in map(Requirement, metadata.requires(name) or []):
         marker = required.marker
         if marker and not marker.evaluate({"extra": extra}):
@@ -145,37 +149,38 @@ def _unmet(name: str, extra: str) -> list[str]:
         try:
             version = metadata.version(required.name)
         except metadata.PackageNotFoundError:
-            found.append(f"no {required.name}")
+            unmet.append(f"no {required.name}")
             continue
         if not required.specifier.contains(version, prereleases=True):
-            found.append(f"{required.name} {version} is not {required.specifier}")
+            unmet.append(f"{required.name} {version} is not {required.specifier}")
         for inner in required.extras:
-            found += _unmet(required.name, inner)
-    return found
+            unmet += _unmet(required.name, inner)
+    return unmet
 
 
 def folder(path: Path) -> Iterator[Finding]:
-    """Of a run, or of prepared shards."""
+    """Yield findings on the folder of a run or of prepared shards."""
     free = shutil.disk_usage(path).free
-    yield Finding("disk", f"{_gigabytes(free)} free", "" if free > 1e9 else "make space")
+    yield Finding("disk", f"{_gigabytes(free)} free", "" if free > 1e9 else "free disk space")
     if not os.access(path, os.W_OK):
-        yield Finding("access", "it cannot be written to", "a run needs that", bad=True)
+        yield Finding("access", "the folder is not writable", "allow writing to it", bad=True)
     if (path / manifests.INDEX).is_file():
         yield from _prepared(path)
         return
     records = sorted(path.glob("*/stage*.json"), key=lambda record: record.stat().st_mtime)
     names = {record.parent.name: None for record in records}  # in the order of the run
     if not names:
-        yield Finding("stages", "none has begun here")
+        yield Finding("stages", "no stage has started in this folder")
     for name in names:
         yield _stage(path, name)
     if left := list(path.rglob("*.tmp")):
-        yield Finding("leftovers", f"{len(left)}, first {left[0]}", "remove them, if nothing runs")
+        shown = f"{len(left)} temporary files, first {left[0]}"
+        yield Finding("leftovers", shown, "remove them if no run is active")
 
 
 def _stage(workdir: Path, name: str) -> Finding:
     directory = workdir / name
-    again = "run again: what is damaged is made anew"
+    again = "run again to rebuild damaged files"
     for problem in _record_problems(directory):
         return Finding(name, problem, again, bad=True)
     record = stage_cache.read(directory)
@@ -186,9 +191,9 @@ def _stage(workdir: Path, name: str) -> Finding:
         shown = f"{len(set(broken))} files are damaged or missing, first {broken[0]}"
         return Finding(name, shown, again, bad=True)
     if stale := _stale(workdir, record):
-        return Finding(name, f"stale: {stale} changed since", "run again: it is redone")
+        return Finding(name, f"stale: input {stale} has changed", "run again to redo the stage")
     if not record.get("complete"):
-        return Finding(name, _progress(directory), "run again: it goes on from there")
+        return Finding(name, _progress(directory), "run again to resume")
     return Finding(name, "complete")
 
 
@@ -223,7 +228,7 @@ def _damaged_trajectories(directory: Path) -> list[Path]:
 
 
 def _stale(workdir: Path, record: dict) -> str:
-    """The first stage that it takes from and that has another result now, or ""."""
+    """Return the first input stage whose result has changed since `record`, or ""."""
     for name, digest in record.get("inputs", {}).items():
         now = stage_cache.read(workdir / name)
         if now.get("complete") and now["digest"] != digest:
@@ -237,17 +242,17 @@ def _progress(directory: Path) -> str:
         for folder in directory.rglob("checkpoints")
         if checkpoint.committed(folder)
     ]
-    return "not complete" + (f", checkpoint of step {max(steps)}" if steps else "")
+    return "incomplete" + (f", checkpoint of step {max(steps)}" if steps else "")
 
 
 def _prepared(path: Path) -> Iterator[Finding]:
     try:
-        found = manifests.read(path)
+        manifest = manifests.read(path)
     except manifests.ManifestError as error:
         yield Finding("index", str(error), bad=True)
         return
-    places = [place for p in found.paths if (place := shards.parse(p))]
-    yield Finding("index", f"{len(found)} videos in {len({p.shard for p in places})} shards")
+    places = [place for p in manifest.paths if (place := shards.parse(p))]
+    yield Finding("index", f"{len(manifest)} videos in {len({p.shard for p in places})} shards")
     broken = {}
     for place in progress.bar(places, desc="shards", unit="video"):
         try:
@@ -257,7 +262,7 @@ def _prepared(path: Path) -> Iterator[Finding]:
     for shard, reason in broken.items():
         yield Finding("shard", f"{shard}: {reason}", "remove it and prepare again", bad=True)
     if not broken:
-        yield Finding("shards", "all records are as they were written")
+        yield Finding("shards", "all records are intact")
 
 
 def _gigabytes(num_bytes: float) -> str:

@@ -22,7 +22,7 @@ from vcjax import inference, pretrained
 from vcjax.data import manifest as manifests
 from vcjax.data import shards, verify
 from vcjax.data.manifest import Manifest
-from vcjax.inference import Embedded
+from vcjax.inference import Features
 from vcjax.pretrained import Pretrained
 from vcjax.runtime import atomic, filesystem, npz, progress
 
@@ -67,7 +67,7 @@ def _embed(options: argparse.Namespace) -> None:
     network = pretrained.load(options.checkpoint)
     manifest, problems = verify.verify(
         manifests.read(options.manifest),
-        on_missing="skip" if options.skip else "error",
+        on_error="skip" if options.skip else "error",
         decode=options.skip,
         num_workers=options.num_threads,
     )
@@ -86,7 +86,7 @@ def _embed(options: argparse.Namespace) -> None:
             unit=f"{_PART} videos",
         )
     ]
-    embedded = Embedded(*map(np.concatenate, zip(*found, strict=True)))
+    embedded = Features(*map(np.concatenate, zip(*found, strict=True)))
     _write(options.out, manifest, embedded)
     shutil.rmtree(parts)
     print(
@@ -102,9 +102,9 @@ def _part(
     parts: Path,
     *,
     clips_per_video: int,
-) -> Embedded:
+) -> Features:
     """Some videos' view: from `parts` where it is of the same network, files and clips."""
-    stats = [(path, filesystem.stamp(shards.file_of(path))) for path in manifest.paths]
+    stats = [(path, filesystem.file_version(shards.file_of(path))) for path in manifest.paths]
     how: Any = [manifest.video_ids, stats, clips_per_video, config.clip.to_dict()]
     digest = hashlib.sha256(json.dumps(how, default=str).encode())
     for value in jax.tree.leaves(nnx.state(network.model)):
@@ -113,20 +113,20 @@ def _part(
     if path.exists():
         try:
             with path.open("rb") as part, np.load(part, allow_pickle=False) as stored:
-                return Embedded(stored["embedding"], stored["pooled"])
+                return Features(stored["embedding"], stored["pooled"])
         except npz.UNREADABLE as error:
             log.warning("%s: damaged, made again: %s", path, error)
     views = inference.videos(
         {"": network.model}, manifest, config, clips_per_video=clips_per_video, desc="clips"
     )[""]
-    with atomic.replacing(path) as file:
+    with atomic.atomic_write(path) as file:
         np.savez(file, **views._asdict())
     return views
 
 
-def _write(path: Path, manifest: Manifest, embedded: Embedded) -> None:
+def _write(path: Path, manifest: Manifest, embedded: Features) -> None:
     if path.suffix == ".npz":
-        with atomic.replacing(path) as file:
+        with atomic.atomic_write(path) as file:
             np.savez(file, video_id=np.array(manifest.video_ids), **embedded._asdict())
         return
     import pyarrow
@@ -134,7 +134,7 @@ def _write(path: Path, manifest: Manifest, embedded: Embedded) -> None:
 
     table = {"video_id": list(manifest.video_ids)}
     table |= {name: list(values) for name, values in embedded._asdict().items()}
-    with atomic.replacing(path) as file:
+    with atomic.atomic_write(path) as file:
         parquet.write_table(pyarrow.table(table), file)
 
 

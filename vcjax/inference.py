@@ -17,7 +17,7 @@ from vcjax.models.resnet3d import ResNet3D
 from vcjax.runtime import progress
 
 
-class Embedded(NamedTuple):
+class Features(NamedTuple):
     """One network's view of n videos, in the order of their manifest."""
 
     embedding: Float[np.ndarray, "n d"]  # unit L2 norm
@@ -57,7 +57,7 @@ def videos(
     clips_per_video: int,
     desc: str = "embed",
     skip_bad: bool = False,
-) -> dict[str, Embedded]:
+) -> dict[str, Features]:
     """Each model's embedding and pooled features of every video, means over its clips.
 
     Every clip is decoded once for all models. With `skip_bad` a video that cannot be decoded has
@@ -81,10 +81,10 @@ def videos(
     return {name: _mean(*sums[name], clips_per_video=clips_per_video) for name in sums}
 
 
-def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Embedded:
+def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Features:
     """The view of clips themselves, RGB in [0, 255]."""
     model.eval()
-    return Embedded(*map(np.asarray, _forward(*resnet3d.split(model), batch)))
+    return Features(*map(np.asarray, _forward(*resnet3d.split(model), batch)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -99,6 +99,6 @@ def _forward(
     return model(inputs), model.pooled(inputs)
 
 
-def _mean(embedding: np.ndarray, pooled: np.ndarray, *, clips_per_video: int) -> Embedded:
+def _mean(embedding: np.ndarray, pooled: np.ndarray, *, clips_per_video: int) -> Features:
     norm = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return Embedded(embedding / np.maximum(norm, 1e-12), pooled / clips_per_video)
+    return Features(embedding / np.maximum(norm, 1e-12), pooled / clips_per_video)

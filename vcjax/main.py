@@ -1,23 +1,24 @@
-"""From a folder of videos to learned representations, in one command.
+r"""The pipeline, from a folder of videos to trained and evaluated representations.
 
     python -m vcjax.main --config=configs/la_idt.py:rendered --workdir=runs/rendered
 
-runs the stages that the config lists, in order, each into WORKDIR/STAGE. Run again, it skips what
-is complete for the same settings, redoes what changed settings touch, and continues what was
-interrupted from its last checkpoint.
+The command runs the stages listed in the config, in order, each in its folder WORKDIR/STAGE. When
+the command runs again, it skips stages that are complete for the same settings, redoes stages that
+depend on a changed setting, and resumes an interrupted stage from its last checkpoint.
 
-Your own videos, from a folder or a TSV/CSV with a `path` column:
+For your own videos, pass a folder or a TSV/CSV file with a `path` column:
 
-    python -m vcjax.main --config=configs/la_idt.py:folder \\
+    python -m vcjax.main --config=configs/la_idt.py:folder \
         --config.data.manifest=videos.tsv --workdir=runs/mine
 
-Variants (behind the colon): rendered, folder, smoke, released; none: the paper's values. Any
-setting can be given as --config.KEY=VALUE, for instance --config.epochs_scale=0.1,
---config.data.on_missing=skip, --config.seed=1; vcjax/settings/defaults.py says what each means.
+Variants (after the colon): rendered, folder, smoke, released. Without a variant, the settings are
+the values of the paper. --config.KEY=VALUE overrides any setting, for example
+--config.epochs_scale=0.1, --config.data.on_error=skip, --config.seed=1; vcjax/settings.py
+documents every setting.
 
-Exit codes: 0 done; 1 an error, which one line explains; 75 stopped by SIGTERM, or because another
-process of the run died: the same command goes on; 130 stopped by Ctrl-C. At SIGTERM and Ctrl-C
-training finishes its step and writes a checkpoint; a second Ctrl-C stops at once.
+Exit codes: 0 success; 1 an error, explained in one line; 75 stopped by SIGTERM or by the death of
+another process of the run (the same command resumes); 130 stopped by Ctrl-C. On SIGTERM and on
+Ctrl-C, training finishes its current step and writes a checkpoint; a second Ctrl-C stops at once.
 """
 
 import contextlib
@@ -39,45 +40,46 @@ from vcjax.runtime.config_flags import parse
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Experiment, FILE.py[:VARIANT].", lock_config=True
+    "config", help_string="Experiment: FILE.py[:VARIANT].", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Output folder of this run.", required=True)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "This process is one of several of the run, on as many machines; they share --workdir. On "
-    "Slurm, TPU pods and GKE they find one another, else the three flags below say where.",
+    "Join a run of several processes that share --workdir, on one or more machines. Slurm, TPU "
+    "pods and TPU slices on GKE are detected; elsewhere, set --coordinator, --num_processes and "
+    "--process_id.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-_STAGES = flags.DEFINE_list("stages", [], "Only these stages, such as ir,la (default: all).")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.")
+_STAGES = flags.DEFINE_list("stages", [], "Run only these stages, e.g. ir,la (default: all).")
 
 log = logging.getLogger("vcjax")
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the stages of --config into --workdir."""
+    """Run the stages of --config in --workdir."""
     if len(arguments) > 1:
-        raise app.UsageError(f"not understood: {' '.join(arguments[1:])}")
+        raise app.UsageError(f"unexpected arguments: {' '.join(arguments[1:])}")
     if _CONFIG.value is None:
-        raise app.UsageError("--config is required, for instance configs/la_idt.py:rendered")
+        raise app.UsageError("--config is required, for example configs/la_idt.py:rendered")
     _log_to_standard_error()
     preemption.listen()
     try:
         with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
             _run(Path(_WORKDIR.value).absolute())
             return
-    except (preemption.Stopped, KeyboardInterrupt):
-        pass  # said when its frames and with them the progress bars are gone
+    except (preemption.StopRequested, KeyboardInterrupt):
+        pass  # logged below, after the frames of the exception and their progress bars are gone
     except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        again = f"; make space for {_WORKDIR.value}, and the same command goes on" if full else ""
-        sys.exit(f"vcjax: {error}{again}")
+        advice = f"; free space for {_WORKDIR.value}, then resume with the same command"
+        sys.exit(f"vcjax: {error}{advice if full else ''}")
     finally:
         preemption.end_workers()
-    log.warning("vcjax: stopped. This goes on from here:\n  %s", preemption.command())
+    log.warning("vcjax: stopped. To resume, run:\n  %s", preemption.command())
     sys.exit(preemption.exit_code())
 
 
@@ -89,7 +91,7 @@ def _run(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def _joined() -> Iterator[None]:
-    """While it is open, this process is one of those of the run."""
+    """Make this process a member of the distributed run while the context is open."""
     jax.distributed.initialize(
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
@@ -97,14 +99,14 @@ def _joined() -> Iterator[None]:
         heartbeat_timeout_seconds=peer_watchdog.HEARTBEAT_TIMEOUT,
     )
     with preemption.listening_to_all(), peer_watchdog.watched():
-        # connects their devices now, while no process has to wait long for another
+        # Connect the devices now: later, one process may wait for another beyond the timeout.
         multihost_utils.sync_global_devices("vcjax")
         log.info("process %d of %d", jax.process_index(), jax.process_count())
         yield
 
 
 def _log_to_standard_error() -> None:
-    """Our own messages, plainly; of the libraries only warnings."""
+    """Log messages of vcjax to standard error, and only warnings of other libraries."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -113,7 +115,7 @@ def _log_to_standard_error() -> None:
     log.propagate = False
 
 
-flags.DEFINE_bool("debug", False, "Show tracebacks of errors, and more messages.")
+flags.DEFINE_bool("debug", False, "Log tracebacks of errors and debug messages.")
 
 if __name__ == "__main__":
     app.run(main, flags_parser=parse)

@@ -64,7 +64,7 @@ def test_unknown_rows_are_clusters_of_their_own_and_change_no_other(points):
 
 
 def test_more_clusters_than_points_is_an_error(points):
-    with pytest.raises(ValueError, match="600 clusters of 500 points"):
+    with pytest.raises(ValueError, match="cannot form 600 clusters from 500 points"):
         kmeans.fit(points, num_clusters=600, seed=0)
 
 
@@ -72,7 +72,7 @@ def test_more_clusters_than_points_is_an_error(points):
 def test_sides_of_one_space_are_clustered_as_their_concatenation(points, num_devices):
     devices = sharding.make(num_devices)
     joined = kmeans.fit(np.concatenate([points, 2 * points[:, ::-1]], 1), num_clusters=9, seed=4)
-    bank = sharding.put_rows(points, devices)  # of 504 rows on eight devices
+    bank = sharding.shard_rows(points, devices)  # of 504 rows on eight devices
     beside = kmeans.fit(
         [bank, 2 * points[:, ::-1]],
         num_clusters=9,

@@ -41,4 +41,4 @@ def collection(tmp_path_factory, write_video) -> manifest.Manifest:
     for i in range(11):
         write_video(folder / f"class{i % 2}" / f"video{i:02d}.mp4", 5 + i, phase=i)
     read = manifest.read(folder)
-    return verify.verify(read, on_missing="error", decode=True, num_workers=1)[0]
+    return verify.verify(read, on_error="error", decode=True, num_workers=1)[0]

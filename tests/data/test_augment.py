@@ -8,7 +8,7 @@ import pytest
 from vcjax.data import augment
 
 MEAN = np.array([114.7748, 107.7354, 99.4750]) / 255
-OFF = dict(flip=0.0, greyscale=0.0, jitter=(0.0, 0.0, 0.0, 0.0))
+OFF = dict(flip=0.0, grayscale=0.0, jitter=(0.0, 0.0, 0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def clip(clips):
     return clips[0].astype(np.float64) / 255
 
 
-_jitted = jax.jit(augment.augment, static_argnames=("flip", "greyscale", "jitter"))
+_jitted = jax.jit(augment.augment, static_argnames=("flip", "grayscale", "jitter"))
 
 
 def augmented(clips, keys, **settings):
@@ -40,7 +40,7 @@ def keys(seed, count=6):
     return jnp.asarray(np.random.default_rng(seed).integers(2**32, size=count), jnp.uint32)
 
 
-def grey(clip):
+def gray(clip):
     return clip @ [0.299, 0.587, 0.114]
 
 
@@ -53,8 +53,8 @@ def test_brightness_contrast_and_saturation_are_the_formulas(clip, factor):
     x, factor32 = jnp.asarray(clip, jnp.float32), jnp.float32(factor)
     expected = {
         augment.adjust_brightness: clip * factor,
-        augment.adjust_contrast: factor * clip + (1 - factor) * grey(clip).mean(),
-        augment.adjust_saturation: factor * clip + (1 - factor) * grey(clip)[..., None],
+        augment.adjust_contrast: factor * clip + (1 - factor) * gray(clip).mean(),
+        augment.adjust_saturation: factor * clip + (1 - factor) * gray(clip)[..., None],
     }
     for adjust, value in expected.items():
         np.testing.assert_allclose(adjust(x, factor32), value.clip(0, 1), atol=1e-6)
@@ -81,8 +81,8 @@ def test_a_flip_mirrors_the_columns_of_every_frame(clips):
 
 
 def test_greyscale_has_equal_channels_of_the_same_luminance(clips):
-    actual = augmented(clips, keys(0), **OFF | {"greyscale": 1.0}) + MEAN
-    expected = np.repeat(grey(clips / 255)[..., None], 3, axis=-1)
+    actual = augmented(clips, keys(0), **OFF | {"grayscale": 1.0}) + MEAN
+    expected = np.repeat(gray(clips / 255)[..., None], 3, axis=-1)
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
@@ -111,7 +111,7 @@ def test_colours_stay_in_their_range(clips):
 def test_flips_and_greyscale_come_with_their_probabilities():
     ramp = np.zeros((2000, 1, 1, 2, 3), np.uint8)
     ramp[:, :, :, 1] = [200, 100, 50]
-    settings = OFF | {"flip": 0.5, "greyscale": 0.2}
+    settings = OFF | {"flip": 0.5, "grayscale": 0.2}
     drawn = augmented(ramp, keys(0, 2000), **settings)[:, 0, 0] + MEAN
     flipped = drawn[:, 0].sum(axis=-1) > 0.1
     is_grey = np.ptp(drawn, axis=-1).max(axis=-1) < 1e-3

@@ -197,13 +197,15 @@ def test_a_file_that_vanishes_is_replaced_as_a_damaged_one(collection, damaged):
 
 
 def test_damaged_files_are_told_at_the_end_and_too_many_stop_the_run(damaged, caplog):
-    def run(max_bad_share):
+    def run(max_corrupt_fraction):
         found = batches(training(damaged, batch_size=11, num_epochs=2))
-        return list(clips.watched(found, damaged, max_bad_share=max_bad_share))
+        return list(
+            clips.limit_bad_videos(found, damaged, max_corrupt_fraction=max_corrupt_fraction)
+        )
 
     assert len(run(0.1)) == 2
     assert "1 videos were replaced" in caplog.text and damaged.video_ids[3] in caplog.text
     with pytest.raises(
-        manifest.ManifestError, match=f"max_bad_share=0.05.*\n.*{damaged.video_ids[3]}"
+        manifest.ManifestError, match=f"max_corrupt_fraction=0.05.*\n.*{damaged.video_ids[3]}"
     ):
         run(0.05)

@@ -116,9 +116,9 @@ def test_damage_anywhere_is_decoded_or_listed(tmp_path, wholes, worker):
                 clip = worker(video.clip, str(path), start, 5)
                 whole = np.stack(list(video.frames(path)))
                 wanted = whole[(start + np.arange(5)) % result]
-                apart = moments(clip, undamaged) - moments(wanted, undamaged)
+                split_by_descriptor = moments(clip, undamaged) - moments(wanted, undamaged)
                 # a decoder hides damage by what it decoded before, which depends on the beginning
-                assert np.median(np.abs(apart)) <= 3, path.name
+                assert np.median(np.abs(split_by_descriptor)) <= 3, path.name
             counts["decoded"] += 1
         except video.DecodeError as error:
             assert_listed(str(error))
@@ -232,4 +232,4 @@ def test_a_file_of_sound_alone_is_listed_with_that_reason(worker, tmp_path):
         sound.sample_rate = 44100
         for packet in (*stream.encode(sound), *stream.encode()):
             container.mux(packet)
-    assert "there is no video in the file" in judged(worker, tmp_path / "sound.mp4")
+    assert "there is no video stream in the file" in judged(worker, tmp_path / "sound.mp4")

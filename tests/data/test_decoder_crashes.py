@@ -43,7 +43,7 @@ if __name__ == "__main__":
     source, workdir, num_workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     videos = manifest.load(source)
     found = list(crashes.outlived(
-        dataset, videos, listed=workdir / "crashed.tsv", marks=workdir / "reading",
+        dataset, videos, listed=workdir / "excluded_videos.tsv", marks=workdir / "reading",
         num_workers=num_workers, num_threads=1,
     ))
     np.savez(
@@ -57,7 +57,7 @@ from vcjax.data import manifest
 
 if __name__ == "__main__":
     videos = manifest.load(sys.argv[1])
-    kept, problems = manifest.verify(videos, on_missing="skip", decode=True, num_workers=2)
+    kept, problems = manifest.verify(videos, on_error="skip", decode=True, num_workers=2)
     print(len(kept), *problems)
 """
 
@@ -70,7 +70,7 @@ def videos(write_video, tmp_path_factory):
         name = "kills" if i == BAD else f"fine{i}"
         write_video(folder / f"{i}" / f"{name}.mp4", 9, phase=i)
     verified, _ = verify.verify(
-        manifest.read(folder), on_missing="error", decode=False, num_workers=1
+        manifest.read(folder), on_error="error", decode=False, num_workers=1
     )
     manifest.save(verified, folder / "manifest.tsv")
     (folder / "sitecustomize.py").write_text(SITE)
@@ -109,7 +109,7 @@ def assert_read(workdir, videos):
         for name in found:
             np.testing.assert_array_equal(found[name], [b[name] for b in excluding(videos)])
         assert set(found["bad"].flat) == {-1, BAD} and BAD not in found["index"]
-    lines = (workdir / "crashed.tsv").read_text().splitlines()
+    lines = (workdir / "excluded_videos.tsv").read_text().splitlines()
     assert [line.split("\t")[:2] for line in lines[1:]] == [
         [videos.video_ids[BAD], videos.paths[BAD]]
     ]
@@ -120,7 +120,7 @@ def test_reading_goes_on_at_the_same_step_without_the_file_that_kills_a_worker(v
     result = run(folder, READ, str(tmp_path), "2")
     assert result.returncode == 0, result.stderr
     assert_read(tmp_path, verified)
-    assert "kills.mp4 kills the process that reads it, and is replaced" in result.stderr
+    assert "kills.mp4 crashes the process that decodes it: excluded" in result.stderr
 
 
 def test_a_program_that_died_itself_knows_the_file_the_next_time(videos, tmp_path):
@@ -133,7 +133,7 @@ def test_a_program_that_died_itself_knows_the_file_the_next_time(videos, tmp_pat
 
 def test_a_file_is_read_again_once_it_has_changed(videos, tmp_path):
     _, verified = videos
-    listed = tmp_path / "crashed.tsv"
+    listed = tmp_path / "excluded_videos.tsv"
     decoder_crashes._exclude({BAD}, verified, listed)
     assert decoder_crashes._excluded(listed, verified) == {BAD}
     size, time = decoder_crashes._stamp(verified.paths[BAD])

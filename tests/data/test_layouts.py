@@ -204,7 +204,7 @@ def test_equal_contents_are_found_also_across_the_split(tmp_path, capsys):
     write(tmp_path / "videos", same | {"train/a/4.mp4": "", "train/a/5.mp4": ""})
     main(["scan", str(tmp_path / "videos"), f"--out={tmp_path / 'manifest.tsv'}"])
     printed = capsys.readouterr().out
-    assert "1 contents are there repeatedly" in printed and ", in train and test" in printed
+    assert "1 groups of files are equal" in printed and ", in train and test" in printed
     assert "2 files are empty" in printed
     assert manifest.read(tmp_path / "manifest.tsv").split == ("test", *["train"] * 4)
 

@@ -108,14 +108,14 @@ BROKEN = ["empty", "missing", "text", "truncated"]
 
 def test_all_broken_videos_are_named(half_broken):
     with pytest.raises(ManifestError, match="4 of 8 videos") as raised:
-        verify.verify(half_broken, on_missing="error", decode=True, num_workers=1)
+        verify.verify(half_broken, on_error="error", decode=True, num_workers=1)
     assert all(f"  {name}: " in str(raised.value) for name in BROKEN)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_broken_videos_are_left_out_and_listed(half_broken, tmp_path, num_workers):
     kept, problems = verify.verify(
-        half_broken, on_missing="skip", decode=True, num_workers=num_workers
+        half_broken, on_error="skip", decode=True, num_workers=num_workers
     )
     assert kept.video_ids == ("a", "b", "c", "d") and kept.num_frames == (6,) * 4
     assert [p.video_id for p in problems] == BROKEN
@@ -129,9 +129,9 @@ def test_broken_videos_are_left_out_and_listed(half_broken, tmp_path, num_worker
 def test_nothing_left_is_an_error(tmp_path):
     listed = manifest.read(table(tmp_path / "videos.tsv", ["a.mp4", "b.mp4"], "path"))
     with pytest.raises(ManifestError, match="none of 2 videos"):
-        verify.verify(listed, on_missing="skip", decode=False, num_workers=1)
+        verify.verify(listed, on_error="skip", decode=False, num_workers=1)
     with pytest.raises(ManifestError, match="use error or skip"):
-        verify.verify(listed, on_missing="ignore", decode=False, num_workers=1)
+        verify.verify(listed, on_error="ignore", decode=False, num_workers=1)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -193,7 +193,7 @@ def test_a_signature_tells_a_changed_video(tmp_path, write_video):
 
 
 def _training(listed, num_videos, seed=0):
-    return set(splits.limit(listed, num_videos, seed=seed).subset("train").video_ids)
+    return set(splits.subsample(listed, num_videos, seed=seed).subset("train").video_ids)
 
 
 def test_subsets_are_nested_and_keep_what_is_held_out():
@@ -202,7 +202,7 @@ def test_subsets_are_nested_and_keep_what_is_held_out():
     subsets = [_training(split, n) for n in (1, 20, 50, 0)]
     assert [len(s) for s in subsets] == [1, 20, 50, len(everything)]
     assert all(a < b for a, b in itertools.pairwise(subsets))
-    assert splits.limit(split, 20, seed=0).subset("test") == split.subset("test")
+    assert splits.subsample(split, 20, seed=0).subset("test") == split.subset("test")
     assert _training(split, 20, seed=1) != subsets[1]
     assert len({video_id[:2] for video_id in subsets[1]}) > 5  # from all over the collection
 
@@ -219,4 +219,4 @@ def test_a_subset_depends_on_no_other_video():
 def test_a_subset_larger_than_the_collection_is_an_error(num_videos):
     split = splits.assign_split(many(), group="scene", holdout=0.25, seed=0)
     with pytest.raises(ManifestError, match=f"data.num_videos is {num_videos}, and there are"):
-        splits.limit(split, num_videos, seed=0)
+        splits.subsample(split, num_videos, seed=0)

@@ -19,7 +19,7 @@ BATCH = 8
 def videos(collection, tmp_path_factory) -> manifest.Manifest:
     """A thousand rows, of the same few videos."""
     folder = tmp_path_factory.mktemp("shards")
-    how = dict(side=16, codec="jpeg", num_workers=1, on_missing="error")
+    how = dict(side=16, codec="jpeg", num_workers=1, on_error="error")
     prepared, _ = prepare.prepare(collection, folder, **how)
     return prepared.take([row % len(prepared) for row in range(NUM_CLIPS)])
 
@@ -66,7 +66,7 @@ def test_nor_does_going_on_from_the_middle_with_other_workers(dataset, expected,
 
 
 def test_two_hosts_together_see_every_video_once_an_epoch(videos, monkeypatch, tmp_path):
-    config = settings.vary(settings.paper(), "smoke")
+    config = settings.apply_variants(settings.paper(), "smoke")
     config.clip.num_frames, config.clip.side = 4, 16
     config.ir.batch_size = BATCH
     monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda rows, values: values)

@@ -7,7 +7,7 @@ from vcjax.data import clips, manifest, prepare, shards, video
 
 
 def prepared(collection, out, **changed):
-    how = dict(side=32, codec="jpeg", videos_per_shard=4, num_workers=1, on_missing="error")
+    how = dict(side=32, codec="jpeg", videos_per_shard=4, num_workers=1, on_error="error")
     return prepare.prepare(collection, out, **how | changed)
 
 
@@ -82,7 +82,7 @@ def test_a_bad_file_is_an_error_or_left_out_and_listed(write_video, tmp_path, ca
     with pytest.raises(SystemExit, match="(?s)1 of 3 videos.*v2: the file is empty"):
         command.main(arguments)
     assert not (tmp_path / "out" / "index.tsv").exists()
-    command.main([*arguments, "--on_missing=skip"])
+    command.main([*arguments, "--on_error=skip"])
     assert manifest.read(tmp_path / "out").video_ids == ("v0", "v1")
     assert "v2" in (tmp_path / "out" / "problems.tsv").read_text()
     assert "3 videos, about" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from vcjax.data import __main__ as command
 from vcjax.data import clips, manifest, prepare, shards, verify, video
 from vcjax.runtime import filesystem
 
-HOW = dict(side=32, codec="jpeg", videos_per_shard=4, num_workers=1, on_missing="error")
+HOW = dict(side=32, codec="jpeg", videos_per_shard=4, num_workers=1, on_error="error")
 READ = dict(num_frames=4, side=24, scales=(1.0,), batch_size=4, num_epochs=1, seed=0)
 
 
@@ -55,7 +55,7 @@ def assert_same(first, second):
 
 def test_a_remote_folder_is_the_folder(videos, collection):
     read, problems = verify.verify(
-        manifest.read(videos), on_missing="error", decode=True, num_workers=1
+        manifest.read(videos), on_error="error", decode=True, num_workers=1
     )
     assert not problems and read.paths[0].startswith("memory://videos/class0/")
     assert (read.video_ids, read.labels) == (collection.video_ids, collection.labels)
@@ -115,7 +115,7 @@ def test_what_time_may_mend_is_tried_again_and_what_it_may_not_is_not():
             raise failures.pop()
         return "done"
 
-    assert filesystem.patiently(work) == "done"
+    assert filesystem.retry(work) == "done"
     for error, times in ((FileNotFoundError, 1), (ConnectionError, filesystem._ATTEMPTS)):
         count = []
 
@@ -124,7 +124,7 @@ def test_what_time_may_mend_is_tried_again_and_what_it_may_not_is_not():
             raise error("no")
 
         with pytest.raises(error):
-            filesystem.patiently(fail)
+            filesystem.retry(fail)
         assert len(count) == times
 
 

@@ -87,11 +87,11 @@ def test_its_videos_are_those_that_were_written(folder, pictures):
 
 
 def test_it_is_trained_on_and_prepared(folder, tmp_path):
-    read = verify.verify(manifest.read(folder), on_missing="error", decode=True, num_workers=1)[0]
+    read = verify.verify(manifest.read(folder), on_error="error", decode=True, num_workers=1)[0]
     how = dict(num_frames=4, side=16, scales=(1.0,), batch_size=4, num_epochs=1, seed=0)
     (batch,) = clips.iterate(clips.training_clips(read, **how), num_workers=0, num_threads=1)
     assert sorted(batch["index"]) == [0, 1, 2, 3] and (batch["bad"] == -1).all()
-    settings = dict(side=24, codec="jpeg", num_workers=1, on_missing="error")
+    settings = dict(side=24, codec="jpeg", num_workers=1, on_error="error")
     prepared, _ = prepare.prepare(read, tmp_path, **settings)
     assert (prepared.video_ids, prepared.labels) == (read.video_ids, read.labels)
     assert prepared.num_frames == read.num_frames
@@ -108,7 +108,7 @@ def test_another_format_says_how_to_prepare_it(folder, tmp_path):
 
 def test_a_record_that_is_damaged_is_a_decode_error(folder):
     path = manifest.read(folder).paths[0]
-    with pytest.raises(video.DecodeError, match="no film"):
+    with pytest.raises(video.DecodeError, match="no feature 'film'"):
         video.probe(path.replace("@video", "@film"), decode=False)
     with pytest.raises(video.DecodeError):
         video.clip(path.replace("#0@", "#9@"), 0, 2)

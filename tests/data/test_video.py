@@ -113,5 +113,5 @@ def test_sound_alone_is_no_video(tmp_path):
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
         file.writeframes(bytes(1600))
-    with pytest.raises(video.DecodeError, match="there is no video in the file"):
+    with pytest.raises(video.DecodeError, match="there is no video stream in the file"):
         video.probe(path, decode=True)

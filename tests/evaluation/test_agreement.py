@@ -9,8 +9,8 @@ def test_it_is_the_mean_of_scikit_learns_over_runs_without_unlabeled_videos():
     values = np.array(["a", "a", "b", "b", "c", "c", ""])
     labels = np.array([[0, 0, 1, 1, 1, 2, 0], [2, 1, 1, 1, 0, 0, 5]])
     expected = np.mean([adjusted_mutual_info_score(values[:6], run[:6]) for run in labels])
-    found = agreement.adjusted_mutual_information(labels, values)
-    assert found == pytest.approx(expected) and 0 < found < 1
+    score = agreement.adjusted_mutual_information(labels, values)
+    assert score == pytest.approx(expected) and 0 < score < 1
 
 
 def test_the_same_partition_is_1_and_an_independent_one_about_0():

@@ -18,7 +18,7 @@ def manifest():
     return Manifest(ids, ids, labels, split, (10,) * NUM)
 
 
-def told_by(values):
+def vectors_of(values):
     """Unit vectors close to an axis for each value, and the clusters that follow."""
     _, number = np.unique(values, return_inverse=True)
     rows = np.eye(8)[number] + 0.1 * np.random.default_rng(0).normal(size=(NUM, 8))
@@ -27,7 +27,7 @@ def told_by(values):
 
 
 def report(manifest, *, leave_groups_out):
-    kinds = {"motion": told_by(ACTIONS), "picture": told_by(SCENES)}
+    kinds = {"motion": vectors_of(ACTIONS), "picture": vectors_of(SCENES)}
     rows = slice(None) if leave_groups_out else manifest.rows("train")
     return evaluate_baseline(
         manifest,
@@ -43,26 +43,26 @@ def report(manifest, *, leave_groups_out):
 
 
 def test_vectors_tell_in_new_scenes_what_they_are_made_of_and_no_more(manifest):
-    found = report(manifest, leave_groups_out=True)
-    motion, picture = found["models"]["IDT motion"], found["models"]["IDT picture"]
+    result = report(manifest, leave_groups_out=True)
+    motion, picture = result["models"]["IDT motion"], result["models"]["IDT picture"]
     # the four without a vector are answered with the first of equally frequent actions: hug
     assert motion["linear"]["action"] == 44 / NUM
     assert motion["neighbor"]["action"] >= 44 / NUM and picture["linear"]["action"] < 0.5
     assert motion["clusters"]["ami"]["action"] == pytest.approx(1)
     assert picture["clusters"]["ami"]["scene"] == pytest.approx(1)
     assert abs(picture["clusters"]["ami"]["action"]) < 0.1
-    assert found["chance"]["action"] == pytest.approx(1 / 3)
+    assert result["chance"]["action"] == pytest.approx(1 / 3)
 
 
 def test_a_scene_held_out_cannot_be_told(manifest):
-    found = report(manifest, leave_groups_out=True)
-    assert set(found["models"]["IDT picture"]["linear"]) == set(found["chance"]) == {"action"}
+    result = report(manifest, leave_groups_out=True)
+    assert set(result["models"]["IDT picture"]["linear"]) == set(result["chance"]) == {"action"}
 
 
 def test_the_split_is_asked_where_groups_are_not_held_out_in_turn(manifest):
-    found = report(manifest, leave_groups_out=False)
-    assert found["num_videos"] == {"train": 36, "test": 12}
-    assert found["models"]["IDT motion"]["linear"]["action"] >= 11 / 12
+    result = report(manifest, leave_groups_out=False)
+    assert result["num_videos"] == {"train": 36, "test": 12}
+    assert result["models"]["IDT motion"]["linear"]["action"] >= 11 / 12
 
 
 def test_the_table_says_what_is_held_out(manifest):

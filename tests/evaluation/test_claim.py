@@ -44,11 +44,11 @@ def test_gains_are_of_the_same_seed():
     for report, ahead in zip(reports, (0.1, 0.2, 0.3), strict=True):
         of_la = report["models"]["la"]["few_shot"]["motion"]["5"]["mean"]
         report["models"]["la_idt"] = _report(of_la + ahead, 0.5, 0.4, 0.3)["models"]["la"]
-    found = claim.gains(reports, Claim("motion", "scene"))
-    assert list(found) == [("la_idt", "la")]
-    assert found["la_idt", "la"]["5-shot"].mean == pytest.approx(0.2)
-    assert found["la_idt", "la"]["5-shot"].interval == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
-    assert found["la_idt", "la"]["AMI motion"].mean == pytest.approx(0.3)
+    gains = claim.gains(reports, Claim("motion", "scene"))
+    assert list(gains) == [("la_idt", "la")]
+    assert gains["la_idt", "la"]["5-shot"].mean == pytest.approx(0.2)
+    assert gains["la_idt", "la"]["5-shot"].interval == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
+    assert gains["la_idt", "la"]["AMI motion"].mean == pytest.approx(0.3)
 
 
 def test_a_model_that_one_seed_lacks_is_left_out():
@@ -63,12 +63,12 @@ def test_joined_manifests_keep_labels_and_groups_apart(tmp_path):
     (tmp_path / "fight.tsv").write_text("path\tmotion\tscene\na.mp4\tfight\ts1\nb.mp4\tcalm\ts2\n")
     (tmp_path / "tennis.tsv").write_text("path\tstroke\tscene\na.mp4\tserve\ts1\n")
     claim.join([tmp_path / "fight.tsv", tmp_path / "tennis.tsv"], tmp_path / "all.tsv")
-    found = manifests.read(tmp_path / "all.tsv")
-    assert found.video_ids == ("fight/a", "fight/b", "tennis/a")
-    assert found.labels["group"] == ("fight s1", "fight s2", "tennis s1")
-    assert found.labels["fight motion"] == ("fight", "calm", "")
-    assert found.labels["tennis stroke"] == ("", "", "serve")
-    assert found.paths[2] == str(tmp_path / "a.mp4")
+    joined = manifests.read(tmp_path / "all.tsv")
+    assert joined.video_ids == ("fight/a", "fight/b", "tennis/a")
+    assert joined.labels["group"] == ("fight s1", "fight s2", "tennis s1")
+    assert joined.labels["fight motion"] == ("fight", "calm", "")
+    assert joined.labels["tennis stroke"] == ("", "", "serve")
+    assert joined.paths[2] == str(tmp_path / "a.mp4")
 
 
 def test_seeds_after_the_first_share_the_videos_and_their_trajectories(tmp_path, monkeypatch):

@@ -32,9 +32,9 @@ def _config(run):
 
 def _stage(config):
     """The last stage that is trained."""
-    known = (*settings.TRAINING_STAGES, *settings.FINETUNING_STAGES)
+    trainable = (*settings.TRAINING_STAGES, *settings.FINETUNING_STAGES)
     pretraining = [s for s in config.stages if s in (*settings.TRAINING_STAGES, "supervised")]
-    return pretraining[-1] if pretraining else [s for s in config.stages if s in known][-1]
+    return pretraining[-1] if pretraining else [s for s in config.stages if s in trainable][-1]
 
 
 def _step(config, num_videos):
@@ -73,20 +73,20 @@ def _batch(config, batch_size):
 
 def test_the_runs_differ_as_the_tables_say():
     assert len(paper_tables.all_runs()) == len({run.name for run in paper_tables.all_runs()}) == 31
-    found = {run.name: _config(run) for run in RUNS}
-    sizes = {name: (c.clip.num_frames, c.clip.side, c.model.depth) for name, c in found.items()}
+    configs = {run.name: _config(run) for run in RUNS}
+    sizes = {name: (c.clip.num_frames, c.clip.side, c.model.depth) for name, c in configs.items()}
     assert sizes["la_idt"] == (16, 112, 18)
     assert sizes["la-frames32"] == (32, 112, 18) and sizes["scratch-frames64"] == (64, 112, 18)
     assert sizes["la_idt-depth34-side224"] == (16, 224, 34)
-    clusters = found["la_idt-clusters12000x6"].clusters
+    clusters = configs["la_idt-clusters12000x6"].clusters
     assert (clusters.num_clusters, clusters.num_runs) == (12000, 6)
-    assert found["la_idt-videos135k"].data.num_videos == 135_000
-    assert "tune" not in found["la_idt-no_tune"].stages and "tune" in found["la_idt"].stages
-    starts = {name: c.ucf101.start for name, c in found.items()}
+    assert configs["la_idt-videos135k"].data.num_videos == 135_000
+    assert "tune" not in configs["la_idt-no_tune"].stages and "tune" in configs["la_idt"].stages
+    starts = {name: c.ucf101.init_from for name, c in configs.items()}
     assert starts["la_idt-no_tune"] == starts["la"] == "la" and starts["la_idt"] == "tune"
-    assert starts["scratch"] == "" and found["scratch"].ucf101.frozen_stages == 0
-    assert (found["la"].ucf101.frozen_stages, found["la"].hmdb51.frozen_stages) == (1, 2)
-    assert (found["la"].ucf101.epochs, found["la"].hmdb51.epochs) == (40, 30)
+    assert starts["scratch"] == "" and configs["scratch"].ucf101.frozen_stages == 0
+    assert (configs["la"].ucf101.frozen_stages, configs["la"].hmdb51.frozen_stages) == (1, 2)
+    assert (configs["la"].ucf101.epochs, configs["la"].hmdb51.epochs) == (40, 30)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
@@ -123,7 +123,7 @@ def test_a_step_at_the_papers_size_by_shape(size):
 def test_two_steps_at_a_reduced_size_move_every_parameter(name):
     config = _config(paper_tables.Run(name))
     config.clip.num_frames, config.clip.side, config.model.width = 4, 16, 4
-    config.clip.greyscale, config.clip.jitter, config.clip.flip = 0.0, (0.0,) * 4, 0.0
+    config.clip.grayscale, config.clip.jitter, config.clip.flip = 0.0, (0.0,) * 4, 0.0
     config.ir.estimator, config.tune.num_background = "full_softmax", 16
     initial, step = _step(config, 16)
     state = initial()

@@ -15,17 +15,17 @@ def _separable(generator, count, dim, scale=1.0):
 
 
 def test_nearest_neighbor_by_hand_is_by_angle_not_by_distance():
-    known = np.array([[10.0, 0.0], [0.0, 0.1], [-1.0, -1.0]])
-    asked = np.array([[0.3, 0.2], [1.0, 9.0], [-0.1, -0.2]])
-    answers = probes.nearest_neighbor(known, np.array(["east", "north", "southwest"]), asked)
-    assert answers.tolist() == ["east", "north", "southwest"]
+    x_train = np.array([[10.0, 0.0], [0.0, 0.1], [-1.0, -1.0]])
+    x_test = np.array([[0.3, 0.2], [1.0, 9.0], [-0.1, -0.2]])
+    predictions = probes.nearest_neighbor(x_train, np.array(["east", "north", "southwest"]), x_test)
+    assert predictions.tolist() == ["east", "north", "southwest"]
 
 
 @pytest.mark.parametrize("dim", [8, 200])
 def test_a_linearly_separable_label_is_always_right(dim):
     rows, values = _separable(np.random.default_rng(0), 120, dim)
-    answers = probes.linear(rows[:90], values[:90], rows[90:], seed=0)
-    assert (answers == values[90:]).all()
+    predictions = probes.linear(rows[:90], values[:90], rows[90:], seed=0)
+    assert (predictions == values[90:]).all()
 
 
 def test_one_video_of_each_of_many_classes_is_enough_where_they_lie_apart():
@@ -37,18 +37,18 @@ def test_random_features_are_right_about_as_often_as_chance():
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(400, 20))
     values = generator.permutation(np.array(["a", "b", "c", "d"]).repeat(100))
-    answers = probes.linear(rows[:200], values[:200], rows[200:], seed=0)
-    assert abs(np.mean(answers == values[200:]) - 0.25) < 0.1
+    predictions = probes.linear(rows[:200], values[:200], rows[200:], seed=0)
+    assert abs(np.mean(predictions == values[200:]) - 0.25) < 0.1
 
 
 def test_more_features_than_videos_are_fitted_as_if_in_full():
     generator = np.random.default_rng(1)
     rows, labels = generator.normal(size=(40, 90)), generator.integers(0, 12, 40).astype(str)
-    known, values, asked = rows[:24], labels[:24], rows[24:]  # too few a value: C is 1
-    scaler = StandardScaler().fit(known)
-    full = LogisticRegression(C=1.0, tol=1e-6, max_iter=2000).fit(scaler.transform(known), values)
-    expected = full.predict(scaler.transform(asked))
-    assert np.mean(probes.linear(known, values, asked, seed=0) == expected) > 0.9
+    x_train, y_train, x_test = rows[:24], labels[:24], rows[24:]  # too few to select C: it is 1
+    scaler = StandardScaler().fit(x_train)
+    full = LogisticRegression(C=1.0, tol=1e-6, max_iter=2000)
+    expected = full.fit(scaler.transform(x_train), y_train).predict(scaler.transform(x_test))
+    assert np.mean(probes.linear(x_train, y_train, x_test, seed=0) == expected) > 0.9
 
 
 def test_scale_and_offset_of_a_feature_and_dead_ones_do_not_matter():
@@ -56,8 +56,8 @@ def test_scale_and_offset_of_a_feature_and_dead_ones_do_not_matter():
     rows, values = _separable(generator, 90, 5, scale=0.5)
     scale = np.array([100.0, 0.01, 1.0, 3.0, 0.2])
     changed = np.column_stack([rows * scale + 1000 * scale, np.where(np.arange(90) < 60, 7.0, 1e6)])
-    answers = [probes.linear(x[:60], values[:60], x[60:], seed=0) for x in (rows, changed)]
-    np.testing.assert_array_equal(*answers)
+    predictions = [probes.linear(x[:60], values[:60], x[60:], seed=0) for x in (rows, changed)]
+    np.testing.assert_array_equal(*predictions)
 
 
 def test_videos_without_fisher_vector_are_answered_with_the_most_frequent_value():
@@ -67,21 +67,21 @@ def test_videos_without_fisher_vector_are_answered_with_the_most_frequent_value(
     rows[~has_vector] = np.nan  # never read
     values[1:40:4] = values[0]  # makes one value the most frequent
     present, counts = np.unique(values[:60], return_counts=True)
-    answers = probes.linear_fisher(
+    predictions = probes.linear_fisher(
         rows[:60], values[:60], rows[60:],
-        known_has_vector=has_vector[:60], asked_has_vector=has_vector[60:], seed=0,
+        train_has_vector=has_vector[:60], test_has_vector=has_vector[60:], seed=0,
     )  # fmt: skip
-    assert set(answers[~has_vector[60:]]) == {present[counts.argmax()]}
-    assert np.mean(answers[has_vector[60:]] == values[60:][has_vector[60:]]) > 0.9
+    assert set(predictions[~has_vector[60:]]) == {present[counts.argmax()]}
+    assert np.mean(predictions[has_vector[60:]] == values[60:][has_vector[60:]]) > 0.9
 
 
 def test_no_fisher_vector_at_all_is_no_error():
     none = np.zeros(4, bool)
-    answers = probes.linear_fisher(
+    predictions = probes.linear_fisher(
         np.zeros((4, 3)), np.array(["a", "b", "b", "b"]), np.zeros((4, 3)),
-        known_has_vector=none, asked_has_vector=none, seed=0,
+        train_has_vector=none, test_has_vector=none, seed=0,
     )  # fmt: skip
-    assert answers.tolist() == ["b"] * 4
+    assert predictions.tolist() == ["b"] * 4
 
 
 def test_the_svm_is_fitted_in_fewer_dimensions_as_if_in_all():
@@ -89,9 +89,9 @@ def test_the_svm_is_fitted_in_fewer_dimensions_as_if_in_all():
     rows, values = generator.normal(size=(60, 300)), generator.integers(0, 3, 60).astype(str)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     present = np.ones(60, bool)
-    answers = probes.linear_svm(
+    predictions = probes.linear_svm(
         rows[:40], values[:40], rows[40:],
-        known_has_vector=present[:40], asked_has_vector=present[40:], penalty=100.0,
+        train_has_vector=present[:40], test_has_vector=present[40:], penalty=100.0,
     )  # fmt: skip
     full = LinearSVC(C=100.0, dual=True, tol=1e-6, max_iter=100_000, random_state=0)
-    np.testing.assert_array_equal(answers, full.fit(rows[:40], values[:40]).predict(rows[40:]))
+    np.testing.assert_array_equal(predictions, full.fit(rows[:40], values[:40]).predict(rows[40:]))

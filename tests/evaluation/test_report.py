@@ -105,12 +105,12 @@ def test_the_report_has_its_fixed_form(evaluated):
 
 def test_figures_of_a_representation_that_knows_the_motion(evaluated):
     report, _ = evaluated
-    known = report["models"]["la_idt"]
-    assert known["vote"]["motion"] == known["retrieval"]["motion"]["1"] == 1.0
-    assert known["few_shot"]["motion"]["5"]["mean"] > 0.9
-    assert known["neighbor"]["motion"] == known["linear"]["motion"] == 1.0
-    assert known["clusters"] == {"ami": pytest.approx(known["clusters"]["ami"]), "num": 3}
-    assert known["clusters"]["ami"]["motion"] == pytest.approx(1.0)
+    entry = report["models"]["la_idt"]
+    assert entry["vote"]["motion"] == entry["retrieval"]["motion"]["1"] == 1.0
+    assert entry["few_shot"]["motion"]["5"]["mean"] > 0.9
+    assert entry["neighbor"]["motion"] == entry["linear"]["motion"] == 1.0
+    assert entry["clusters"] == {"ami": pytest.approx(entry["clusters"]["ami"]), "num": 3}
+    assert entry["clusters"]["ami"]["motion"] == pytest.approx(1.0)
     assert report["idt"]["clusters"]["num"] == 3  # videos without a vector are no clusters
     assert report["chance"]["motion"] == pytest.approx(1 / 3)
     assert report["num_videos"] == {"train": 30, "test": 18}

@@ -28,7 +28,7 @@ def test_every_model_has_a_row_in_the_papers_order():
     assert titles[start : start + len(order)] == order
     assert lines[start].split()[1:] == ["50.0", "50.0", "0.50"] * 2
     assert lines[start + 5].split()[3:] == ["-", "50.0", "0.50"] * 2
-    assert "10 videos held out, 30 trained on" in lines
+    assert "10 held-out videos, 30 training videos" in lines
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])

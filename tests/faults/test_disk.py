@@ -65,8 +65,9 @@ def test_full_disk_at_a_checkpoint(disk, capfd):
     with pytest.raises(checkpoint.CheckpointError) as caught:
         checkpoints.save(2, state(2))
         checkpoints.close()
-    wanted = f"{disk}/checkpoints: a checkpoint cannot be written: No space left on device; that of"
-    assert str(caught.value) == f"{wanted} step 1 is whole"
+    reason = "a checkpoint cannot be written: No space left on device"
+    intact = "the checkpoint of step 1 is intact"
+    assert str(caught.value) == f"{disk}/checkpoints: {reason}; {intact}"
     assert "Traceback" not in capfd.readouterr().err
     filling.unlink()
     checkpoints = checkpoint.Checkpoints(disk / "checkpoints")
@@ -80,7 +81,7 @@ def test_full_disk_at_a_checkpoint(disk, capfd):
 
 @pytest.mark.parametrize("leave", [0, 20_000, 300_000])
 def test_full_disk_while_shards_are_written(disk, videos, leave):
-    how = dict(side=64, codec="jpeg", videos_per_shard=2, num_workers=1, on_missing="error")
+    how = dict(side=64, codec="jpeg", videos_per_shard=2, num_workers=1, on_error="error")
     filling = fill(disk, leave=leave)
     with pytest.raises((OSError, ValueError), match="No space left on device") as caught:
         prepare.prepare(videos, disk / "out", **how)
@@ -136,7 +137,7 @@ def read_only(disk):
 
 
 def test_read_only_folder_is_said(disk, videos):
-    how = dict(side=64, codec="jpeg", num_workers=1, on_missing="error")
+    how = dict(side=64, codec="jpeg", num_workers=1, on_error="error")
     checkpoints = checkpoint.Checkpoints(disk / "checkpoints")
     with read_only(disk):
         with pytest.raises(OSError, match="Read-only file system"):
@@ -159,20 +160,21 @@ def test_full_disk_in_a_run_that_goes_on_when_there_is_space(small_run, finished
     with mounted(tmp_path / "run", megabytes=64) as workdir:
         without = shutil.ignore_patterns("ir", "metrics.jsonl", "tensorboard")
         shutil.copytree(finished, workdir, ignore=without, dirs_exist_ok=True)
-        not_written = "a checkpoint cannot be written: No space left on device; that of step 1 is"
-        no_space = "[Errno 28] No space left on device; make space for"
+        reason = "a checkpoint cannot be written: No space left on device"
+        intact = "the checkpoint of step 1 is intact"
+        no_space = "[Errno 28] No space left on device; free space for"
         # of the two checkpoints one fits; then the other does, but not all pages of the evaluation,
         # however much of it was written before
         filling = fill(workdir, leave=checkpoint_size * 4 // 3)
         for stage, said in (
-            ("ir", f"{workdir}/ir/checkpoints: {not_written} whole"),
-            ("evaluate", f"{no_space} {workdir}, and the same command goes on"),
+            ("ir", f"{workdir}/ir/checkpoints: {reason}; {intact}"),
+            ("evaluate", f"{no_space} {workdir}, then resume with the same command"),
         ):
             assert small_run.start(workdir, names).wait() == 1
             log = (tmp_path / "run.log").read_text()
             # beside what tensorstore prints, at times, of the other arrays that it could not write
             assert f"vcjax: {said}" in log.splitlines()
-            assert str(Path(checkpoint.__file__).parents[1]) not in log  # no traceback of ours
+            assert str(Path(checkpoint.__file__).parent) not in log  # no traceback of ours
             assert not stage_cache.read(workdir / stage)["complete"]
             assert not (workdir / "report.json").exists()
             os.truncate(filling, filling.stat().st_size - checkpoint_size)

@@ -31,7 +31,7 @@ def run(finished, tmp_path):
 
 
 def prepared(run):
-    how = dict(side=16, codec="jpeg", videos_per_shard=4, num_workers=1, on_missing="error")
+    how = dict(side=16, codec="jpeg", videos_per_shard=4, num_workers=1, on_error="error")
     found, _ = prepare.prepare(
         manifests.load(run / "manifest" / "manifest.tsv"), run / "prepared", **how
     )

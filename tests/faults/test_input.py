@@ -91,7 +91,7 @@ def assert_read_or_refused(path, tmp_path):
     manifests.save(found, tmp_path / "saved.tsv")
     assert manifests.load(tmp_path / "saved.tsv") == found
     with pytest.raises(manifests.ManifestError, match="can be used"):
-        verify.verify(found, on_missing="skip", decode=False, num_workers=1)
+        verify.verify(found, on_error="skip", decode=False, num_workers=1)
 
 
 def test_a_long_table_is_read(tmp_path):

@@ -8,7 +8,7 @@ from sklearn.mixture import GaussianMixture
 import fisher
 
 
-def transcribed(x, gmm, reading):
+def transcribed(x, gmm, variant):
     """Eq. 5 and 6 row by row, component by component, in float64."""
     x, weights, means = x.astype(np.float64), gmm.weights_, gmm.means_
     deviations = np.sqrt(gmm.covariances_)
@@ -19,12 +19,15 @@ def transcribed(x, gmm, reading):
     posterior /= posterior.sum(axis=1, keepdims=True)
     parts = []
     for k in range(len(weights)):
-        p, apart = posterior[:, k, None], x - means[k]
-        if reading == "paper":
-            first = p * apart / deviations[k] / np.sqrt(weights[k])
-            second = p * (apart**2 / deviations[k] ** 2 - 1) / np.sqrt(2 * weights[k])
+        p, offset = posterior[:, k, None], x - means[k]
+        if variant == "paper":
+            first = p * offset / deviations[k] / np.sqrt(weights[k])
+            second = p * (offset**2 / deviations[k] ** 2 - 1) / np.sqrt(2 * weights[k])
         else:
-            first, second = p * apart, p * (deviations[k] ** 2 - apart**2)
+            first, second = (
+                p * offset,
+                p * (deviations[k] ** 2 - offset**2),
+            )
         parts += [first.mean(axis=0), second.mean(axis=0)]
     return np.concatenate(parts)
 
@@ -67,12 +70,12 @@ def test_the_reference_is_eq_5_and_6_by_hand():
     np.testing.assert_allclose(psi, [2, 3 / np.sqrt(2)])
 
 
-@pytest.mark.parametrize("reading", ["paper", "released"])
+@pytest.mark.parametrize("variant", ["paper", "released"])
 @pytest.mark.parametrize("num_rows", [1, 7, 3000])
-def test_both_readings_are_the_formulas(mixture, descriptors, reading, num_rows):
+def test_both_readings_are_the_formulas(mixture, descriptors, variant, num_rows):
     x = descriptors[:num_rows]
-    actual = fisher.encode(x, mixture, reading)
-    assert error(actual, transcribed(x, mixture, reading)) < 1e-5
+    actual = fisher.encode(x, mixture, variant)
+    assert error(actual, transcribed(x, mixture, variant)) < 1e-5
 
 
 def test_formulas_hold_on_real_trajectories(shared):

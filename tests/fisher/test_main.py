@@ -51,8 +51,8 @@ def test_fit_and_encode_do_what_the_library_does(folder, rows, tmp_path, capsys)
         for name, begin, end in (("a", 0, 900), ("c/second", 1500, 1600), ("deep/b", 900, 1500))
     ]
     expected = fisher.Model.fit(
-        np.concatenate(drawn), energy=0.9, num_components=4, sketch_dim=50, seed=0
-    ).encode_collection([("a", rows[:900])], reading="paper")[1]
+        np.concatenate(drawn), explained_variance=0.9, num_components=4, sketch_dim=50, seed=0
+    ).encode_collection([("a", rows[:900])], variant="paper")[1]
     np.testing.assert_array_equal(vectors.vectors[:1], expected)
 
 
@@ -64,7 +64,7 @@ def test_inspect_tells_energy_weights_and_norms(folder, tmp_path, capsys):
     command.main(["inspect", model, out])
     text = capsys.readouterr().out
     part = fisher.Model.load(model).parts["10:"]
-    assert f"energy kept        {part.pca.energy_kept_:.4f}" in text
+    assert f"explained variance {part.pca.explained_variance_kept_:.4f}" in text
     assert f"min {part.gmm.weights_.min():.4g}, quartiles" in text
     assert "700 rows of 30 values" in text and str(folder) in text
     norms = np.linalg.norm(fisher.FisherVectors.load(tmp_path / "vectors.npz").vectors, axis=1)

@@ -9,7 +9,7 @@ import pytest
 import fisher
 from fisher.rows import Columns
 
-SETTINGS = dict(energy=0.9, num_components=6, sketch_dim=40, seed=0)
+SETTINGS = dict(explained_variance=0.9, num_components=6, sketch_dim=40, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def collection(rows):
 
 
 def test_a_vector_is_projected_encoded_normalized_and_sketched(model, fitted, rows):
-    (video_id,), vectors, has_vector = model.encode_collection([("v", rows)], reading="paper")
+    (video_id,), vectors, has_vector = model.encode_collection([("v", rows)], variant="paper")
     projected = np.asarray(fitted.pca.transform(rows))
     expected = fisher.normalize(fisher.encode(projected, fitted.gmm, "paper"))
     assert video_id == "v" and has_vector.all()
@@ -44,43 +44,43 @@ def test_the_whole_chain_is_the_formulas_of_the_paper(model, fitted, rows):
     psi = np.sign(psi) * np.sqrt(np.abs(psi))
     psi /= np.linalg.norm(psi)
     p = np.asarray(model.sketch.transform(np.eye(len(psi), dtype=np.float32)), np.float64).T
-    vectors = model.encode_collection([("v", rows[:500])], reading="paper")[1]
+    vectors = model.encode_collection([("v", rows[:500])], variant="paper")[1]
     np.testing.assert_allclose(vectors[0], p @ psi, atol=1e-4)
 
 
 def test_without_a_sketch_the_whole_vector_has_unit_norm(model, fitted, rows):
     whole = dataclasses.replace(model, sketch=None)
-    vectors = whole.encode_collection([("v", rows[:99])], reading="released")[1]
+    vectors = whole.encode_collection([("v", rows[:99])], variant="released")[1]
     assert vectors.shape == (1, whole.num_values) == (1, 2 * fitted.gmm.means_.size)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
 def test_a_video_without_rows_has_no_vector(model, collection):
-    video_ids, vectors, has_vector = model.encode_collection(collection, reading="paper")
+    video_ids, vectors, has_vector = model.encode_collection(collection, variant="paper")
     assert video_ids == ("a", "b", "c", "d", "e")
     assert has_vector.tolist() == [True, False, True, True, True]
     assert vectors.dtype == np.float32 and np.isfinite(vectors).all() and not vectors[1].any()
 
 
 def test_no_video_depends_on_the_others(model, collection):
-    vectors = model.encode_collection(collection, reading="paper")[1]
-    backwards = model.encode_collection(collection[::-1], reading="paper")[1]
+    vectors = model.encode_collection(collection, variant="paper")[1]
+    backwards = model.encode_collection(collection[::-1], variant="paper")[1]
     np.testing.assert_array_equal(backwards[::-1], vectors)
-    alone = model.encode_collection(collection[2:3], reading="paper")[1]
+    alone = model.encode_collection(collection[2:3], variant="paper")[1]
     np.testing.assert_array_equal(alone[0], vectors[2])
 
 
 def test_no_videos_are_no_vectors(model):
-    video_ids, vectors, has_vector = model.encode_collection([], reading="paper")
+    video_ids, vectors, has_vector = model.encode_collection([], variant="paper")
     assert video_ids == () and vectors.shape == (0, 40) and has_vector.shape == (0,)
 
 
 def test_videos_of_any_length_share_one_program(model, collection):
     module = importlib.import_module("fisher.encode")
-    model.encode_collection(collection, reading="paper")
+    model.encode_collection(collection, variant="paper")
     num_programs = module._advance._cache_size()
     longer = [("f", np.concatenate([rows for _, rows in collection]))]
-    model.encode_collection(longer + collection, reading="paper")
+    model.encode_collection(longer + collection, variant="paper")
     assert module._advance._cache_size() == num_programs
 
 
@@ -88,9 +88,9 @@ def test_a_video_with_bad_values_is_named(model, rows):
     bad = rows[:9].copy()
     bad[4, 4] = np.nan
     with pytest.raises(ValueError, match="bad video: .* not finite"):
-        model.encode_collection([("fine", rows), ("bad video", bad)], reading="paper")
+        model.encode_collection([("fine", rows), ("bad video", bad)], variant="paper")
     with pytest.raises(ValueError, match="narrow: rows of 7 values, not 30"):
-        model.encode_collection([("narrow", rows[:, :7])], reading="paper")
+        model.encode_collection([("narrow", rows[:, :7])], variant="paper")
 
 
 def test_loading_gives_back_what_was_saved(model, fitted, collection, tmp_path):
@@ -101,10 +101,10 @@ def test_loading_gives_back_what_was_saved(model, fitted, collection, tmp_path):
         np.testing.assert_array_equal(getattr(part.pca, name), getattr(fitted.pca, name))
     for name in ("weights_", "means_", "covariances_"):
         np.testing.assert_array_equal(getattr(part.gmm, name), getattr(fitted.gmm, name))
-    assert (loaded.num_rows, loaded.seed, part.pca.energy_kept_) == (
-        model.num_rows, 0, fitted.pca.energy_kept_,
+    assert (loaded.num_rows, loaded.seed, part.pca.explained_variance_kept_) == (
+        model.num_rows, 0, fitted.pca.explained_variance_kept_,
     )  # fmt: skip
-    encode = lambda m: m.encode_collection(collection, reading="paper")[1]  # noqa: E731
+    encode = lambda m: m.encode_collection(collection, variant="paper")[1]  # noqa: E731
     np.testing.assert_array_equal(encode(loaded), encode(model))
 
 
@@ -162,11 +162,11 @@ def test_too_few_rows_are_refused(rows):
 def test_memory_does_not_grow_with_the_rows_of_a_video(model, rows):
     endless = np.broadcast_to(rows[:1], (3_000_000, 30))  # 360 MB, were they in memory
     tracemalloc.start()
-    vectors = model.encode_collection([("v", endless)], reading="paper")[1]
+    vectors = model.encode_collection([("v", endless)], variant="paper")[1]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30e6
-    one = model.encode_collection([("v", rows[:1])], reading="paper")[1]
+    one = model.encode_collection([("v", rows[:1])], variant="paper")[1]
     # equal rows are rounded alike: their errors add up instead of averaging out
     np.testing.assert_allclose(vectors, one, atol=3e-5)
 
@@ -182,7 +182,7 @@ def test_memory_does_not_grow_with_the_number_of_videos(model, rows):
                 yield str(i), rows[:700]
 
         tracemalloc.start()
-        assert sum(v is not None for _, v in model.encode_each(videos(), reading="paper")) == (
+        assert sum(v is not None for _, v in model.encode_each(videos(), variant="paper")) == (
             num_videos
         )
         host = tracemalloc.get_traced_memory()[1]
@@ -198,10 +198,10 @@ def test_parts_are_models_of_their_columns_side_by_side(rows):
     columns = {"few": Columns(0, 10), "roots": Columns(10, 30, square_root=True)}
     model = fisher.Model.fit(rows, **SETTINGS | {"sketch_dim": 0}, columns=columns)
     seen = {"few": rows[:, :10], "roots": np.sign(rows[:, 10:]) * np.sqrt(np.abs(rows[:, 10:]))}
-    (_, vector), _ = model.encode_each([("v", rows[:99]), ("w", rows[:9])], reading="paper")
+    (_, vector), _ = model.encode_each([("v", rows[:99]), ("w", rows[:9])], variant="paper")
     for name, x in seen.items():
         alone = fisher.Model.fit(x, **SETTINGS | {"sketch_dim": 0})
-        ((_, expected),) = alone.encode_each([("v", x[:99])], reading="paper")
+        ((_, expected),) = alone.encode_each([("v", x[:99])], variant="paper")
         np.testing.assert_allclose(
             np.sqrt(2) * vector[model.places[name]], expected, rtol=1e-3, atol=1e-4
         )
@@ -214,7 +214,7 @@ def test_parts_are_saved_with_their_origin(rows, tmp_path):
     loaded = fisher.Model.load(tmp_path / "model.npz")
     assert {name: part.columns for name, part in loaded.parts.items()} == columns
     assert loaded.source == {"videos": ["a"]} and loaded.places == model.places
-    vectors = [m.encode_collection([("v", rows)], reading="paper")[1] for m in (model, loaded)]
+    vectors = [m.encode_collection([("v", rows)], variant="paper")[1] for m in (model, loaded)]
     np.testing.assert_array_equal(*vectors)
 
 

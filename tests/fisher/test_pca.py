@@ -11,18 +11,20 @@ def test_components_are_those_of_scikit_learn_up_to_sign(rows):
     signs = np.sign((ours.components_ * theirs.components_).sum(axis=1))
     np.testing.assert_allclose(ours.components_ * signs[:, None], theirs.components_, atol=1e-4)
     np.testing.assert_allclose(ours.explained_variance_, theirs.explained_variance_, rtol=1e-5)
-    assert ours.energy_kept_ == pytest.approx(theirs.explained_variance_ratio_.sum(), rel=1e-5)
+    assert ours.explained_variance_kept_ == pytest.approx(
+        theirs.explained_variance_ratio_.sum(), rel=1e-5
+    )
     np.testing.assert_allclose(
         ours.transform(rows) * signs[None], theirs.transform(rows), atol=2e-3
     )
 
 
-@pytest.mark.parametrize("energy", [0.3, 0.9, 0.999, 1.0])
-def test_no_fewer_components_would_keep_the_energy(rows, energy):
-    pca = fisher.PCA(energy).fit(rows)
+@pytest.mark.parametrize("explained_variance", [0.3, 0.9, 0.999, 1.0])
+def test_no_fewer_components_would_keep_the_energy(rows, explained_variance):
+    pca = fisher.PCA(explained_variance).fit(rows)
     total = rows.var(axis=0, ddof=1, dtype=np.float64).sum()
-    assert pca.explained_variance_.sum() / total >= energy - 1e-6
-    assert pca.explained_variance_[:-1].sum() / total < energy
+    assert pca.explained_variance_.sum() / total >= explained_variance - 1e-6
+    assert pca.explained_variance_[:-1].sum() / total < explained_variance
 
 
 def test_a_large_offset_is_no_component(rows):

@@ -55,7 +55,7 @@ def test_segments_hold_each_item_from_a_block_of_its_own(rows):
     for chunk in chunks:
         item_of = {block: item for item, block in chunk.ended.items()}
         for block, count in enumerate(chunk.num_rows):
-            assert chunk.is_first[block] == (count > 0 and not current)
+            assert chunk.is_primary[block] == (count > 0 and not current)
             current += [chunk.blocks[block, :count]] if count else []
             assert not chunk.blocks[block, count:].any()
             if chunk.is_last[block]:

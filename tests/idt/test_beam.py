@@ -17,23 +17,23 @@ def files(directory):
 
 def test_files_are_those_of_the_local_run_bit_for_bit(videos, write_gray, moving_patch, tmp_path):
     videos["three"] = str(write_gray("three", moving_patch[4:22, :, ::-1]))
-    found = beam.run(
+    counters = beam.run(
         videos, tmp_path / "beam", matcher="flow", people=None, num_retries=0, options=ONE_PROCESS
     )
     counts = collection.extract_collection(
         videos, tmp_path / "idt", matcher="flow", people=None, num_workers=1, on_error="error"
     )
     assert files(tmp_path / "beam") == files(tmp_path / "idt")
-    assert found["videos"] == 3 and found["trajectories"] == sum(counts.values())
+    assert counters["videos"] == 3 and counters["trajectories"] == sum(counts.values())
     assert (tmp_path / "beam" / "failed.tsv").read_text() == "video_id\tpath\treason\n"
 
 
 def test_videos_that_fail_are_tried_again_and_listed(videos, tmp_path):
     bad = tmp_path / "bad.avi"
     bad.write_bytes(b"no video")
-    wanted = {"bad": str(bad), "two": videos["two"]}
-    found = beam.run(
-        wanted,
+    one_bad = {"bad": str(bad), "two": videos["two"]}
+    counters = beam.run(
+        one_bad,
         tmp_path / "beam",
         matcher="flow",
         people=None,
@@ -41,7 +41,7 @@ def test_videos_that_fail_are_tried_again_and_listed(videos, tmp_path):
         options=ONE_PROCESS,
         wait=0.0,
     )
-    assert found["failed"] == 1 and found["retries"] == 2 and found["videos"] == 1
+    assert counters["failed"] == 1 and counters["retries"] == 2 and counters["videos"] == 1
     header, line = (tmp_path / "beam" / "failed.tsv").read_text().splitlines()
     video_id, path, reason = line.split("\t")
     assert (video_id, path) == ("bad", str(bad)) and "bad.avi" in reason

@@ -19,8 +19,8 @@ def test_homography_of_the_majority_is_found_among_outliers():
     previous = generator.uniform(0, 200, (120, 2)).astype(np.float32)
     current = moved(previous)
     current[:40] += generator.uniform(5, 20, (40, 2)).astype(np.float32)
-    found = camera.homography((previous, current), SETTINGS)
-    np.testing.assert_allclose(moved(previous, found), moved(previous), atol=0.01)
+    motion = camera.homography((previous, current), SETTINGS)
+    np.testing.assert_allclose(moved(previous, motion), moved(previous), atol=0.01)
 
 
 def test_no_motion_without_enough_matches():
@@ -39,11 +39,11 @@ def test_corners_move_with_the_flow_and_those_on_people_are_left_out(texture):
     box = np.array([[50, 0, 99, 79]], np.float32)
     none = people.NO_BOXES
     everywhere = camera.flow_matches(camera.Pair(image, image, flow, none, none), SETTINGS)
-    beside = camera.flow_matches(camera.Pair(image, image, flow, none, box), SETTINGS)
+    outside = camera.flow_matches(camera.Pair(image, image, flow, none, box), SETTINGS)
     np.testing.assert_array_equal(
         everywhere[1] - everywhere[0], np.tile([2, -1], (len(everywhere[0]), 1))
     )
-    np.testing.assert_array_equal(beside[0], everywhere[0][everywhere[0][:, 0] < 50])
+    np.testing.assert_array_equal(outside[0], everywhere[0][everywhere[0][:, 0] < 50])
 
 
 def test_stabilizing_undoes_the_motion_and_keeps_the_margin(texture):
@@ -58,7 +58,7 @@ def test_stabilizing_undoes_the_motion_and_keeps_the_margin(texture):
 
 
 def test_unknown_matcher_names_those_there_are():
-    with pytest.raises(ValueError, match=r"no matcher 'sift'; use one of .*'flow'"):
+    with pytest.raises(ValueError, match=r"unknown matcher 'sift'; use one of .*'flow'"):
         camera.matcher("sift", SETTINGS)
 
 

@@ -46,7 +46,7 @@ def test_what_is_damaged_or_from_another_file_is_extracted_again(videos, tmp_pat
     before = times(directory)
     assert run(videos, directory) == counts
     assert all(time != before[path] for path, time in times(directory).items())
-    assert "extracted again" in caplog.text
+    assert "replacing trajectories that cannot be read" in caplog.text
 
 
 def test_every_video_that_fails_is_named_after_the_others_are_done(videos, tmp_path):
@@ -59,13 +59,13 @@ def test_every_video_that_fails_is_named_after_the_others_are_done(videos, tmp_p
 
 def test_skipped_videos_have_an_empty_file_and_are_tried_again(videos, tmp_path, caplog):
     late = tmp_path / "late.avi"
-    wanted = {"late": str(late), "two": videos["two"]}
+    one_late = {"late": str(late), "two": videos["two"]}
     with caplog.at_level(logging.WARNING):
-        assert run(wanted, tmp_path / "out", on_error="skip")["late"] == 0
+        assert run(one_late, tmp_path / "out", on_error="skip")["late"] == 0
     assert "late" in caplog.text
     assert storage.read(storage.path_of(tmp_path / "out", "late")).num_rows == 0
     late.write_bytes(Path(videos["a/one"]).read_bytes())
-    assert run(wanted, tmp_path / "out", on_error="skip")["late"] > 0
+    assert run(one_late, tmp_path / "out", on_error="skip")["late"] > 0
 
 
 def test_people_without_a_box_file_are_an_error_and_boxes_count_as_source(videos, tmp_path):
@@ -83,7 +83,7 @@ def test_people_without_a_box_file_are_an_error_and_boxes_count_as_source(videos
 
 
 class Bomb:
-    """Stands for a file that kills the process that opens it."""
+    """A path that kills the process which unpickles it."""
 
     def is_file(self):
         return False

@@ -12,10 +12,10 @@ def scene(texture):
     return texture(0, (50, 60)), flow
 
 
-def describe(grey, flow, x, y):
+def describe(gray, flow, x, y):
     out = np.zeros(132, np.float32)
     bins = np.empty((4, 33), np.float32)
-    integral = descriptors.integral(grey, flow, 0.4)
+    integral = descriptors.integral(gray, flow, 0.4)
     descriptors.add_patch(integral, np.float32(x), np.float32(y), FLOOR, bins, out)
     return np.split(out, [32, 68, 100])
 
@@ -48,11 +48,11 @@ def differences(image):
     ("x", "y", "left", "top"), [(30, 25, 14, 9), (2, 3, 0, 0), (58, 49, 28, 18)]
 )
 def test_descriptors_are_those_of_a_plain_loop(scene, x, y, left, top):
-    grey, flow = scene
+    gray, flow = scene
     patch = (slice(top, top + 32), slice(left, left + 32))
-    hog, hof, mbhx, mbhy = describe(grey, flow, x, y)
+    hog, hof, mbhx, mbhy = describe(gray, flow, x, y)
     for actual, (dx, dy), bins, still in [
-        (hog, differences(grey), 8, None),
+        (hog, differences(gray), 8, None),
         (hof, flow, 9, 0.4),
         (mbhx, differences(flow[0]), 8, None),
         (mbhy, differences(flow[1]), 8, None),

@@ -5,30 +5,30 @@ from vcjax import idt
 
 
 def test_only_the_patch_moves_once_the_camera_is_stabilized(moving_patch):
-    found = idt.extract(moving_patch)
-    x = found.header[:, 1]
+    result = idt.extract(moving_patch)
+    x = result.header[:, 1]
     assert len(x) > 50
     assert (np.abs(x - 80) < 40).mean() > 0.97  # the patch spans 60 to 100; the wall is the rest
 
 
 def test_without_stabilization_the_wall_moves_too(moving_patch):
-    found = idt.extract(moving_patch, homographies=np.tile(np.eye(3), (29, 1, 1)))
-    assert (np.abs(found.header[:, 1] - 80) > 40).mean() > 0.3
+    result = idt.extract(moving_patch, homographies=np.tile(np.eye(3), (29, 1, 1)))
+    assert (np.abs(result.header[:, 1] - 80) > 40).mean() > 0.3
 
 
 def test_rows_are_in_order_of_their_end(moving_patch):
-    found = idt.extract(moving_patch)
-    end = found.header[:, 0]
+    result = idt.extract(moving_patch)
+    end = result.header[:, 0]
     assert end[0] == 15 and end[-1] == 29 and (np.diff(end) >= 0).all()
-    np.testing.assert_allclose(found.header[:, 9], (end - 7.5) / 30, rtol=1e-6)
+    np.testing.assert_allclose(result.header[:, 9], (end - 7.5) / 30, rtol=1e-6)
 
 
 def test_features_stand_side_by_side(moving_patch):
-    found = idt.extract(moving_patch)
-    assert found.features.shape == (found.num_rows, 426) and found.features.dtype == np.float32
-    np.testing.assert_array_equal(found.features[:, 30:126], found.hog)
-    np.testing.assert_array_equal(found.features[:, 330:], found.mbhy)
-    steps = found.trajectory.reshape(-1, 15, 2)
+    result = idt.extract(moving_patch)
+    assert result.features.shape == (result.num_rows, 426) and result.features.dtype == np.float32
+    np.testing.assert_array_equal(result.features[:, 30:126], result.hog)
+    np.testing.assert_array_equal(result.features[:, 330:], result.mbhy)
+    steps = result.trajectory.reshape(-1, 15, 2)
     np.testing.assert_allclose(np.linalg.norm(steps, axis=2).sum(axis=1), 1, rtol=1e-5)
 
 
@@ -40,22 +40,22 @@ def test_twice_gives_the_same_bytes(moving_patch):
 
 
 def test_grey_in_three_channels_is_grey(moving_patch):
-    grey = idt.extract(moving_patch[:18])
+    gray = idt.extract(moving_patch[:18])
     color = idt.extract(np.repeat(moving_patch[:18, :, :, None], 3, axis=3))
-    np.testing.assert_array_equal(grey.features, color.features)
+    np.testing.assert_array_equal(gray.features, color.features)
 
 
 def test_people_may_hide_the_wall_from_the_camera(moving_patch):
     everywhere = [np.array([[0, 0, 160, 128]], np.float32)] * 30
-    found = idt.extract(moving_patch, people=everywhere)
+    result = idt.extract(moving_patch, people=everywhere)
     unstable = idt.extract(moving_patch, homographies=np.tile(np.eye(3), (29, 1, 1)))
-    np.testing.assert_array_equal(found.features, unstable.features)
+    np.testing.assert_array_equal(result.features, unstable.features)
 
 
 @pytest.mark.parametrize("num_frames", [0, 1, 15])
 def test_a_short_video_has_no_rows(moving_patch, num_frames):
-    found = idt.extract(moving_patch[:num_frames])
-    assert found.features.shape == (0, 426)
+    result = idt.extract(moving_patch[:num_frames])
+    assert result.features.shape == (0, 426)
 
 
 def test_a_grey_video_has_no_rows():
@@ -77,5 +77,5 @@ def test_too_few_homographies_or_boxes_are_errors(moving_patch):
 
 
 def test_unknown_matcher_is_an_error(moving_patch):
-    with pytest.raises(ValueError, match="no matcher 'surfing'"):
+    with pytest.raises(ValueError, match="unknown matcher 'surfing'"):
         idt.extract(moving_patch, matcher="surfing")

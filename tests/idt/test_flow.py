@@ -22,7 +22,7 @@ def test_expansion_of_a_quadratic_is_its_coefficients():
 
 def test_flow_of_a_shifted_texture_is_the_shift(texture):
     scene = texture(0, (160, 200))
-    first, second = scene[20:140, 20:180], scene[22:142, 17:177]  # what is seen moves by (3, -2)
+    first, second = scene[20:140, 20:180], scene[22:142, 17:177]  # the scene moves by (3, -2)
     finest = flows(np.ascontiguousarray(first), np.ascontiguousarray(second))[0]
     inner = finest[:, 15:-15, 15:-15]
     np.testing.assert_allclose(inner[0], 3, atol=0.1)

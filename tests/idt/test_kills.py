@@ -1,4 +1,4 @@
-"""Extraction that is killed at random moments; VCJAX_KILLS says how often (default 3)."""
+"""Extraction that is killed at random moments, VCJAX_KILLS times (default 3)."""
 
 import os
 import random
@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc"),
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc of Linux"),
 ]
 
 NUM_KILLS = int(os.environ.get("VCJAX_KILLS", "3"))
@@ -39,22 +39,22 @@ def start(tmp_path, write_gray, moving_patch):
 
 
 def members(session):
-    """The processes of a session that are not zombies, by id, with the parent of each."""
-    found = {}
+    """Return the parents of a session's processes by process id, without zombies."""
+    parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent, _, owner = path.read_text().rpartition(")")[2].split()[:4]
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(owner) == session and state != "Z":
-            found[int(path.parent.name)] = int(parent)
-    return found
+            parents[int(path.parent.name)] = int(parent)
+    return parents
 
 
 def workers(session):
-    """Grandchildren of the program: their parent, the fork server, forks them."""
-    found = members(session)
-    return [pid for pid, parent in found.items() if found.get(parent) == session]
+    """Return the grandchildren of the program, which the fork server forks."""
+    parents = members(session)
+    return [pid for pid, parent in parents.items() if parents.get(parent) == session]
 
 
 def wait_until(condition):
@@ -67,7 +67,7 @@ def wait_until(condition):
 def kill_program(process):
     process.kill()
     process.wait()
-    wait_until(lambda: not members(process.pid))  # nor do its workers live on
+    wait_until(lambda: not members(process.pid))  # its workers end too
 
 
 def kill_a_worker(process):

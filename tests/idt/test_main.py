@@ -43,7 +43,7 @@ def test_parts_cover_every_video_once(folder):
 def test_parts_that_are_none_are_refused(text, capsys):
     with pytest.raises(SystemExit):
         command.main(["extract", "--manifest", "v", "--out", "o", f"--shard={text}"])
-    assert "is not I/N with I from 1 to N" in capsys.readouterr().err
+    assert "is not of the form I/N with I from 1 to N" in capsys.readouterr().err
 
 
 def test_detect_and_extract_with_the_boxes(folder, tmp_path, capsys):
@@ -59,7 +59,7 @@ def test_detect_and_extract_with_the_boxes(folder, tmp_path, capsys):
 def test_what_is_no_option_is_refused(capsys):
     with pytest.raises(SystemExit):
         command.main(["draw", "v.mp4", "o.mp4", "--runner=DirectRunner"])
-    assert "not understood: --runner=DirectRunner" in capsys.readouterr().err
+    assert "unrecognized arguments: --runner=DirectRunner" in capsys.readouterr().err
 
 
 def test_draw_colors_the_tracks(folder, tmp_path):

@@ -41,7 +41,7 @@ def test_what_is_no_text_is_named(tmp_path):
 def test_lines_count_and_not_frame_numbers(tmp_path, caplog):
     (tmp_path / "v.bb").write_text("7 1 2 30 40 0.9\n9\n")
     assert [len(boxes) for boxes in people.read(tmp_path / "v.bb")] == [1, 0]
-    assert "do not count up" in caplog.text
+    assert "not consecutive" in caplog.text
 
 
 def test_ids_may_hold_subfolders(tmp_path):

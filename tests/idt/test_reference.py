@@ -51,85 +51,85 @@ def bowling(shared):
     """Grey frames up to the 75th, the published rows, and the homographies of each pair."""
     folder = shared / "idt"
     with np.load(folder / "bowling.gray.npz") as frames:
-        grey = frames["gray"][:76]
+        gray = frames["gray"][:76]
     with np.load(folder / "bowling.homographies.npz") as homographies:
         motion = homographies["H"]
-    return grey, dict(np.load(folder / "bowling.features.npz")), motion
+    return gray, dict(np.load(folder / "bowling.features.npz")), motion
 
 
 def test_rows_are_the_published_ones_given_the_published_homographies(bowling):
-    grey, reference, motion = bowling
-    found = agreement(
-        idt.extract(grey, homographies=motion), reference, last_frame=75, tolerance=0.01
+    gray, reference, motion = bowling
+    result = agreement(
+        idt.extract(gray, homographies=motion), reference, last_frame=75, tolerance=0.01
     )
-    assert found.recall >= 0.995 and found.precision >= 0.995
-    assert found.cosine["trajectory"] >= 0.9999
-    assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+    assert result.recall >= 0.995 and result.precision >= 0.995
+    assert result.cosine["trajectory"] >= 0.9999
+    assert all(result.cosine[name] >= 0.9999 for name in DESCRIPTORS), result.cosine
 
 
 def test_rows_agree_with_our_own_homographies(bowling):
-    grey, reference, _ = bowling
-    found = agreement(idt.extract(grey), reference, last_frame=75, tolerance=0.01)
+    gray, reference, _ = bowling
+    result = agreement(idt.extract(gray), reference, last_frame=75, tolerance=0.01)
     # without SURF, the camera's motion is off by 0.06 pixels; some tracks are then valid or not
-    assert found.recall >= 0.95 and found.precision >= 0.93
-    assert all(found.cosine[name] >= 0.995 for name in DESCRIPTORS), found.cosine
+    assert result.recall >= 0.95 and result.precision >= 0.93
+    assert all(result.cosine[name] >= 0.995 for name in DESCRIPTORS), result.cosine
 
 
 def test_rows_are_the_published_ones_with_surf(bowling):
-    grey, reference, _ = bowling
-    actual = idt.extract(grey, matcher="surf")
-    found = agreement(actual, reference, last_frame=75, tolerance=0.01)
-    assert found.recall >= 0.999 and found.precision >= 0.998
-    assert found.cosine["trajectory"] >= 0.9999
-    assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+    gray, reference, _ = bowling
+    actual = idt.extract(gray, matcher="surf")
+    result = agreement(actual, reference, last_frame=75, tolerance=0.01)
+    assert result.recall >= 0.999 and result.precision >= 0.998
+    assert result.cosine["trajectory"] >= 0.9999
+    assert all(result.cosine[name] >= 0.9999 for name in DESCRIPTORS), result.cosine
 
 
 def test_surf_finds_as_many_matches_as_the_published_program(bowling, shared):
-    grey, _, _ = bowling
+    gray, _, _ = bowling
     with np.load(shared / "idt" / "bowling.homographies.npz") as reference:
         expected = reference["surf_matches"][:10]
-    features = [surf.features(frame) for frame in grey[:11]]
+    features = [surf.features(frame) for frame in gray[:11]]
     counts = [len(surf.match(*pair)[0]) for pair in zip(features, features[1:], strict=False)]
     np.testing.assert_array_equal(counts, expected)
 
 
 def test_rows_with_boxes_around_people_are_those_published_with_surf(bowling, shared):
-    grey, _, _ = bowling
+    gray, _, _ = bowling
     reference = dict(np.load(shared / "idt" / "bowling.people.features.npz"))
-    actual = idt.extract(grey[:61], people=shared / "idt" / "bowling.bb", matcher="surf")
-    found = agreement(actual, reference, last_frame=60, tolerance=0.01)
-    assert found.recall >= 0.999 and found.precision >= 0.998
-    assert found.cosine["trajectory"] >= 0.9999
-    assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+    actual = idt.extract(gray[:61], people=shared / "idt" / "bowling.bb", matcher="surf")
+    result = agreement(actual, reference, last_frame=60, tolerance=0.01)
+    assert result.recall >= 0.999 and result.precision >= 0.998
+    assert result.cosine["trajectory"] >= 0.9999
+    assert all(result.cosine[name] >= 0.9999 for name in DESCRIPTORS), result.cosine
 
 
 def test_boxes_around_people_bring_rows_closer_to_those_published_with_them(bowling, shared):
-    grey, _, _ = bowling
+    gray, _, _ = bowling
     reference = dict(np.load(shared / "idt" / "bowling.people.features.npz"))
-    without = agreement(idt.extract(grey[:61]), reference, last_frame=60, tolerance=0.01)
-    boxed = idt.extract(grey[:61], people=shared / "idt" / "bowling.bb")
-    found = agreement(boxed, reference, last_frame=60, tolerance=0.01)
-    assert found.recall > without.recall and found.recall >= 0.93
-    assert found.cosine["hof"] > without.cosine["hof"] and found.cosine["hof"] >= 0.995
+    without = agreement(idt.extract(gray[:61]), reference, last_frame=60, tolerance=0.01)
+    boxed = idt.extract(gray[:61], people=shared / "idt" / "bowling.bb")
+    result = agreement(boxed, reference, last_frame=60, tolerance=0.01)
+    assert result.recall > without.recall and result.recall >= 0.93
+    assert result.cosine["hof"] > without.cosine["hof"] and result.cosine["hof"] >= 0.995
 
 
 def test_rows_of_the_sample_video_are_those_of_2013(shared):
     reference = dict(np.load(shared / "idt" / "boxing.golden2013.npz"))
     actual = idt.extract(shared / "idt" / "boxing.avi")
-    found = agreement(actual, reference, last_frame=359, tolerance=1)
-    assert found.recall >= 0.995 and found.precision >= 0.995
-    assert all(found.cosine[name] >= 0.9999 for name in DESCRIPTORS), found.cosine
+    result = agreement(actual, reference, last_frame=359, tolerance=1)
+    assert result.recall >= 0.995 and result.precision >= 0.995
+    assert all(result.cosine[name] >= 0.9999 for name in DESCRIPTORS), result.cosine
 
 
 def test_rows_of_the_sample_video_are_exactly_those_of_2013_with_surf(shared):
     reference = dict(np.load(shared / "idt" / "boxing.golden2013.npz"))
     actual = idt.extract(shared / "idt" / "boxing.avi", matcher="surf")
-    found = agreement(actual, reference, last_frame=359, tolerance=0.01)
-    assert found.recall >= 0.999 and found.precision >= 0.998
-    assert all(found.cosine[name] >= 0.999 for name in DESCRIPTORS), found.cosine
+    result = agreement(actual, reference, last_frame=359, tolerance=0.01)
+    assert result.recall >= 0.999 and result.precision >= 0.998
+    assert all(result.cosine[name] >= 0.999 for name in DESCRIPTORS), result.cosine
 
 
 def test_decoded_frames_are_the_published_ones(bowling, shared):
-    grey, _, _ = bowling
+    gray, _, _ = bowling
     frames = islice(video.frames(shared / "idt" / "bowling.avi"), 20)
-    np.testing.assert_array_equal(idt.extract(frames).features, idt.extract(grey[:20]).features)
+    np.testing.assert_array_equal(idt.extract(frames).features, idt.extract(gray[:20]).features)

@@ -16,13 +16,13 @@ def trajectories():
 def test_what_is_written_is_read(tmp_path, trajectories):
     path = tmp_path / "v.npz"
     storage.write(path, trajectories, source={"size": 3, "settings": {"grid": 5}})
-    found, source = storage.read_with_source(path)
+    stored, source = storage.read_with_source(path)
     assert source == {"size": 3, "settings": {"grid": 5}}
-    np.testing.assert_array_equal(found.header, trajectories.header)
-    np.testing.assert_array_equal(found.trajectory, trajectories.trajectory)
+    np.testing.assert_array_equal(stored.header, trajectories.header)
+    np.testing.assert_array_equal(stored.trajectory, trajectories.trajectory)
     for name in ("hog", "hof", "mbhx", "mbhy"):  # float16 in the file
-        assert getattr(found, name).dtype == np.float32
-        np.testing.assert_allclose(getattr(found, name), getattr(trajectories, name), atol=2.5e-4)
+        assert getattr(stored, name).dtype == np.float32
+        np.testing.assert_allclose(getattr(stored, name), getattr(trajectories, name), atol=2.5e-4)
     assert os.listdir(tmp_path) == ["v.npz"]
 
 
@@ -35,20 +35,20 @@ def test_no_flipped_bit_is_read_as_something_else(tmp_path, trajectories):
     path = tmp_path / "v.npz"
     storage.write(path, trajectories, source={"size": 3})
     intact, content = storage.read(path), path.read_bytes()
-    num_found = 0
+    num_detected = 0
     places = np.random.default_rng(0).integers(8 * len(content), size=400)
     for place in places.tolist():
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(bytes(damaged))
         try:
-            found = storage.read(path)
+            stored = storage.read(path)
         except storage.StorageError as error:
             assert "v.npz" in str(error)
-            num_found += 1
+            num_detected += 1
         else:  # a byte of the archive that nobody reads, such as a date
-            np.testing.assert_array_equal(found.features, intact.features)
-    assert num_found > 300
+            np.testing.assert_array_equal(stored.features, intact.features)
+    assert num_detected > 300
 
 
 @pytest.mark.parametrize("size", [0, 100, -30])

@@ -21,13 +21,13 @@ def distances(a, b):
 def test_a_blob_is_found_at_its_place_and_size(sigma):
     x, y, side = keypoints.detect(cv2.integral(blob(sigma)))[0]
     assert abs(x - 70) < 0.1 and abs(y - 60) < 0.1
-    scale = side * 1.2 / 9  # the filter of side 9 stands for sigma 1.2
+    scale = side * 1.2 / 9  # the filter of side 9 corresponds to sigma 1.2
     assert scale == pytest.approx(0.76 * sigma, rel=0.07)  # boxes see blobs a quarter smaller
 
 
 def test_determinants_are_of_the_boxes_of_the_paper(texture):
     image = texture(0, (40, 50)).astype(np.float64)
-    found = keypoints._determinants(
+    determinants = keypoints._determinants(
         keypoints._phases(cv2.integral(image.astype(np.uint8)), 2), 18, 40, 50
     )
     filters = np.zeros((3, 18, 18))
@@ -36,7 +36,7 @@ def test_determinants_are_of_the_boxes_of_the_paper(texture):
     for weight, y, x in ((1, 2, 2), (-1, 2, 10), (-1, 10, 2), (1, 10, 10)):
         filters[2, y : y + 6, x : x + 6] = weight / 36
     xx, yy, xy = (filters * image[6:24, 10:28]).sum(axis=(1, 2))
-    np.testing.assert_allclose(found[3 + 4, 5 + 4], xx * yy - 0.81 * xy**2, rtol=1e-5)
+    np.testing.assert_allclose(determinants[3 + 4, 5 + 4], xx * yy - 0.81 * xy**2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("side", [25, 42, 63, 64, 100])
@@ -70,16 +70,16 @@ def test_a_turned_picture_has_the_same_descriptors_at_turned_points(texture):
     second = surf.features(np.ascontiguousarray(np.rot90(image)))
     nearest = distances(first.descriptors, second.descriptors).argmin(axis=1)
     turned = np.stack([first.points[:, 1], 120 - first.points[:, 0]], axis=1)
-    apart = np.abs(second.points[nearest] - turned).max(axis=1)
-    assert len(first.points) > 30 and (apart < 1).mean() > 0.9
+    split_by_descriptor = np.abs(second.points[nearest] - turned).max(axis=1)
+    assert len(first.points) > 30 and (split_by_descriptor < 1).mean() > 0.9
 
 
 def test_light_and_contrast_do_not_change_descriptors(texture):
     image = texture(0, (100, 120))
     bright = surf.features(image)
-    found = keypoints.detect(cv2.integral(image))
-    angles = description.orientations(cv2.integral(image), found)
-    dim = description.describe(image // 2 + 20, found, angles)
+    blobs = keypoints.detect(cv2.integral(image))
+    angles = description.orientations(cv2.integral(image), blobs)
+    dim = description.describe(image // 2 + 20, blobs, angles)
     assert np.median((bright.descriptors * dim).sum(axis=1)) > 0.99
     np.testing.assert_allclose(np.linalg.norm(dim, axis=1), 1, atol=1e-6)
 
@@ -101,14 +101,14 @@ def test_nothing_matches_beyond_the_window():
 def test_features_lie_on_what_is_free(texture):
     image, free = texture(0, (100, 160)), np.ones((100, 160), np.uint8)
     free[:, :80] = 0
-    everywhere, found = surf.features(image), surf.features(image, free)
-    beside = everywhere.points[:, 0] >= 79.5
-    assert 0 < len(found.points) < len(everywhere.points)
-    np.testing.assert_array_equal(found.points, everywhere.points[beside])
-    np.testing.assert_array_equal(found.descriptors, everywhere.descriptors[beside])
+    everywhere, features = surf.features(image), surf.features(image, free)
+    is_free = everywhere.points[:, 0] >= 79.5
+    assert 0 < len(features.points) < len(everywhere.points)
+    np.testing.assert_array_equal(features.points, everywhere.points[is_free])
+    np.testing.assert_array_equal(features.descriptors, everywhere.descriptors[is_free])
 
 
 def test_a_picture_without_blobs_has_no_features():
-    found = surf.features(np.full((60, 80), 90, np.uint8))
-    assert found.points.shape == (0, 2) and found.descriptors.shape == (0, 128)
-    assert len(surf.match(found, found)[0]) == 0
+    features = surf.features(np.full((60, 80), 90, np.uint8))
+    assert features.points.shape == (0, 2) and features.descriptors.shape == (0, 128)
+    assert len(surf.match(features, features)[0]) == 0

@@ -49,14 +49,14 @@ def test_a_jump_is_not_a_track():
 
 
 def test_new_points_are_where_there_is_texture_and_no_track(texture):
-    grey = np.zeros((40, 60), np.uint8)
-    grey[:, 30:] = texture(0, (40, 30))
-    first = tracks.sample(tracks.empty(), grey, SETTINGS)
+    gray = np.zeros((40, 60), np.uint8)
+    gray[:, 30:] = texture(0, (40, 30))
+    first = tracks.sample(tracks.empty(), gray, SETTINGS)
     assert len(first.age) > 20
     assert (first.points[:, 0] % 5 == 2).all() and (first.points[:, 0, 0] >= 27).all()
-    again = tracks.sample(first, grey, SETTINGS)
+    again = tracks.sample(first, gray, SETTINGS)
     assert len(again.age) == len(first.age)  # every cell is taken
-    fewer = tracks.sample(first.where(np.arange(len(first.age)) != 3), grey, SETTINGS)
+    fewer = tracks.sample(first.where(np.arange(len(first.age)) != 3), gray, SETTINGS)
     np.testing.assert_array_equal(fewer.points[-1, 0], first.points[3, 0])
 
 
@@ -70,10 +70,10 @@ def test_a_track_follows_the_flow_and_ends_when_it_leaves_the_frame():
     flow = np.zeros((2, 40, 40), np.float32)
     flow[0] = 3.5
     integral = np.zeros((41, 41, 33), np.float32)
-    going_on, finished = tracks.advance(live, flow, 0.5 * flow, integral, SETTINGS)
+    live_next, finished = tracks.advance(live, flow, 0.5 * flow, integral, SETTINGS)
     assert len(finished.age) == 0
-    np.testing.assert_array_equal(going_on.points[:, 1], [[23.5, 22]])
-    np.testing.assert_array_equal(going_on.steps[:, 0], [[1.75, 0]])
+    np.testing.assert_array_equal(live_next.points[:, 1], [[23.5, 22]])
+    np.testing.assert_array_equal(live_next.steps[:, 0], [[1.75, 0]])
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])

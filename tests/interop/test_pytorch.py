@@ -125,7 +125,7 @@ def test_both_formats_of_torch_save_are_read(tmp_path):
     content["c"] = torch.arange(10, dtype=torch.int64)[3:6]
     for zipped in (True, False):
         torch.save(content, tmp_path / "x", _use_new_zipfile_serialization=zipped)
-        found = torch_files.read(tmp_path / "x")
-        np.testing.assert_array_equal(found["a"], content["a"].numpy())
-        np.testing.assert_array_equal(found["b"][0], [1, 0])
-        np.testing.assert_array_equal(found["c"], [3, 4, 5])
+        content_read = torch_files.read(tmp_path / "x")
+        np.testing.assert_array_equal(content_read["a"], content["a"].numpy())
+        np.testing.assert_array_equal(content_read["b"][0], [1, 0])
+        np.testing.assert_array_equal(content_read["c"], [3, 4, 5])

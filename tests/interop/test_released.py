@@ -20,9 +20,9 @@ def test_a_released_checkpoint_goes_in_and_out_unchanged(tmp_path, released, tor
     ours, exported = tmp_path / "ours", tmp_path / "exported"
     interop.main(["import", str(tmp_path / "checkpoint.pth.tar"), "--out", str(ours)])
     interop.main(["export", str(ours), "--out", str(exported)])
-    found = torch_files.read(exported / "pytorch_model.pth")
-    assert {f"module.{name}" for name in found} == set(state_dict)
-    for name, value in found.items():
+    state_dict_read = torch_files.read(exported / "pytorch_model.pth")
+    assert {f"module.{name}" for name in state_dict_read} == set(state_dict)
+    for name, value in state_dict_read.items():
         np.testing.assert_array_equal(value, state_dict[f"module.{name}"])
     rows = load_file(ours / "bank.safetensors")
     np.testing.assert_array_equal(rows["bank"], bank)
@@ -42,7 +42,9 @@ def test_annotations_name_the_rows_of_the_bank(tmp_path, released, torch_save):
     assert named == [f"training/high_jump/{name}" for name in names]
     del database["clip5"]
     (tmp_path / "fewer.json").write_text(json.dumps({"labels": [], "database": database}))
-    with pytest.raises(SystemExit, match="5 training videos, and 6 rows in the bank"):
+    with pytest.raises(
+        SystemExit, match="5 training videos, but the checkpoint has 6 rows in the bank"
+    ):
         interop.main([*arguments, str(tmp_path / "fewer.json"), "--out", str(tmp_path / "x")])
 
 
@@ -64,9 +66,9 @@ def test_fisher_vectors_and_clusters_are_read(tmp_path, torch_save):
     for name, vector in zip("ba", vectors, strict=True):
         torch_save(vector, folder / f"{name}.dat", legacy=True)
     interop.main(["fisher", str(tmp_path / "fv"), "--out", str(tmp_path / "vectors.npz")])
-    found = FisherVectors.load(tmp_path / "vectors.npz")
-    assert found.video_ids == ("training/jump/a", "training/jump/b")
-    np.testing.assert_array_equal(found.vectors, vectors[::-1, 0])
+    read = FisherVectors.load(tmp_path / "vectors.npz")
+    assert read.video_ids == ("training/jump/a", "training/jump/b")
+    np.testing.assert_array_equal(read.vectors, vectors[::-1, 0])
     labels = np.arange(6).reshape(2, 3)
     torch_save({"cluster_labels": [labels]}, tmp_path / "clusters.pth.tar", legacy=True)
     np.testing.assert_array_equal(files.clusters(tmp_path / "clusters.pth.tar"), labels)

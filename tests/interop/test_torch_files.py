@@ -15,21 +15,21 @@ def test_tensors_come_back_however_they_lie_in_their_storage(tmp_path, torch_sav
     values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     content = {"plain": values, "turned": values.T, "one": [np.array(7)], "text": "é"}
     torch_save(content, tmp_path / "file.pth", legacy=legacy)
-    found = torch_files.read(tmp_path / "file.pth")
-    np.testing.assert_array_equal(found["plain"], values)
-    np.testing.assert_array_equal(found["turned"], values.T)
-    assert found["one"] == [7] and found["one"][0].dtype == np.int64
-    assert found["text"] == "é"
+    content_read = torch_files.read(tmp_path / "file.pth")
+    np.testing.assert_array_equal(content_read["plain"], values)
+    np.testing.assert_array_equal(content_read["turned"], values.T)
+    assert content_read["one"] == [7] and content_read["one"][0].dtype == np.int64
+    assert content_read["text"] == "é"
 
 
 def test_what_is_written_is_read_and_is_no_more_than_a_state_dict(tmp_path):
     arrays = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(5)}
     with (tmp_path / "out.pth").open("wb") as file:
         torch_files.write(arrays | {"t": arrays["a.weight"].T}, file)
-    found = torch_files.read(tmp_path / "out.pth")
-    assert list(found) == ["a.weight", "n", "t"]
-    np.testing.assert_array_equal(found["t"], arrays["a.weight"].T)
-    np.testing.assert_array_equal(found["n"], 5)
+    content_read = torch_files.read(tmp_path / "out.pth")
+    assert list(content_read) == ["a.weight", "n", "t"]
+    np.testing.assert_array_equal(content_read["t"], arrays["a.weight"].T)
+    np.testing.assert_array_equal(content_read["n"], 5)
     pickled = zipfile.ZipFile(tmp_path / "out.pth").read("archive/data.pkl")
     called = {a for op, a, _ in pickletools.genops(pickled) if op.name == "GLOBAL"}
     assert called == {

@@ -31,12 +31,12 @@ def test_forms_and_their_gradients_agree_with_the_native_one(form, shape, kernel
     clips, weights = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], kernel)
     weights = weights / np.sqrt(np.prod(kernel[:4]))
 
-    def energy(form, clips, weights):
+    def explained_variance(form, clips, weights):
         out = form(clips, weights, stride)
         return jnp.square(out).mean(), out
 
     def both(form):
-        gradient = jax.jit(jax.grad(energy, (1, 2), has_aux=True), static_argnums=0)
+        gradient = jax.jit(jax.grad(explained_variance, (1, 2), has_aux=True), static_argnums=0)
         return gradient(form, clips, weights)
 
     expected = both(conv3d.native)

@@ -1,9 +1,12 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vcjax.objectives import instance_recognition as ir
+from vcjax.runtime import sharding
 
 KEY = jax.random.key(5)
 OPTIONS = {"num_rows": 50, "temperature": 0.07}
@@ -79,3 +82,63 @@ def test_gradient_does_not_reach_the_bank(unit):
             lambda b, e=estimator, o=options: e(unit(0, 3, 8), b, np.arange(3), KEY, **o).sum()
         )(bank)
         assert not gradient.any()
+
+
+def _sharded_inputs(unit, num_clips, num_rows, dim):
+    devices = sharding.make(8)
+    rows = sharding.shard_rows(unit(1, num_rows, dim), devices)
+    embedding = jnp.asarray(unit(0, num_clips, dim))
+    index = jnp.asarray(np.random.default_rng(2).permutation(num_rows)[:num_clips])
+    if num_clips % 8 == 0:
+        embedding, index = jax.device_put((embedding, index), sharding.rows(devices))
+    return embedding, rows, index, devices
+
+
+def _loss_and_gradient(name, embedding, bank, index, num_rows, num_negatives, devices):
+    def total(embedding, bank, index):
+        losses = ir.ESTIMATORS[name](
+            embedding,
+            bank,
+            index,
+            KEY,
+            num_rows=num_rows,
+            num_negatives=num_negatives,
+            temperature=0.07,
+            mesh=devices,
+        )
+        return losses.mean(), losses
+
+    return jax.jit(jax.grad(total, has_aux=True)).lower(embedding, bank, index).compile()
+
+
+@pytest.mark.parametrize("num_clips", [16, 5])
+@pytest.mark.parametrize("num_rows", [1003, 17])  # with 17, two devices hold padding only
+@pytest.mark.parametrize("name", ["sampled_softmax", "nce"])
+def test_bank_on_eight_devices_gives_the_losses_and_gradients_of_one(
+    name, num_rows, num_clips, unit, monkeypatch
+):
+    monkeypatch.setattr(ir, "_CHUNK", 64)  # several chunks, of which most devices skip some
+    embedding, rows, index, devices = _sharded_inputs(unit, num_clips, num_rows, 12)
+    arguments = embedding, rows, index
+    gradient, losses = _loss_and_gradient(name, *arguments, num_rows, 50, devices)(*arguments)
+    arguments = [np.asarray(x) for x in arguments]
+    expected, expected_losses = _loss_and_gradient(name, *arguments, num_rows, 50, None)(*arguments)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sampled_softmax", "nce"])
+def test_devices_exchange_no_more_than_the_similarities(name, unit):
+    num_clips, num_negatives, dim = 16, 63, 12
+    embedding, rows, index, devices = _sharded_inputs(unit, num_clips, 4000, dim)
+    program = _loss_and_gradient(name, embedding, rows, index, 4000, num_negatives, devices)
+    collectives = re.findall(
+        r"= (.*?) (?:all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)",
+        program.as_text(),
+    )
+    sizes = [
+        np.prod([int(n) for n in shape.split(",") if n])
+        for result in collectives
+        for shape in re.findall(r"\w\[([\d,]*)\]", result)
+    ]
+    assert num_clips * dim <= max(sizes) <= num_clips * (1 + num_negatives)

@@ -43,7 +43,7 @@ def _loss(bank, devices, **approximate):
         )
         return losses.sum(), losses
 
-    rows = sharding.put_rows(bank, devices)
+    rows = sharding.shard_rows(bank, devices)
     gradient, losses = jax.jit(jax.grad(total, has_aux=True))(
         jnp.asarray(bank[[3, 7, 500, 999]] + 0.0), rows, approximate.get("cells")
     )
@@ -58,13 +58,13 @@ def test_candidates_are_all_rows_of_the_nearest_cells(bank, num_devices):
     distance = np.square(clips[:, None] - np.asarray(cells.centroids)[None]).sum(-1)
     per_device = len(bank) // num_devices
     for device in range(num_devices):
-        local = inverted_file.Cells(
+        local = inverted_file.InvertedFile(
             cells.centroids,
             jnp.asarray(labels),
             jnp.asarray(np.asarray(cells.order)[device * per_device : (device + 1) * per_device]),
             cells.ends[device : device + 1],
         )
-        rows, there = inverted_file.candidates(jnp.asarray(clips), local, count)
+        rows, there = inverted_file.probe(jnp.asarray(clips), local, count)
         assert bool(there.all())
         for clip, found in enumerate(np.asarray(rows)):
             assert len(set(found)) == count
@@ -86,12 +86,12 @@ def test_as_many_candidates_as_rows_are_exact(bank, num_devices):
 def test_four_times_the_background_hold_nearly_all_of_it(bank):
     devices = sharding.make(1)
     cells, _ = _cells(bank, devices)
-    rows, _ = inverted_file.candidates(jnp.asarray(bank), cells, 4 * NUM_BACKGROUND)
+    rows, _ = inverted_file.probe(jnp.asarray(bank), cells, 4 * NUM_BACKGROUND)
     asked = np.linspace(0, 999, 64).astype(int)
     nearest = np.argsort(-(bank[asked] @ bank.T), axis=1)[:, :NUM_BACKGROUND]
     shared = [len(set(a) & set(b)) for a, b in zip(np.asarray(rows)[asked], nearest, strict=True)]
     recall = inverted_file.recall(
-        sharding.put_rows(bank, devices),
+        sharding.shard_rows(bank, devices),
         cells,
         num_rows=1000,
         num_background=NUM_BACKGROUND,
@@ -108,6 +108,6 @@ def test_rows_without_a_cell_are_no_candidates(bank):
     devices = sharding.make(1)
     labels = jnp.array([0, 1, kmeans.UNLABELLED, 7, 1])
     cells = inverted_file.make(jnp.asarray(bank[:2]), labels, devices)
-    rows, there = inverted_file.candidates(jnp.asarray(bank[:1]), cells, 5)
+    rows, there = inverted_file.probe(jnp.asarray(bank[:1]), cells, 5)
     assert np.asarray(rows)[0, :3].tolist() == [0, 1, 4]
     assert there[0].tolist() == [True, True, True, False, False]

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vcjax.clustering import kmeans
 from vcjax.objectives import local_aggregation, top_k
 from vcjax.runtime import sharding
 
@@ -78,6 +79,39 @@ def test_fifty_thousand_rows_on_any_number_of_devices(num_devices):
     assert has_close.tolist() == [i != 4 for i in range(11)]
 
 
+@pytest.mark.parametrize("num_devices", [None, 8])
+@pytest.mark.parametrize("num_background", [1, 9, 40, 500])
+def test_fast_form_is_the_reference_with_ties_and_unlabeled_rows(num_background, num_devices):
+    """Rows come in groups of four equal ones, every seventh is unlabeled, and six are padding."""
+    embedding, bank = _unit(0, 5, 8), np.repeat(_unit(1, 50, 8), 4, axis=0)
+    embedding[0] = bank[0]
+    labels = np.random.default_rng(2).integers(6, size=(3, 194)).astype(np.int32)
+    labels[:, ::7] = kmeans.UNLABELLED
+    labels[:, 2] = 6  # a cluster of one
+    index = np.array([1, 2, 2, 193, 100])
+    devices = num_devices and sharding.make(num_devices)
+    rows = sharding.shard_rows(bank, devices) if devices else bank
+    gradient, (losses, has_close) = _ours(embedding, rows, labels, index, num_background, devices)
+
+    def total(embedding):
+        losses, has_close = local_aggregation.reference_loss(
+            embedding,
+            jnp.asarray(bank),
+            labels,
+            index,
+            num_background=num_background,
+            temperature=TEMPERATURE,
+        )
+        return losses.sum(), (losses, has_close)
+
+    expected, (losses_expected, has_close_expected) = jax.grad(total, has_aux=True)(
+        jnp.asarray(embedding)
+    )
+    np.testing.assert_allclose(losses, losses_expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=2e-5)
+    np.testing.assert_array_equal(has_close, has_close_expected)
+
+
 def test_bound_is_that_of_sort_with_ties_and_signs():
     values = np.random.default_rng(0).normal(size=(5, 40_000)).astype(np.float32)
     values[0] = 0.25
@@ -87,7 +121,7 @@ def test_bound_is_that_of_sort_with_ties_and_signs():
     for columns in (values[:, :200], values):
         for k in (1, 2, 50, 199, 200, 30_000, 40_000):
             last = np.sort(columns, axis=1)[:, ::-1][:, min(k, columns.shape[1]) - 1]
-            bound = jax.jit(top_k.selecting, static_argnums=1)(columns, k)
+            bound = jax.jit(top_k.kth_largest, static_argnums=1)(columns, k)
             np.testing.assert_array_equal(columns >= bound[:, None], columns >= last[:, None])
 
 

@@ -14,7 +14,7 @@ from vcjax.runtime import stage_cache
 @pytest.fixture
 def config(tmp_path):
     (tmp_path / "list.tsv").write_text("path\na.mp4\n")
-    config = settings.vary(settings.paper(), "folder")
+    config = settings.apply_variants(settings.paper(), "folder")
     config.stages = ("manifest", "idt", "fisher", "svm")
     config.data.manifest = str(tmp_path / "list.tsv")
     config.fisher.sketch_dim, config.fisher.num_components = 0, 1

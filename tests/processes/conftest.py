@@ -25,7 +25,7 @@ TINY = [
     "--config.clusters.num_clusters=3",
     "--config.fisher.num_components=2",
     *(f"--config.{stage}.batch_size=4" for stage in ("ir", "la", "finetune")),
-    *(f"--config.{stage}.drops=()" for stage in ("ir", "la")),
+    *(f"--config.{stage}.lr_milestones=()" for stage in ("ir", "la")),
 ]
 
 

@@ -8,10 +8,10 @@ import numpy as np
 FLAGS = [
     "--config.stages=('manifest','ir','finetune','few_shot')",
     "--config.ir.epochs=1",
-    "--config.finetune.start=ir",
+    "--config.finetune.init_from=ir",
     "--config.finetune.frozen_stages=0",
     "--config.finetune.epochs=2",
-    "--config.few_shot.start=finetune",
+    "--config.few_shot.init_from=finetune",
     # of rounding, which grows fast at first at the rates that one trains with
     *(f"--config.{stage}.learning_rate=1e-6" for stage in ("ir", "finetune")),
 ]

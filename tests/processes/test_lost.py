@@ -53,4 +53,4 @@ def test_a_notice_to_one_that_waits_stops_the_first_in_its_work(start, tmp_path)
     runs[0].wait_for(lambda: any((workdir / "manifest" / "videos").rglob("*.mp4")))
     os.kill(runs[1].pid, signal.SIGTERM)
     assert [run.ends(60) for run in runs] == [75, 75]
-    assert "This goes on from here" in runs[0].log and "This goes on from here" in runs[1].log
+    assert "To resume, run:" in runs[0].log and "To resume, run:" in runs[1].log

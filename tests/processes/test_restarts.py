@@ -50,7 +50,7 @@ def _stop_in(run, stage, workdir):
 
 def _first_weights():
     """Those that the run begins with."""
-    config = settings.vary(settings.paper(), "rendered,smoke")
+    config = settings.apply_variants(settings.paper(), "rendered,smoke")
     config.model.width = 4
     return resnet3d.split(networks.new_model(config))[1]
 
@@ -119,7 +119,7 @@ def test_two_processes_go_on_without_a_video_that_has_gone(start, last_state, tm
     before, step = last_state(workdir / "ir")
     runs = start(workdir, *flags, f"--config.data.manifest={fewer}", count=2)
     assert [run.ends(900) for run in runs] == [0, 0]
-    assert "1 videos less and 0 more" in runs[0].log
+    assert "1 videos removed, 0 added" in runs[0].log
     assert f"ir: continues from the checkpoint of step {step}" in runs[0].log
     after, _ = last_state(workdir / "ir")
     num_videos = sum("\ttrain" in row for row in rows)

@@ -14,8 +14,8 @@ STAGES = ("manifest", "idt", "fisher", "ir", "la", "evaluate", "finetune", "few_
 TRAINING = {"ir": "ir", "la": "la", "finetune": "finetune/split"}
 FLAGS = [
     f"--config.stages={STAGES}",
-    "--config.finetune.start=la",
-    "--config.few_shot.start=la",
+    "--config.finetune.init_from=la",
+    "--config.few_shot.init_from=la",
     "--config.ir.epochs=12",
     "--config.la.epochs=12",
     "--config.finetune.epochs=4",
@@ -29,7 +29,7 @@ def test_a_stage_that_is_stopped_says_how_to_go_on(start, tmp_path):
     run.wait_for(lambda: any((tmp_path / "run" / "manifest" / "videos").rglob("*.mp4")))
     run.send_signal(signal.SIGTERM)
     assert run.ends(30) == 75
-    assert "vcjax: stopped. This goes on from here:\n" in run.log
+    assert "vcjax: stopped. To resume, run:\n" in run.log
     assert "-m vcjax.main --config=la_idt.py:rendered,smoke" in run.log.splitlines()[-1]
     assert not json.loads((tmp_path / "run" / "manifest" / "stage.json").read_text())["complete"]
 

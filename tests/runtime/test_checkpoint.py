@@ -114,7 +114,7 @@ def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, caplog, damage):
     with pytest.raises(DamagedError, match=f"{largest}: damaged; run the stage again"):
         checkpoint.restore_part(tmp_path, {"bank": _state(0)["bank"]})
     checkpoints = checkpoint.Checkpoints(tmp_path)
-    assert f"{largest}: damaged; the checkpoint before it is used" in caplog.text
+    assert f"{largest}: damaged; using the previous checkpoint" in caplog.text
     assert checkpoints.latest == 3
     _assert_equal(checkpoints.restore(_state(0)), _state(3))
     checkpoints.save(4, _state(4))

@@ -49,5 +49,5 @@ def test_an_unknown_command_is_one_line():
     run = [sys.executable, "-m", "vcjax", "no_such"]
     failed = subprocess.run(run, capture_output=True, text=True)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("vcjax: no command 'no_such'; it has bench,")
+    assert failed.stderr.startswith("vcjax: no command 'no_such'; use one of bench,")
     assert failed.stderr.count("\n") == 1

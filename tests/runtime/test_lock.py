@@ -55,4 +55,4 @@ def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeyp
 
     monkeypatch.setattr(lock.fcntl, "lockf", refuse)
     with lock.held(tmp_path):
-        assert "start no second run in it" in caplog.text
+        assert "do not start a second run in it" in caplog.text

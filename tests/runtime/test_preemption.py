@@ -15,7 +15,7 @@ from vcjax.runtime import preemption
 preemption.listen()
 try:
     print("returned", preemption.run([sys.executable, "-c", sys.argv[1]]))
-except (preemption.Stopped, KeyboardInterrupt):
+except (preemption.StopRequested, KeyboardInterrupt):
     sys.exit(preemption.exit_code())
 """
 TRAINS = """
@@ -24,13 +24,13 @@ from vcjax.runtime import preemption
 
 preemption.listen()
 try:
-    with preemption.deferred():
+    with preemption.defer_stop():
         print("training", flush=True)
-        while not preemption.reached(None):
+        while not preemption.stop_requested(None):
             time.sleep(0.01)
         time.sleep(0.3)  # in which the signal to the other arrives
         print("kept", flush=True)
-except preemption.Stopped:
+except preemption.StopRequested:
     sys.exit(preemption.exit_code())
 """
 HANGS = TRAINS.replace("time.sleep(0.3)", "print('hangs', flush=True), time.sleep(60)")

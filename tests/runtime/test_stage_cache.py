@@ -48,6 +48,28 @@ def test_changed_settings_redo_the_stage_and_what_depends_on_it_only(ran, tmp_pa
     assert "b: redone, because stage a changed" in caplog.text
 
 
+def test_the_plan_of_a_stage_changes_nothing_on_disk(ran, tmp_path):
+    def stage(rate=1, videos="all", by_video=()):
+        settings = {"rate": rate, "videos": videos}
+        return _stage(ran, "a", settings=settings, which_videos=("videos",), by_video=by_video)
+
+    def plan(stage):
+        before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        plan = stage_cache._plan(stage, tmp_path)
+        assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+        return plan.action, plan.changed, plan.damaged
+
+    assert plan(stage()) == ("start", "", ())
+    stage_cache.run([stage()], tmp_path)
+    assert plan(stage()) == ("skip", "", ())
+    assert plan(stage(rate=2)) == ("redo", "rate", ())
+    assert plan(stage(videos="few")) == ("redo", "videos", ())
+    assert plan(stage(videos="few", by_video=("result",))) == ("update", "videos", ())
+    _flip(tmp_path / "a" / "result")
+    assert plan(stage()) == ("continue", "", (tmp_path / "a" / "result",))
+    assert plan(stage(videos="few", by_video=("result",))) == ("redo", "videos", ())
+
+
 def test_same_result_of_an_input_leaves_what_depends_on_it(ran, tmp_path):
     def chain(rate):
         first = Stage("a", {"rate": rate}, (), lambda directory: "the same digest")
@@ -84,7 +106,7 @@ def test_only_some_stages_run_and_need_the_others_complete(ran, tmp_path):
     pair = [_stage(ran, "a"), _stage(ran, "b", ("a",))]
     with pytest.raises(StageError, match="b needs a, which is not complete"):
         stage_cache.run(pair, tmp_path, only=["b"])
-    with pytest.raises(StageError, match="no stage 'laa' in this config; it has a, b"):
+    with pytest.raises(StageError, match="no stage 'laa' in this config; use some of a, b"):
         stage_cache.run(pair, tmp_path, only=["laa"])
     stage_cache.run(pair, tmp_path, only=["a"])
     stage_cache.run(pair, tmp_path, only=["b"])
@@ -112,14 +134,14 @@ def test_damaged_result_is_made_again(ran, tmp_path, caplog, damage):
     stage_cache.run(pair, tmp_path)
     assert ran == ["a", "b", "a"]
     assert (tmp_path / "a" / "result").read_text() == "a"
-    assert f"{tmp_path / 'a' / 'result'}: missing or damaged; made again" in caplog.text
+    assert f"{tmp_path / 'a' / 'result'}: missing or damaged; running it again" in caplog.text
 
 
 def test_nothing_is_made_from_what_is_damaged(ran, tmp_path):
     pair = [_stage(ran, "a"), _stage(ran, "b", ("a",))]
     stage_cache.run(pair[:1], tmp_path)
     _flip(tmp_path / "a" / "result")
-    with pytest.raises(StageError, match="b needs a, of which .*a/result is missing or damaged"):
+    with pytest.raises(StageError, match="b needs a, but .*a/result is missing or damaged"):
         stage_cache.run(pair, tmp_path, only=["b"])
     assert ran == ["a"]
 

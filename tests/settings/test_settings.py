@@ -53,4 +53,4 @@ def test_more_clusters_than_videos_is_an_error_that_says_what_to_do():
 
 def test_unknown_variant_names_the_known_ones():
     with pytest.raises(settings.SettingsError, match="'tiny' is unknown; use one of .*rendered"):
-        settings.vary(settings.paper(), "tiny")
+        settings.apply_variants(settings.paper(), "tiny")

@@ -34,7 +34,7 @@ def _run(videos, workdir, lines, **changed):
     workdir.mkdir(exist_ok=True)
     source = videos[1] / "some.tsv"
     source.write_text("\n".join(lines) + "\n")
-    config = settings.vary(settings.paper(), "smoke")
+    config = settings.apply_variants(settings.paper(), "smoke")
     config.data.rendered.num_videos = 0
     config.data.manifest, config.data.verify = str(source), "header"
     config.data.update(changed)

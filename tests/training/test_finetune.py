@@ -26,7 +26,7 @@ def one_device():
 
 
 def _config(**changes):
-    config = settings.vary(settings.paper(), "smoke")
+    config = settings.apply_variants(settings.paper(), "smoke")
     config.clip.num_frames, config.clip.side, config.model.width = 4, 16, 4
     stage = config.finetune
     stage.batch_size, stage.epochs, stage.frozen_stages = 4, 20, 2
@@ -129,7 +129,7 @@ def test_softmax_is_averaged_over_clips_and_logits_where_released():
 def labeled(tmp_path_factory):
     source = synthetic.render(tmp_path_factory.mktemp("v"), num_videos=12, seed=0, num_workers=1)
     counted, _ = verify.verify(
-        manifests.read(source), on_missing="error", decode=False, num_workers=1
+        manifests.read(source), on_error="error", decode=False, num_workers=1
     )
     return finetune.Labeled(counted, (np.arange(12) % NUM_CLASSES).astype(np.int32))
 

@@ -93,7 +93,7 @@ def _run(workdir, stage, *, checkpoint_steps=0, keep_best=True):
 
 def _metrics(workdir):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    timed = ("clips_per_second", "waiting_for_input", "waiting_for_device")
+    timed = ("clips_per_second", "input_wait_fraction", "device_wait_fraction")
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 
@@ -122,7 +122,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end_and_metrics(tmp_path):
                 signal.raise_signal(signal.SIGTERM)
 
         workdir = tmp_path / str(number)
-        with pytest.raises(preemption.Stopped):
+        with pytest.raises(preemption.StopRequested):
             _run(workdir, _stage(stop))
         assert preemption.exit_code() == 75
         preemption._request = None
@@ -158,7 +158,7 @@ def test_a_stop_in_a_step_keeps_that_step_and_one_while_waiting_that_before(tmp_
             if event == stopped_at:
                 signal.raise_signal(signal.SIGTERM)
 
-        with pytest.raises(preemption.Stopped):
+        with pytest.raises(preemption.StopRequested):
             _run(tmp_path / stopped_at, _stage(stop))
         assert _latest(tmp_path / stopped_at) == kept
         preemption._request = None
@@ -169,7 +169,7 @@ def test_ctrl_c_stops_with_a_checkpoint_and_a_second_one_at_once(tmp_path):
         if event == "step 4":
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(preemption.Stopped):
+    with pytest.raises(preemption.StopRequested):
         _run(tmp_path, _stage(stop))
     assert preemption.exit_code() == 130 and _latest(tmp_path) == 5
     with pytest.raises(KeyboardInterrupt):
@@ -183,7 +183,7 @@ def test_a_request_that_meets_code_whose_errors_are_dropped_is_not_lost():
 
     gc.callbacks.append(at_collection)
     gc.collect()
-    with pytest.raises(preemption.Stopped):
+    with pytest.raises(preemption.StopRequested):
         for _ in range(400):  # a sleep that has begun is not broken off
             time.sleep(0.05)
 
@@ -216,7 +216,7 @@ def test_an_explosion_is_measured_by_the_loss_at_first_also_after_a_restart(tmp_
         if event == "batch 3":
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(preemption.Stopped):
+    with pytest.raises(preemption.StopRequested):
         _run(tmp_path, _stage(stop, step=_spoiled(-1, 0.0)))
     preemption._request = None
     with pytest.raises(FloatingPointError, match="the loss is 21 at step 5"):
@@ -236,7 +236,7 @@ def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
             time.sleep(0.05)
 
     _run(tmp_path / "input", _stage(slow_batches))
-    assert caplog.text.count("goes into waiting for clips, not for the device") == 1
+    assert caplog.text.count("is spent waiting for clips, not for the device") == 1
     caplog.clear()
 
     def slow_steps(event):
@@ -257,11 +257,11 @@ def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("what", "said"), [("input", "the device has nothing to do"), ("device", "clips are there")]
+    ("what", "said"), [("input", "while the device is idle"), ("device", "clips are ready")]
 )
 def test_a_long_wait_says_what_for_while_it_lasts(what, said, monkeypatch, caplog):
     monkeypatch.setattr(diagnostics, "_LONG", 0.05)
-    clock = diagnostics.Clock("toy")
+    clock = diagnostics.StallMonitor("toy")
     with clock.waits(what):
         deadline = time.monotonic() + 20
         while said not in caplog.text and time.monotonic() < deadline:
@@ -283,11 +283,11 @@ def test_similarity_is_the_mean_cosine_of_two_videos():
 def test_collapse_of_embeddings_and_of_clusters_is_said_once_each(caplog):
     collapse = diagnostics.Collapse("tune")
     for similarity in (0.999, 0.999, 0.9, 0.999, 0.999):
-        collapse.see_embeddings(similarity)
-    collapse.see_clusters(largest=70, num_videos=100)
+        collapse.check_embeddings(similarity)
+    collapse.check_clusters(largest=70, num_videos=100)
     assert not caplog.text
     for _ in range(9):
-        collapse.see_embeddings(0.999)
-        collapse.see_clusters(largest=99, num_videos=100)
-    assert caplog.text.count("alike (mean cosine 0.999)") == 1
+        collapse.check_embeddings(0.999)
+        collapse.check_clusters(largest=99, num_videos=100)
+    assert caplog.text.count("nearly identical (mean cosine 0.999)") == 1
     assert caplog.text.count("one cluster has 99 of 100 videos") == 1

@@ -30,19 +30,17 @@ def two_devices():
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     source = synthetic.render(folder, num_videos=24, seed=0, num_workers=1)
-    counted, _ = verify.verify(
-        manifests.read(source), on_missing="error", decode=True, num_workers=1
-    )
+    counted, _ = verify.verify(manifests.read(source), on_error="error", decode=True, num_workers=1)
     return splits.assign_split(counted, group="scene", holdout=0.3, seed=0)
 
 
 def _config():
-    config = settings.vary(settings.paper(), "smoke")
+    config = settings.apply_variants(settings.paper(), "smoke")
     config.epochs_scale = 1.0
     config.clip.num_frames, config.clip.side = 4, 16
     config.model.width = 4
     for stage in (config.ir, config.la, config.tune):
-        stage.epochs, stage.batch_size, stage.drops, stage.validate_epochs = 3, 8, (), 3
+        stage.epochs, stage.batch_size, stage.lr_milestones, stage.validate_epochs = 3, 8, (), 3
     config.clusters.num_clusters = 3
     return config
 

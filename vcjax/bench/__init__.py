@@ -1,9 +1,10 @@
-"""Benchmarks against named peers: `python -m vcjax.bench NAME`."""
+"""Benchmarks against other implementations: `python -m vcjax.bench NAME`."""
 
 import importlib.util
 import sys
 
-if not importlib.util.find_spec("jaxtyping"):  # a machine with JAX and little else
+# Benchmarks also run on machines that have JAX but not jaxtyping.
+if not importlib.util.find_spec("jaxtyping"):
     from vcjax.bench import _annotations
 
     sys.modules["jaxtyping"] = _annotations

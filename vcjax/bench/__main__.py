@@ -1,14 +1,14 @@
-"""Times our code beside a named peer, in the same run on the same machine.
+"""Time our code against a peer implementation in the same run on the same machine.
 
     python -m vcjax.bench NAME [--json FILE]
 
-NAME is one of the modules beside this file, or `all`. Each has `cases()`, which yields dicts of
+NAME is a module in this folder, or `all`. Each module has `cases()`, which yields dicts with keys
 
-    name, case, device   what was timed, and on what
+    name, case, device   the benchmark, the timed case, and the device
     ours_s               median seconds
-    peer, peer_s, ratio  who else, median seconds, ours_s / peer_s
-    floor_s, fraction    what the device could do at best, and floor_s / ours_s
-    kernels              where it was profiled: the three that take most of the time
+    peer, peer_s, ratio  the peer, its median seconds, and ours_s / peer_s
+    floor_s, fraction    lower bound of the device in seconds, and floor_s / ours_s
+    kernels              if profiled: the three kernels that take the most time
 """
 
 import argparse
@@ -25,18 +25,18 @@ KEYS = ("name", "case", "device", "ours_s", "peer", "peer_s", "ratio", "floor_s"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the benchmarks that the command line names; prints a table, and JSON lines to a file."""
-    known = sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if m.name != "__main__")
-    known = [name for name in known if not name.startswith("_")]
+    """Run the benchmarks named on the command line; print a table and write JSON lines."""
+    names = sorted(m.name for m in pkgutil.iter_modules(bench.__path__))
+    names = [name for name in names if not name.startswith("_")]
     parser = argparse.ArgumentParser(
         prog="python -m vcjax.bench", description=__doc__.split("\n")[0] if __doc__ else ""
     )
-    parser.add_argument("name", choices=[*known, "all"], help="what to time")
-    parser.add_argument("--json", type=Path, help="file for one JSON line a case")
+    parser.add_argument("name", choices=[*names, "all"], help="benchmark to run")
+    parser.add_argument("--json", type=Path, help="file to write, one JSON line per case")
     options = parser.parse_args(arguments)
     print(_row(dict.fromkeys(KEYS) | {k: k for k in KEYS}), flush=True)
     lines = []
-    for case in _cases(known if options.name == "all" else [options.name]):
+    for case in _cases(names if options.name == "all" else [options.name]):
         print("\n".join([_row(case), *_kernels(case)]), flush=True)
         lines.append(json.dumps({k: case.get(k) for k in KEYS} | case) + "\n")
     if options.json:

@@ -1,4 +1,4 @@
-"""Stands in for jaxtyping where it is missing: the names of annotations, which check nothing."""
+"""Replacement for jaxtyping where it is not installed: annotations without checks."""
 
 from typing import Any
 

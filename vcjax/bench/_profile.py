@@ -1,4 +1,4 @@
-"""Which kernels of a compiled program take the time, from JAX's profiler."""
+"""Time spent per kernel of a compiled program, from JAX's profiler."""
 
 import re
 import tempfile
@@ -9,21 +9,21 @@ from typing import Any, NamedTuple
 
 import jax
 
-_AROUND_OTHERS = ("while", "call", "conditional")  # what is in them is counted itself
+_AROUND_OTHERS = ("while", "call", "conditional")  # their contents are counted separately
 
 
 class Kernel(NamedTuple):
-    """One of a program's kernels."""
+    """A kernel of a compiled program."""
 
     name: str
-    source: str  # what it computes, as the program calls it
-    share: float  # of the time of all kernels
+    source: str  # operation of the JAX program that it computes
+    share: float  # of the time of all kernels, in [0, 1]
 
 
 def largest(
     run: Callable[[], Any], program: jax.stages.Compiled, *, number: int = 3
 ) -> list[Kernel]:
-    """The `number` kernels that take most of the time of `run`, which runs `program` once."""
+    """Return the `number` kernels that take the most time in `run`, which runs `program` once."""
     jax.block_until_ready(run())
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -37,19 +37,19 @@ def largest(
 
 
 def _durations(profile: Path) -> Counter[tuple[str, str]]:
-    """Nanoseconds by name of the kernel and of its operation."""
-    found: Counter[tuple[str, str]] = Counter()
+    """Return nanoseconds by (name of the kernel, name of its operation)."""
+    durations: Counter[tuple[str, str]] = Counter()
     for plane in jax.profiler.ProfileData.from_file(str(profile)).planes:
         for line in plane.lines:
             for event in line.events:
                 operation = dict(event.stats).get("hlo_op")
                 if operation and not event.name.startswith(("end:", *_AROUND_OTHERS)):
-                    found[event.name, str(operation)] += event.duration_ns
-    return found
+                    durations[event.name, str(operation)] += event.duration_ns
+    return durations
 
 
 def _sources(program: jax.stages.Compiled) -> dict[str, str]:
-    """Of each operation, the last parts of the path that JAX gives it."""
+    """Return the last two parts of the JAX path of each operation, by its name."""
     pattern = re.compile(r'%?([\w.-]+) = .*op_name="([^"]*)"')
     paths = (match.groups() for match in pattern.finditer(program.as_text() or ""))
     return {name: "/".join(path.split("/")[-2:]) for name, path in paths}

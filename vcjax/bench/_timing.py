@@ -1,4 +1,4 @@
-"""Medians of timings, and what the device could do at best."""
+"""Median timings, and lower bounds from the measured peaks of the device."""
 
 import functools
 import time
@@ -9,23 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SIDE = 2048  # of the matrices multiplied to find the peak
-_VALUES = 1 << 26  # of the array copied to find it
-_SECONDS = 1.0  # spent on repetitions at least
+_SIDE = 2048  # of the square matrices whose product measures FLOP/s
+_VALUES = 1 << 26  # in the array whose copy measures bandwidth
+_SECONDS = 1.0  # least total time of the repetitions
 
 
 class Peaks(NamedTuple):
-    """What the device was measured to do."""
+    """Measured peaks of a device."""
 
-    flops: float  # a second, of a matrix product, in float32 at full precision
-    bandwidth: float  # bytes a second, read and written
+    flops: float  # per second, in a matrix product at full precision
+    bandwidth: float  # bytes per second, read plus written
 
 
 def median_seconds(run: Callable[[], Any], *, repetitions: int = 5, warm_ups: int = 1) -> float:
-    """Median seconds of `run`, until what it returns is ready; the first runs compile.
+    """Return the median seconds of `run`, waiting until its result is ready.
 
-    Of at least so many repetitions, and of as many more as fit into a second: a short one is
-    disturbed more by what else the machine does.
+    The `warm_ups` compile and are not timed. `run` is repeated at least `repetitions` times and for
+    at least one second, since other load on the machine disturbs short runs more.
     """
     for _ in range(warm_ups):
         jax.block_until_ready(run())
@@ -39,7 +39,7 @@ def median_seconds(run: Callable[[], Any], *, repetitions: int = 5, warm_ups: in
 
 @functools.cache
 def peaks(dtype: str = "float32") -> Peaks:
-    """The peaks of the first device, for matrix products of `dtype`."""
+    """Return the measured peaks of the first device, for matrix products in `dtype`."""
     matrix = jnp.ones((_SIDE, _SIDE), dtype)
     product = jax.jit(lambda a: jnp.dot(a, a, precision=jax.lax.Precision.HIGHEST))
     vector = jnp.ones(_VALUES, jnp.float32)
@@ -60,10 +60,18 @@ def case(
     num_bytes: float = 0.0,
     dtype: str = "float32",
 ) -> dict[str, Any]:
-    """A line of the table: our seconds beside the peer's, and beside the device's peaks.
+    """Return a row of the table, as described in `vcjax.bench.__main__`.
 
-    `flops` of matrix products in `dtype`, and `num_bytes` that have to be read or written, are what
-    the work cannot do without: the slower of them is its floor.
+    The lower bound is the longer of the times of `flops` and `num_bytes` at the device's peaks.
+
+    Args:
+      name: Name of the benchmark.
+      text: Description of the case.
+      ours: Our median seconds.
+      peer: Name and median seconds of the peer.
+      flops: Floating-point operations of the matrix products that the case requires.
+      num_bytes: Bytes that have to be read or written at least.
+      dtype: Precision of the matrix products.
     """
     line = {"name": name, "case": text, "device": jax.devices()[0].device_kind, "ours_s": ours}
     if peer:

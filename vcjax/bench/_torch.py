@@ -1,4 +1,4 @@
-"""Hara et al.'s 3D ResNet-18 and its training step in PyTorch, as a peer."""
+"""Peer: the 3D ResNet-18 of Hara et al. (2018) and its training step in PyTorch."""
 
 from typing import Any
 
@@ -38,7 +38,10 @@ def _network(width: int) -> nn.Module:
 
 
 def seconds(batch_size: int, num_frames: int, side: int, width: int) -> float:
-    """Median seconds of a step on random clips: on a GPU compiled, channels last, bfloat16."""
+    """Return the median seconds of a training step on random clips.
+
+    On a GPU, the network is compiled and runs in bfloat16 with channels last; on a CPU, in float32.
+    """
     torch.manual_seed(0)
     on_gpu = torch.cuda.is_available()
     device = "cuda" if on_gpu else "cpu"

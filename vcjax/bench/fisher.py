@@ -1,4 +1,4 @@
-"""Fisher vectors of a mixture of 256 Gaussians, beside scikit-learn's posteriors and NumPy."""
+"""Fisher vectors of a mixture of 256 Gaussians; peer: scikit-learn's posteriors and NumPy."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ import fisher
 from fisher.rows import Columns
 from vcjax.bench import _timing
 
-NUM_ROWS, NUM_DIMS, NUM_COMPONENTS = 30_000, 136, 256  # of a ten-second video
+NUM_ROWS, NUM_DIMS, NUM_COMPONENTS = 30_000, 136, 256  # a ten-second video
 NUM_DESCRIPTOR_DIMS, NUM_VIDEOS = 426, 8
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """One video's rows to a vector as released; then whole videos: PCA, Eq. 5, norm, sketch."""
+    """Yield the released encoding of a video, then whole videos: PCA, Eq. 5, norm and sketch."""
     generator = np.random.default_rng(0)
     x = generator.standard_normal((NUM_ROWS, NUM_DIMS), np.float32)
     gmm = _mixture(generator)
@@ -36,7 +36,7 @@ def cases() -> Iterator[dict[str, Any]]:
     model = _model(generator, gmm)
     rows = generator.standard_normal((NUM_ROWS, NUM_DESCRIPTOR_DIMS), np.float32)
     videos = [(str(i), rows) for i in range(NUM_VIDEOS)]
-    seconds = _timing.median_seconds(lambda: model.encode_collection(videos, reading="paper")[1])
+    seconds = _timing.median_seconds(lambda: model.encode_collection(videos, variant="paper")[1])
     projection = 2 * NUM_ROWS * NUM_DESCRIPTOR_DIMS * NUM_DIMS
     yield _timing.case(
         "fisher",
@@ -65,7 +65,7 @@ def _model(generator: np.random.Generator, gmm: fisher.GMM) -> fisher.Model:
 
 
 def _predict_proba(x: Float[np.ndarray, "n d"], gmm: fisher.GMM) -> float:
-    """Seconds of the released derivatives in NumPy, with scikit-learn's posteriors."""
+    """Return the seconds of the released derivatives in NumPy with scikit-learn's posteriors."""
     from sklearn.mixture import GaussianMixture
 
     peer = GaussianMixture(NUM_COMPONENTS, covariance_type="diag")

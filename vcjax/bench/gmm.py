@@ -1,4 +1,4 @@
-"""One EM iteration of a mixture of 256 Gaussians on a million rows of 100, beside scikit-learn."""
+"""EM iteration of a mixture of 256 Gaussians on a million rows of 100; peer: scikit-learn."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ NUM_ROWS, NUM_DIMS, NUM_COMPONENTS = 1_000_000, 100, 256
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """E and M step from the same mixture, rows in memory in float32."""
+    """Yield an E step and M step from the same mixture, with rows in memory in float32."""
     generator = np.random.default_rng(0)
     x = generator.standard_normal((NUM_ROWS, NUM_DIMS), np.float32)
     mixture = Mixture(
@@ -38,14 +38,14 @@ def cases() -> Iterator[dict[str, Any]]:
         f"EM iteration, {NUM_ROWS:,} x {NUM_DIMS} x {NUM_COMPONENTS}",
         ours,
         peer=peer,
-        # posteriors and their sums: each a product with x and x^2 side by side
+        # posteriors and their sums: each is a product with x and x^2 concatenated
         flops=2 * 2 * NUM_ROWS * 2 * NUM_DIMS * NUM_COMPONENTS,
         num_bytes=x.nbytes,
     )
 
 
 def _scikit_learn(x: Float[np.ndarray, "n d"], mixture: Mixture) -> float:
-    """Seconds of the two steps of which `fit` repeats."""
+    """Return the seconds of the E step and M step that `fit` repeats."""
     from sklearn.mixture import GaussianMixture
 
     peer = GaussianMixture(NUM_COMPONENTS, covariance_type="diag")

@@ -1,8 +1,9 @@
-"""Improved dense trajectories, a frame of one process with one thread.
+"""Improved dense trajectories: seconds per frame in one process with one thread.
 
-Beside OpenCV's optical flow of the same pair: one call of calcOpticalFlowFarneback with the same
-window and neighborhood is half of the flow that a frame takes, and nothing of the tracks, the
-camera or the descriptors. Then what each step takes, and how much faster two processes are.
+The peer is a call of OpenCV's calcOpticalFlowFarneback on the same pair of frames, with the same
+window and neighborhood. It does half of the optical flow that a frame requires, and no tracking,
+camera motion or descriptors. Further cases are the time of each step and the speedup with two
+processes.
 """
 
 import cProfile
@@ -28,7 +29,7 @@ _NUM_FRAMES = 36
 _SIZES = ((320, 240), (340, 256))
 _NUM_PROCESSES = 2
 _STEPS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "pyramid": (pyramid.grey,),
+    "pyramid": (pyramid.gray,),
     "expansions": (pyramid.smoothed, flow.expand),
     "two flows": (flow.pyramid_flow,),
     "corner matches": (camera.flow_matches,),
@@ -43,7 +44,7 @@ _STEPS: dict[str, tuple[Callable[..., Any], ...]] = {
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """Seconds a frame, on a rendered video with a moving camera."""
+    """Yield seconds per frame on a rendered video with a moving camera."""
     for size in _SIZES:
         seconds = [_farneback(*pair) for pair in pairwise(_frames(size))]
         peer = "cv2 Farneback, one call", float(np.median(seconds))
@@ -75,8 +76,8 @@ def _extract(size: tuple[int, int], matcher: str) -> None:
 
 
 def _shares(run: Callable[[], None]) -> dict[str, float]:
-    """What part of the time each step takes, and what none of them does."""
-    profile = cProfile.Profile(time.process_time)  # whatever else the machine does
+    """Return the fraction of the time spent in each step, and the remainder."""
+    profile = cProfile.Profile(time.process_time)  # CPU time, independent of other load
     profile.runcall(run)
     entries = profile.getstats()
     total = sum(entry.inlinetime for entry in entries)
@@ -85,11 +86,11 @@ def _shares(run: Callable[[], None]) -> dict[str, float]:
         step: sum(seconds.get(function.__code__, 0) for function in functions) / total
         for step, functions in _STEPS.items()
     }
-    return {k: v for k, v in shares.items() if v} | {"all else": 1 - sum(shares.values())}
+    return {k: v for k, v in shares.items() if v} | {"other": 1 - sum(shares.values())}
 
 
 def _seconds_in_pool(num_processes: int) -> float:
-    """Wall seconds a frame, of so many processes that do as much each."""
+    """Return wall seconds per frame of `num_processes` processes with equal work."""
     context = multiprocessing.get_context("forkserver")
     work = [_SIZES[0]] * num_processes, ["flow"] * num_processes
     with ProcessPoolExecutor(num_processes, context, worker_pool.end_with_parent) as pool:
@@ -101,9 +102,9 @@ def _seconds_in_pool(num_processes: int) -> float:
 
 def _farneback(first: np.ndarray, second: np.ndarray) -> float:
     cv2.setNumThreads(1)
-    found = np.empty((*first.shape, 2), np.float32)
+    motion = np.empty((*first.shape, 2), np.float32)
     start = time.perf_counter()
     cv2.calcOpticalFlowFarneback(
-        first, second, found, 2**-0.5, 6, 10, 2, 7, 1.5, cv2.OPTFLOW_FARNEBACK_GAUSSIAN
+        first, second, motion, 2**-0.5, 6, 10, 2, 7, 1.5, cv2.OPTFLOW_FARNEBACK_GAUSSIAN
     )
     return time.perf_counter() - start

@@ -1,8 +1,8 @@
-"""Training clips of 16 frames at 112 pixels, seconds a clip, crop, resize and batch included.
+"""Training clips of 16 frames at 112 pixels: seconds per clip, with crop, resize and batching.
 
-From plain h264 files of ten seconds at 340x256, from prepared shards, and from JPEG frames read by
-PIL one by one, as the authors' code reads them. `VCJAX_BENCH_CLIPS=100000` instead streams so many
-clips from shards and tells the resident memory of all processes along the way.
+Sources are plain h264 files of ten seconds at 340x256, prepared shards, and single JPEG frames read
+by PIL as in the authors' code (the peer). With `VCJAX_BENCH_CLIPS=100000`, the benchmark instead
+streams that many clips from shards and reports the resident memory of all processes on the way.
 """
 
 import functools
@@ -27,7 +27,7 @@ from vcjax.data import clips, manifest, prepare, shards, synthetic, verify
 from vcjax.data.manifest import Manifest
 
 _NUM_VIDEOS = 12
-_LISTED = 1000  # times that each stands in the list
+_LISTED = 1000  # repetitions of each video in the manifest
 _NUM_FRAMES = 300  # ten seconds
 _SIZE = (340, 256)
 _BATCH = 8
@@ -35,11 +35,11 @@ _ROUNDS = 5
 _CLIPS: dict[str, Any] = dict(
     num_frames=16, side=112, scales=(1.0, 2**-0.25, 2**-0.5), batch_size=_BATCH, seed=0
 )
-_MEMORY_AT = (0.01, 0.1, 0.25, 0.5, 1.0)  # of the clips
+_MEMORY_AT = (0.01, 0.1, 0.25, 0.5, 1.0)  # fractions of the clips
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """Median seconds a clip of each source, in turns; beside the frames that PIL reads."""
+    """Yield median seconds per clip of each source, timed in turns; the peer is PIL."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if num_clips := int(os.environ.get("VCJAX_BENCH_CLIPS", 0)):
@@ -65,10 +65,10 @@ def _case(text: str, seconds: float, peer: tuple[str, float] | None = None) -> d
 
 
 def _runs(root: Path) -> dict[str, Callable[[], Any]]:
-    """What makes the next batch of each source, in this thread."""
+    """Return a function per source that makes its next batch in this thread."""
     _write_videos(root / "plain", _NUM_FRAMES, _SIZE)
     read = manifest.read(root / "plain")
-    plain = verify.verify(read, on_missing="error", decode=False, num_workers=1)[0]
+    plain = verify.verify(read, on_error="error", decode=False, num_workers=1)[0]
     sources = {"plain h264": plain}
     for codec in shards.CODECS:
         sources[f"shards {codec}"] = _prepared(read, root / codec, codec)
@@ -79,12 +79,12 @@ def _runs(root: Path) -> dict[str, Callable[[], Any]]:
 
 
 def _prepared(read: Manifest, out: Path, codec: str, side: int = 128) -> Manifest:
-    how: dict[str, Any] = dict(num_workers=1, on_missing="error")
+    how: dict[str, Any] = dict(num_workers=1, on_error="error")
     return prepare.prepare(read, out, side=side, codec=codec, **how)[0]
 
 
 def _dataset(source: Manifest) -> grain.MapDataset:
-    # grain's shuffle takes milliseconds of a clip for a dozen, and next to nothing for thousands
+    # grain's shuffle costs milliseconds per clip for a dozen videos, almost nothing for thousands
     many = source.take(list(range(len(source))) * _LISTED)
     return clips.training_clips(many, **_CLIPS, num_epochs=100)
 
@@ -95,7 +95,7 @@ def _next_batch(dataset: grain.MapDataset) -> Callable[[], Any]:
 
 
 def _seconds_a_clip(run: Callable[[], Any]) -> float:
-    """Of this process's CPU, whatever else the machine does."""
+    """Return CPU seconds of this process per clip, independent of other load."""
     run()
     begin = time.process_time()
     for _ in range(2):
@@ -104,7 +104,7 @@ def _seconds_a_clip(run: Callable[[], Any]) -> float:
 
 
 def _grain_rate(source: Manifest, num_workers: int) -> float:
-    """Clips a second, by the clock, once the workers are at it."""
+    """Return clips per second of wall time once the workers are running."""
     batches = clips.iterate(_dataset(source), num_workers=num_workers, num_threads=2)
     list(islice(batches, 20))
     begin = time.perf_counter()
@@ -157,7 +157,7 @@ def _pil_batch(folder: Path, generator: np.random.Generator) -> UInt8[np.ndarray
 
 
 def _pil_clip(folder: Path, generator: np.random.Generator) -> UInt8[np.ndarray, "t s s 3"]:
-    """Every frame a file: opened, converted, cropped and resized by PIL (Hara et al. 2018)."""
+    """Read, crop and resize every frame by PIL from a file of its own (Hara et al. 2018)."""
     row = generator.integers(_NUM_VIDEOS)
     start = generator.integers(_NUM_FRAMES - _CLIPS["num_frames"] + 1)
     crop = round(_SIZE[1] * _CLIPS["scales"][generator.integers(len(_CLIPS["scales"]))])

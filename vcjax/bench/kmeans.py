@@ -1,4 +1,4 @@
-"""Lloyd's iterations, beside faiss or else scikit-learn, on the CPU's float32."""
+"""Lloyd iterations of K-means in float32; peer: faiss on the CPU, or scikit-learn without faiss."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -12,13 +12,16 @@ from jaxtyping import Float
 from vcjax.bench import _timing
 from vcjax.clustering import kmeans
 
-NUM_ITERATIONS = 20  # of Lloyd, as many as the released code takes
+NUM_ITERATIONS = 20  # of Lloyd, as in the released code
 SMALL = (50_000, 128, 1000)  # points, dimensions, clusters
-LARGE = ((235_000, 128, 6000), (235_000, 2128, 6000))  # a bank; it and Fisher vectors beside it
+LARGE = (
+    (235_000, 128, 6000),
+    (235_000, 2128, 6000),
+)  # bank; joint space of bank and Fisher vectors
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """An iteration on a sample, with its peer; on accelerators, on a whole collection."""
+    """Yield an iteration on a sample with its peer; on accelerators, also on whole collections."""
     shapes = [SMALL, *LARGE] if jax.default_backend() != "cpu" else [SMALL]
     for num_points, dim, num_clusters in shapes:
         points = np.random.default_rng(0).standard_normal((num_points, dim), np.float32)
@@ -38,7 +41,7 @@ def cases() -> Iterator[dict[str, Any]]:
 
 
 def _an_iteration(run: Any) -> float:
-    """Seconds of one, from runs of many and of one: what surrounds them falls out."""
+    """Return seconds per iteration, from the difference of a long and a short run."""
     many = _timing.median_seconds(lambda: run(1 + NUM_ITERATIONS))
     return (many - _timing.median_seconds(lambda: run(1))) / NUM_ITERATIONS
 

@@ -1,4 +1,4 @@
-"""The local aggregation loss against a bank of Kinetics' size, beside the same by `lax.top_k`."""
+"""Local aggregation loss against a bank of the size of Kinetics; peer: `lax.top_k`."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ TEMPERATURE = 0.07
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """The loss alone, then with its gradient, as training takes it."""
+    """Yield the loss alone, the loss with its gradient, and the loss among candidates."""
     generator = np.random.default_rng(0)
     bank, embedding = (
         jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
@@ -59,7 +59,7 @@ def mean_loss(
     index: Int[Array, " b"],
     **options: Any,
 ) -> Float[Array, ""]:
-    """That of a batch, with the paper's settings."""
+    """Return the mean loss of a batch with the paper's settings; `options` go to the loss."""
     losses, _ = local_aggregation.loss(
         embedding,
         bank,
@@ -73,7 +73,7 @@ def mean_loss(
 
 
 def _among_candidates() -> dict[str, Any]:
-    """Beside the exact loss, on rows around as many centers as there are clusters."""
+    """Time the loss among candidates against the exact loss, on a clustered bank."""
     bank, centers, labels = _clustered()
     devices, index = sharding.make(1), jnp.arange(BATCH) * (NUM_MANY // BATCH)
     cells = inverted_file.make(centers, labels[0], devices)
@@ -86,7 +86,7 @@ def _among_candidates() -> dict[str, Any]:
         mesh=devices,
     )
 
-    def seconds(cells: inverted_file.Cells | None, num_candidates: int) -> float:
+    def seconds(cells: inverted_file.InvertedFile | None, num_candidates: int) -> float:
         loss = functools.partial(mean_loss, num_candidates=num_candidates)
         run = jax.jit(jax.value_and_grad(loss))
         return _timing.median_seconds(lambda: run(bank[index], bank, labels, index, cells=cells))
@@ -100,7 +100,7 @@ def _among_candidates() -> dict[str, Any]:
 
 
 def _clustered() -> tuple[Array, Array, Array]:
-    """A bank whose rows lie around centers, themselves around fewer; centers; labels."""
+    """Return a bank with two levels of clusters, the centers of the finer level, and labels."""
     generator = np.random.default_rng(2)
     coarse = generator.standard_normal((NUM_CLUSTERS // 60, DIM), np.float32)
     centers = coarse[generator.integers(len(coarse), size=NUM_CLUSTERS)]
@@ -128,6 +128,6 @@ def _top_k_loss(
     similarity = jnp.matmul(embedding, bank.T, precision="highest")
     top, rows = jax.lax.top_k(similarity, NUM_BACKGROUND)
     close = (labels[:, rows] == labels[:, index][:, :, None]).any(axis=0)
-    # no slice of `top`: XLA on CPUs would then sort all rows instead of selecting the largest
+    # With a slice of `top`, XLA on CPUs would sort all rows instead of selecting the largest.
     weights = jnp.exp((top - 1) / TEMPERATURE)
     return -jnp.log(jnp.sum(weights, axis=1, where=close) / weights.sum(axis=1) + 1e-7)

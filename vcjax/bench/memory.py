@@ -1,7 +1,7 @@
-"""Memory of a device in the local aggregation loss and its gradient, from a formula and from XLA.
+"""Memory per device of the local aggregation loss and its gradient, from a formula and from XLA.
 
-The compiled program is asked, so that banks can be sized that fit no machine at hand. Its seconds
-are those of the compilation.
+The program is compiled but not run, so that banks larger than this machine's memory can be sized.
+The seconds are the time of the compilation.
 """
 
 import functools
@@ -22,17 +22,18 @@ SIZES = (235_000, 1_000_000, 5_000_000, 10_000_000, 100_000_000)
 
 
 class Bytes(NamedTuple):
-    """Of one device."""
+    """Bytes of memory per device."""
 
-    arrays: int  # the bank, the labels and the batch
-    work: int  # beside them, while the loss is taken
+    arrays: int  # bank, labels and batch
+    work: int  # temporary buffers of the loss
 
 
 def predicted(num_rows: int, num_devices: int, *, batch: int = BATCH) -> Bytes:
-    """With r rows on a device: 4 r (d + m) bytes of bank and labels, and 2.25 * 4 r c of work.
+    """Return the memory by formula: 4 r (d + m) + 4 b d bytes of arrays, and 4 r m + 9 r c of work.
 
-    c = min(b, d/2) clips are compared with the bank at a time: their similarities, weights, and,
-    with a byte each, which rows are close. Labels are copied once.
+    r is the number of rows per device and m the number of runs of K-means. c = min(b, d/2) clips
+    are compared with the bank at a time; each comparison takes four bytes of similarity, four of
+    weight and one of mask. Labels are copied once.
     """
     rows = -(-num_rows // num_devices)
     clips = min(batch, DIM // 2)
@@ -41,7 +42,7 @@ def predicted(num_rows: int, num_devices: int, *, batch: int = BATCH) -> Bytes:
 
 
 def compiled(num_rows: int, mesh: jax.sharding.Mesh, *, batch: int = BATCH) -> Bytes:
-    """What XLA sets aside for one device of `mesh`."""
+    """Return the memory that XLA allocates on each device of `mesh`."""
 
     def array(spec: P, *shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
@@ -59,14 +60,14 @@ def compiled(num_rows: int, mesh: jax.sharding.Mesh, *, batch: int = BATCH) -> B
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """Kinetics and beyond, on all devices that there are."""
+    """Yield banks from the size of Kinetics upwards, on all devices."""
     mesh = sharding.make()
     for num_rows in SIZES:
         begin = time.perf_counter()
-        found, formula = sum(compiled(num_rows, mesh)), sum(predicted(num_rows, mesh.size))
+        actual, formula = sum(compiled(num_rows, mesh)), sum(predicted(num_rows, mesh.size))
         yield _timing.case(
             "memory",
-            f"{num_rows:,} rows on {mesh.size}: {found / 1e6:,.0f} MB a device, "
+            f"{num_rows:,} rows on {mesh.size}: {actual / 1e6:,.0f} MB a device, "
             f"formula {formula / 1e6:,.0f}",
             time.perf_counter() - begin,
         )

@@ -1,7 +1,7 @@
-"""A training step of local aggregation, beside PyTorch's step of the same network.
+"""Training step of local aggregation; peer: a step of the same network in PyTorch.
 
-PyTorch trains the network alone: its loss is linear in the embedding, without augmentation or bank.
-On CPUs both compute in float32, on GPUs in bfloat16; there PyTorch compiles, channels last.
+PyTorch trains the network only: its loss is linear in the embedding, without augmentation or bank.
+Both compute in float32 on CPUs and in bfloat16 on GPUs, where PyTorch compiles with channels last.
 """
 
 import importlib.util
@@ -22,11 +22,11 @@ from vcjax.training import step as steps
 # clips, frames, side in pixels, width
 ON_CPU = ((8, 8, 32, 16), (8, 8, 56, 16), (4, 16, 112, 64))
 ON_GPU = ((256, 16, 112, 64),)
-NUM_VIDEOS = {"cpu": 10_000}  # elsewhere those of Kinetics
+NUM_VIDEOS = {"cpu": 10_000}  # on other platforms, the size of Kinetics
 
 
 def cases() -> Iterator[dict[str, Any]]:
-    """Small networks and, last, the paper's."""
+    """Yield small networks on CPUs, then the network of the paper."""
     for shape in ON_CPU if jax.default_backend() == "cpu" else ON_GPU:
         batch_size, num_frames, side, width = shape
         seconds, flops, kernels = _ours(*shape)
@@ -60,7 +60,7 @@ def _config(batch_size: int, num_frames: int, side: int, width: int, *, dtype: s
 
 
 def _ours(*shape: int) -> tuple[float, float, list[_profile.Kernel]]:
-    """Median seconds, the program's floating-point operations, and its largest kernels."""
+    """Return median seconds, floating-point operations of the program and its largest kernels."""
     step, state, batch = prepare(*shape, dtype=_dtype())
     compiled = step.lower(state, batch, 0).compile()
     counts, held = itertools.count(), [state]
@@ -74,7 +74,12 @@ def _ours(*shape: int) -> tuple[float, float, list[_profile.Kernel]]:
 
 
 def prepare(*shape: int, dtype: str) -> tuple[Any, steps.TrainState, dict[str, jax.Array]]:
-    """The jitted step, and a state and batch for it."""
+    """Return a jitted step, an initial state and a random batch.
+
+    Args:
+      *shape: Number of clips, frames per clip, side of a frame in pixels, and width of the network.
+      dtype: Precision of the network.
+    """
     config, devices = _config(*shape, dtype=dtype), sharding.make(1)
     num_videos = NUM_VIDEOS.get(jax.default_backend(), la_loss.NUM_ROWS)
     optimizer, _ = steps.optimizer(config.la, 1.0, 100)

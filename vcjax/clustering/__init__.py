@@ -1,1 +1,1 @@
-"""Bank rows to clusters and neighbors."""
+"""K-means clustering and nearest-neighbor search."""

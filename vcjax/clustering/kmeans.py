@@ -1,8 +1,8 @@
-"""K-means by Lloyd's iterations, rows split over the devices, distances in tiles.
+"""K-means by Lloyd's algorithm, with points split over the devices and distances taken in tiles.
 
-First centroids are rows drawn by the seed alone. A cluster that runs empty takes half of the
-largest one, as in faiss. Products are in full float32: labels must not depend on the platform more
-than they have to, and at bfloat16 precision near centroids swap their points.
+Initial centroids are points drawn at random, by the seed alone. An empty cluster takes half of the
+largest cluster, as in faiss. Matrix products use full float32 precision: labels should depend on
+the platform as little as possible, and in bfloat16 neighboring centroids exchange points.
 """
 
 import functools
@@ -18,16 +18,17 @@ from jaxtyping import Array, Bool, Float, Int
 from vcjax.runtime import sharding
 
 UNLABELLED = -1
-_TILE = 1024  # rows whose distances to all centroids are held at once, little enough for caches
-_APART = 1 / 1024  # relative distance between the halves of a split cluster, as in faiss
+_TILE = 1024  # rows whose distances to all centroids are held at once; fits into caches
+_APART = 1 / 1024  # relative shift of either half of a split cluster, as in faiss
 
 Points = Float[Array | np.ndarray, "n d"]
 
 
 class KMeans(NamedTuple):
-    """A clustering: `inertia` is the sum of squared distances before each iteration's update.
+    """Result of K-means.
 
-    As many labels as there are points, and padding of `UNLABELLED` to a multiple of the devices.
+    `labels` is padded with `UNLABELLED` to a multiple of the number of devices. `inertia` is the
+    sum of squared distances to the nearest centroid before the update of each iteration.
     """
 
     labels: Int[Array, " rows"]
@@ -45,27 +46,40 @@ def fit(
     known: Bool[np.ndarray, " n"] | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> KMeans:
-    """Clusters `points`, one array or several that are sides of one: these are never joined whole.
+    """Cluster `points` by K-means.
 
-    Rows that are not `known`, and those beyond it, take no part; each of the former is a cluster of
-    its own, from `num_clusters` on. Arrays that lie on `mesh` by rows stay there; of others each
-    process sends its devices their part. Raises ValueError for fewer points than clusters.
+    Args:
+      points: An array, or several arrays with the same rows that are clustered as if concatenated
+        along the second axis; the concatenation is never stored. Arrays that are split over `mesh`
+        by rows stay on their devices; of other arrays, each process sends its devices their rows.
+      num_clusters: Number of clusters.
+      num_iterations: Number of Lloyd iterations.
+      seed: Seed of the initial centroids.
+      known: Rows to cluster; all rows if None. Each other row becomes a cluster of its own, with a
+        label of `num_clusters` or above. Rows beyond the mask are padding and stay `UNLABELLED`.
+      mesh: Devices to split the points over; a single device if None.
+
+    Raises:
+      ValueError: if there are fewer points than clusters.
     """
     mesh = mesh or sharding.make(1)
     sides = list(points) if isinstance(points, Sequence) else [points]
-    known = np.ones(min(len(side) for side in sides), bool) if known is None else known
-    candidates = np.flatnonzero(known)
+    included = np.ones(min(len(side) for side in sides), bool) if known is None else known
+    candidates = np.flatnonzero(included)
     if len(candidates) < num_clusters:
-        raise ValueError(f"{num_clusters} clusters of {len(candidates)} points")
+        raise ValueError(
+            f"cannot form {num_clusters} clusters from {len(candidates)} points; "
+            "use at most as many clusters as points"
+        )
     first = np.random.default_rng(seed).permutation(candidates)[:num_clusters]
-    on_devices = tuple(sharding.put_rows(side, mesh) for side in sides)
-    counts = sharding.put_rows(known, mesh)
+    on_devices = tuple(sharding.shard_rows(side, mesh) for side in sides)
+    counts = sharding.shard_rows(included, mesh)
     centroids = jax.jit(_rows_of, out_shardings=sharding.replicated(mesh))(on_devices, first)
-    return KMeans(*_lloyd(on_devices, counts, centroids, len(known), num_iterations, mesh))
+    return KMeans(*_lloyd(on_devices, counts, centroids, len(included), num_iterations, mesh))
 
 
 class Runs(NamedTuple):
-    """Several clusterings of the same points."""
+    """Results of several runs of K-means on the same points."""
 
     labels: Int[Array, "runs rows"]
     centroids: Float[Array, "runs k d"]
@@ -80,7 +94,7 @@ def fit_runs(
     mesh: jax.sharding.Mesh | None = None,
     **options: Any,
 ) -> Runs:
-    """One clustering a seed, as `fit` with these options makes it."""
+    """Run `fit` with `options` once per seed and return the stacked results."""
     mesh = mesh or sharding.make(1)
     runs = [fit(points, seed=seed, mesh=mesh, **options) for seed in seeds]
     labels = jax.jit(lambda *rows: jnp.stack(rows), out_shardings=sharding.columns(mesh))(
@@ -92,19 +106,26 @@ def fit_runs(
 def assign(
     points: Float[Array, "n d"], centroids: Float[Array, "k d"]
 ) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
-    """The nearest centroid of each point, the first of equals, and its squared distance."""
+    """Return the index of the nearest centroid of each point, and its squared Euclidean distance.
+
+    Ties are broken by the lower index.
+    """
     product = jnp.matmul(points, centroids.T, precision="highest")
     closeness = product - 0.5 * jnp.square(centroids).sum(axis=1)[None, :]
     best = closeness.max(axis=1, keepdims=True)
     columns = jnp.arange(centroids.shape[0], dtype=jnp.int32)
-    # not argmax: on CPUs it is several times slower
+    # argmax is several times slower on CPUs.
     labels = jnp.where(closeness >= best, columns[None, :], centroids.shape[0]).min(axis=1)
     distance = jnp.square(points).sum(axis=1) - 2 * best[:, 0]
     return labels, jnp.maximum(distance, 0.0)
 
 
 def update(sums: Float[Array, "k d"], sizes: Float[Array, " k"]) -> Float[Array, "k d"]:
-    """Means of the clusters from the sums of their points; empty ones take half of the largest."""
+    """Return the mean of each cluster, given the sum and the number of its points.
+
+    An empty cluster takes half of the largest cluster: both centroids are moved apart slightly from
+    the mean of the largest cluster.
+    """
     centroids = sums / jnp.maximum(sizes, 1.0)[:, None]
     tilt = jnp.where(jnp.arange(sums.shape[1]) % 2 == 0, _APART, -_APART)
 
@@ -141,12 +162,12 @@ def _lloyd(
         begins = jnp.arange(0, num_rows, tile, dtype=jnp.int32)
 
         def one_tile(total: tuple, begin: Array) -> tuple[tuple, Array]:
-            start = jnp.minimum(begin, num_rows - tile)  # the last tile overlaps the one before
+            start = jnp.minimum(begin, num_rows - tile)  # the last tile overlaps the previous one
             parts = [jax.lax.dynamic_slice_in_dim(x, start, tile) for x in (*sides, counts)]
             points = jnp.concatenate([x.astype(jnp.float32) for x in parts[:-1]], axis=1)
             counted = parts[-1] & (start + jnp.arange(tile, dtype=jnp.int32) >= begin)
             labels, distance = assign(points, centroids)
-            bins = jnp.where(counted, labels, num_clusters)  # what does not count: one bin more
+            bins = jnp.where(counted, labels, num_clusters)  # an extra bin for rows to ignore
             sums = jax.ops.segment_sum(points, bins, num_clusters + 1)[:-1]
             sizes = jax.ops.segment_sum(counted.astype(jnp.float32), bins, num_clusters + 1)[:-1]
             inertia = jnp.sum(distance, where=counted)

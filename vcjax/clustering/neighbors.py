@@ -1,4 +1,4 @@
-"""Exact nearest neighbors by cosine, queries in tiles."""
+"""Exact nearest neighbors by cosine similarity, with queries processed in tiles."""
 
 import functools
 
@@ -15,16 +15,22 @@ def nearest(
     num_neighbors: int = 1,
     tile: int = 1024,
 ) -> Int[np.ndarray, "q k"]:
-    """Indices of the `num_neighbors` unit rows most similar to each query, the nearest first.
+    """Return the indices of the rows most similar to each query, the nearest first.
 
-    Of equal ones the first comes first.
+    Ties are broken by the lower index.
+
+    Args:
+      queries: Queries, unit L2 norm.
+      rows: Rows to search, unit L2 norm.
+      num_neighbors: Number k of neighbors per query.
+      tile: Number of queries whose similarities to all rows are held at once.
     """
     rows = jnp.asarray(rows)
-    found = [
+    tiles = [
         np.asarray(_nearest(jnp.asarray(queries[start : start + tile]), rows, num_neighbors))
         for start in range(0, len(queries), tile)
     ]
-    return np.concatenate(found) if found else np.zeros((0, num_neighbors), np.int32)
+    return np.concatenate(tiles) if tiles else np.zeros((0, num_neighbors), np.int32)
 
 
 @functools.partial(jax.jit, static_argnums=2)

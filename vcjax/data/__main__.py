@@ -1,4 +1,4 @@
-"""Videos before a run: find them, look at them, encode them once.
+"""Prepare videos for a run: scan a folder, show clips as the network sees them, write shards.
 
 python -m vcjax.data scan ROOT [--lists DIR] [--split N] [--out manifest.tsv]
 python -m vcjax.data show MANIFEST OUT.png
@@ -10,16 +10,16 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-# Each is a module beside this file, with `add_arguments(parser)` and `run(options)`.
+# Each command is a module of this package with `add_arguments(parser)` and `run(options)`.
 COMMANDS = {
-    "scan": "find the data set in a folder and write its manifest",
-    "show": "a sheet of clips as the network sees them",
-    "prepare": "encode every video once, to shards that training reads fast",
+    "scan": "recognize the data set in a folder and write its manifest",
+    "show": "draw a sheet of clips as the network sees them",
+    "prepare": "encode every video once into shards that training reads fast",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
+    """Run the command; exit with a one-line message if it fails."""
     parser = argparse.ArgumentParser(
         prog="python -m vcjax.data", description=__doc__.splitlines()[0]
     )

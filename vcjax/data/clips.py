@@ -1,4 +1,7 @@
-"""Videos to batches of clips, by grain: the same for any number of workers, from any step on."""
+"""Batches of clips from videos, loaded by grain (Sec. 4.2).
+
+Batches do not depend on the number of workers, and reading may resume at any step.
+"""
 
 import contextlib
 import ctypes
@@ -23,17 +26,17 @@ Batch = dict[str, np.ndarray]
 _Sample = dict[str, np.ndarray | np.generic]
 
 
-# Pictures are shrunk by less than this as they are enlarged: the means of areas cost five times as
-# much, and differ by less than a grey level on average.
-_MILD = 1.25
-_REPLACEMENTS = 20  # drawn for a video that cannot be decoded, before it is an error
+# Frames that shrink by at most this factor are interpolated linearly. Area interpolation costs five
+# times as much and differs by less than one gray level (of 255) on average.
+_MAX_LINEAR_SHRINK = 1.25
+_REPLACEMENTS = 20  # videos tried in place of one that cannot be decoded, before an error
 
 
 class _Video(NamedTuple):
     row: int  # of the manifest
     path: str
     num_frames: int
-    clip: int = 0  # which of several clips of it
+    clip: int = 0  # position among the clips of the video
 
 
 def training_clips(
@@ -49,14 +52,31 @@ def training_clips(
     excluded: frozenset[int] = frozenset(),
     marks: Marks | None = None,
 ) -> grain.MapDataset:
-    """Batches {clip: uint8 [b, t, side, side, 3], index, bad: int32 [b], key: uint32 [b]}, a step.
+    """Return training batches of randomly cropped clips, one batch per step.
 
-    A clip is every `stride`-th frame and begins uniformly over what fits; a shorter video loops.
-    Its crop is a square of one of `scales` short sides at a uniform place, resized to `side` pixels
-    (Hara et al. 2018). `key` seeds what the device draws for the clip. For a video that cannot be
-    decoded, or whose row is `excluded`, another is drawn, the same in every run, and `bad` is its
-    row, else -1. Videos are marked in `marks` while they are read. Every epoch has its own order
-    and leaves out what does not fill a batch; `dataset[step:]` goes on from a step.
+    A clip begins at a uniformly random frame from which a whole clip fits; a video shorter than a
+    clip is repeated. A crop is a square at a uniformly random position; its side is the short side
+    of the video times a random element of `scales` (Hara et al. 2018). Each epoch has its own order
+    and drops the last, incomplete batch. A video that cannot be decoded or is excluded is replaced
+    by a random video, the same in every run.
+
+    Args:
+      manifest: the videos, with their numbers of frames.
+      num_frames: frames per clip.
+      stride: frames of the video from one frame of the clip to the next.
+      side: height and width of the clips in pixels, to which crops are resized.
+      scales: sides of the crop, relative to the short side of the video.
+      batch_size: clips per batch.
+      num_epochs: repetitions of the videos.
+      seed: seed of the order and of all random choices.
+      excluded: rows of videos that must not be read.
+      marks: record of the videos being read, if needed.
+
+    Returns:
+      Data set of batches; `dataset[step:]` resumes at a step. A batch is a dict of arrays: `clip`,
+      uint8 [b, num_frames, side, side, 3], RGB in [0, 255]; `index`, int32 [b], row of the video;
+      `bad`, int32 [b], row of the video that was replaced, or -1; `key`, uint32 [b], seed of the
+      augmentation on the device.
     """
     listed = _videos(manifest)
     cut = _TrainingCut(num_frames, stride, side, tuple(scales), listed, excluded, marks)
@@ -76,11 +96,25 @@ def evaluation_clips(
     batch_size: int,
     skip_bad: bool = False,
 ) -> grain.MapDataset:
-    """Batches as in `training_clips`, a video's `clips_per_video` random clips one after another.
+    """Return batches of center crops of random clips for evaluation, in the order of the videos.
 
-    The short side is resized to `side`, and the centre cut out. The last batch is filled up with
-    clips whose index is -1; so is, with `skip_bad`, the place of one that cannot be decoded, which
-    is an error else.
+    The clips of a video follow each other. Their starts are drawn by `clip_starts`. The short side
+    of the video is resized to `side` pixels.
+
+    Args:
+      manifest: the videos, with their numbers of frames.
+      num_frames: frames per clip.
+      stride: frames of the video from one frame of the clip to the next.
+      side: height and width of the clips in pixels.
+      clips_per_video: clips of each video; the paper averages over 5 (Sec. 4.2).
+      seed: seed of the starts of the clips.
+      batch_size: clips per batch.
+      skip_bad: replace a clip that cannot be decoded by a black one of index -1; otherwise reading
+        it raises DecodeError.
+
+    Returns:
+      Data set of batches as in `training_clips` without `bad`; `key` is 0. The last batch is padded
+      with clips of index -1.
     """
     videos = [
         video._replace(clip=clip) for video in _videos(manifest) for clip in range(clips_per_video)
@@ -93,11 +127,15 @@ def evaluation_clips(
 def iterate(
     dataset: grain.MapDataset, *, num_workers: int, num_threads: int
 ) -> grain.DatasetIterator[Batch]:
-    """The batches in order, read ahead by threads or, if there are workers, processes."""
+    """Return an iterator over the batches in order, which threads or processes read ahead.
+
+    With `num_workers` 0, `num_threads` threads of this process read; otherwise each of the worker
+    processes does so with its own threads.
+    """
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     batches = dataset.to_iter_dataset(options)
     if num_workers:
-        if not flags.FLAGS.is_parsed():  # grain reads its own, also where there is no absl app
+        if not flags.FLAGS.is_parsed():  # grain reads absl flags, which only an absl app parses
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers), preemption.in_worker()
@@ -105,29 +143,36 @@ def iterate(
     return iter(batches)
 
 
-def watched(
-    batches: Iterable[Batch], manifest: Manifest, *, max_bad_share: float
+def limit_bad_videos(
+    batches: Iterable[Batch], manifest: Manifest, *, max_corrupt_fraction: float
 ) -> Iterator[Batch]:
-    """`batches` of training without `bad`; says at the end which videos these were.
+    """Yield training batches without `bad`, and log the replaced videos at the end.
 
-    Raises ManifestError, with all of them, once they are more than `max_bad_share` of the videos.
+    Raises:
+      ManifestError: if more than `max_corrupt_fraction` of the videos had to be replaced. The
+        message lists all of them.
     """
     bad: set[int] = set()
     try:
         for batch in batches:
             bad.update(row for row in batch.pop("bad").tolist() if row >= 0)
-            if len(bad) > max_bad_share * len(manifest):
+            if len(bad) > max_corrupt_fraction * len(manifest):
                 raise ManifestError(
-                    f"more than data.max_bad_share={max_bad_share:g} of the videos cannot be "
-                    f"decoded:{_listed(bad, manifest)}"
+                    f"more than data.max_corrupt_fraction={max_corrupt_fraction:g} of the videos "
+                    "cannot be decoded; repair or remove them, or raise it:"
+                    f"{_list_videos(bad, manifest)}"
                 )
             yield batch
     finally:
         if bad:
-            log.warning("%d videos were replaced:%s", len(bad), _listed(bad, manifest))
+            log.warning(
+                "%d videos were replaced by others because they cannot be decoded:%s",
+                len(bad),
+                _list_videos(bad, manifest),
+            )
 
 
-def _listed(rows: Iterable[int], manifest: Manifest) -> str:
+def _list_videos(rows: Iterable[int], manifest: Manifest) -> str:
     names = (f"\n  {manifest.video_ids[row]}: {manifest.paths[row]}" for row in sorted(rows))
     return "".join(names)
 
@@ -146,8 +191,8 @@ class _TrainingCut(NamedTuple):
     stride: int
     side: int
     scales: tuple[float, ...]
-    videos: list[_Video]  # to replace one that cannot be decoded
-    excluded: frozenset[int]  # rows that are not to be read
+    videos: list[_Video]  # candidates to replace a video that cannot be decoded
+    excluded: frozenset[int]  # rows that must not be read
     marks: Marks | None
 
     def __call__(self, source: _Video, generator: np.random.Generator) -> _Sample:
@@ -190,7 +235,7 @@ class _EvaluationCut(NamedTuple):
         except video.DecodeError as error:
             if not self.skip_bad:
                 raise
-            log.warning("left out: %s", error)
+            log.warning("video skipped: %s", error)
             black = np.zeros((self.num_frames, self.side, self.side, 3), np.uint8)
             return {"clip": black, "index": np.int32(-1), "key": np.uint32(0)}
 
@@ -213,7 +258,10 @@ class _EvaluationCut(NamedTuple):
 
 
 def clip_starts(last: int, clips_per_video: int, *, seed: int) -> Int[np.ndarray, " clips"]:
-    """First frames, from 0 to `last`, of random clips in order; a single one is in the middle."""
+    """Return the first frames of random clips, sorted, drawn uniformly from 0 to `last`.
+
+    They depend on `seed` and `last` alone. A single clip begins at `last // 2`.
+    """
     if clips_per_video == 1:
         return np.array([last // 2])
     generator = np.random.default_rng([seed, last])
@@ -221,30 +269,33 @@ def clip_starts(last: int, clips_per_video: int, *, seed: int) -> Int[np.ndarray
 
 
 def _last_start(source: _Video, num_frames: int, stride: int) -> int:
-    """The last frame from which a clip fits, 0 for a shorter video."""
+    """Return the last frame from which a whole clip fits, or 0 if the video is too short."""
     return max(0, source.num_frames - ((num_frames - 1) * stride + 1))
 
 
 def _resize(
     frames: UInt8[np.ndarray, "t h w 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "t h2 w2 3"]:
-    method = cv2.INTER_AREA if height * _MILD < len(frames[0]) else cv2.INTER_LINEAR
-    found = np.empty((len(frames), height, width, 3), np.uint8)
-    for frame, target in zip(frames, found, strict=True):
+    method = cv2.INTER_AREA if height * _MAX_LINEAR_SHRINK < len(frames[0]) else cv2.INTER_LINEAR
+    resized = np.empty((len(frames), height, width, 3), np.uint8)
+    for frame, target in zip(frames, resized, strict=True):
         cv2.resize(frame, (width, height), dst=target, interpolation=method)
-    return found
+    return resized
 
 
 def _keep_freed_memory() -> None:
-    """Lets glibc keep what is freed after each batch: to map it anew costs a third of reading."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    """Configure glibc to keep the memory that is freed after each batch.
+
+    Mapping the memory again for every batch takes a third of the time of reading.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, 32 << 20)  # bytes, the most that it takes
+        mallopt(_MMAP_THRESHOLD, 32 << 20)  # bytes, the maximum that glibc accepts
         mallopt(_TRIM_THRESHOLD, 256 << 20)
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # constants in malloc.h
 _keep_freed_memory()
 
-# Readers are parallel already, and OpenCV's own threads would only wait for one another.
+# Clips are read in parallel already, so additional threads of OpenCV would only compete.
 cv2.setNumThreads(0)

@@ -1,8 +1,8 @@
-"""Files whose decoding kills the process that reads them, as a fault in a decoder does.
+"""Exclusion of video files that crash the process decoding them, for example by a segfault.
 
-Which videos are being read stands in a file that outlives the process. After a death each of them
-is decoded once more in a process of its own: one that kills it is excluded from then on, by name,
-size and time, in this run and the next.
+The videos being read are recorded in a file that outlives the process. After a crash, each of them
+is decoded again in a separate process. A video that crashes this process too is excluded from this
+run and later ones until the file changes.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from vcjax.runtime import filesystem, worker_pool
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 3  # deaths at the same step without a culprit
+_MAX_CRASHES = 3  # in a row without a batch between them
 _COLUMNS = ("video_id", "path", "size", "version")
 
 
-def outlived(
+def skip_crashing_videos(
     dataset: Callable[[frozenset[int], Marks], grain.MapDataset],
     videos: Manifest,
     *,
@@ -34,16 +34,26 @@ def outlived(
     num_workers: int,
     num_threads: int,
 ) -> Iterator[clips.Batch]:
-    """Batches of the dataset without certain rows, on past the death of processes that read it.
+    """Yield the batches of a data set, excluding videos that crash the worker processes.
 
-    `listed` is the table of excluded files, `marks` the file of those being read. Without worker
-    processes a death ends the program, and the next one excludes the file. Raises RuntimeError when
-    processes die at the same step again and again, and no file alone is to blame.
+    After a crash, reading resumes at the same step without the crashing video. Without worker
+    processes a crash ends the program, and the next run excludes the video.
+
+    Args:
+      dataset: returns the batches, given the rows to exclude and the marks to set while reading.
+      videos: the videos of the data set, by row.
+      listed: table (TSV) of excluded files, read at the start and appended to.
+      marks: file that records the videos being read.
+      num_workers: worker processes; 0 reads in threads of this process.
+      num_threads: reading threads of each process.
+
+    Raises:
+      RuntimeError: if worker processes crash more than 3 times in a row without delivering a batch.
     """
     marked = Marks.in_file(marks, len(videos))
     excluded = _excluded(listed, videos)
-    excluded |= _culprits(marked.take() - excluded, videos, listed)
-    step, deaths = 0, 0
+    excluded |= _exclude_crashing(marked.pop_in_flight() - excluded, videos, listed)
+    step, num_crashes = 0, 0
     suspects: set[int] = set()
     while True:
         batches = clips.iterate(
@@ -53,21 +63,22 @@ def outlived(
         )
         try:
             for batch in batches:
-                step, deaths = step + 1, 0
+                step, num_crashes = step + 1, 0
                 yield batch
             return
         except RuntimeError as error:
-            deaths += 1
-            if "terminated unexpectedly" not in str(error) or deaths > _PATIENCE:
+            num_crashes += 1
+            if "terminated unexpectedly" not in str(error) or num_crashes > _MAX_CRASHES:
                 raise
-            log.warning("a process that reads clips died: %s", error)
-        batches.close()  # the others end what they are reading
-        now = marked.take() - excluded
-        found = _culprits(now, videos, listed)
-        if not found and deaths > 1:  # not by itself, but every time
-            found = _exclude(now & suspects, videos, listed)
-        excluded |= found
-        suspects = now - excluded
+            log.warning("a worker process died while reading clips, resuming: %s", error)
+        batches.close()  # the remaining workers finish their videos and clear their marks
+        in_flight = marked.pop_in_flight() - excluded
+        crashing = _exclude_crashing(in_flight, videos, listed)
+        # No video crashes a process alone: exclude the videos being read at both of two crashes.
+        if not crashing and num_crashes > 1:
+            crashing = _exclude(in_flight & suspects, videos, listed)
+        excluded |= crashing
+        suspects = in_flight - excluded
 
 
 class _Job(NamedTuple):
@@ -80,8 +91,8 @@ class _Job(NamedTuple):
         return filesystem.path_of(shards.file_of(self.path))
 
 
-def _culprits(rows: set[int], videos: Manifest, listed: Path) -> set[int]:
-    """Those of `rows` that kill a process by themselves; they are excluded."""
+def _exclude_crashing(rows: set[int], videos: Manifest, listed: Path) -> set[int]:
+    """Decode each video of `rows` in another process; exclude and return the crashing rows."""
     jobs = [_Job(row, videos.video_ids[row], videos.paths[row]) for row in sorted(rows)]
     results = worker_pool.run_all(jobs, _read, 2) if jobs else ()
     return _exclude({r.job.row for r in results if r.problem == worker_pool.DIED}, videos, listed)
@@ -94,6 +105,7 @@ def _read(job: _Job) -> int:
 
 
 def _exclude(rows: set[int], videos: Manifest, listed: Path) -> set[int]:
+    """Append `rows` to the table `listed` and return them."""
     if not rows:
         return rows
     with listed.open("a", newline="", encoding="utf-8") as file:
@@ -101,28 +113,33 @@ def _exclude(rows: set[int], videos: Manifest, listed: Path) -> set[int]:
         if not file.tell():
             writer.writerow(_COLUMNS)
         for row in sorted(rows):
-            log.warning("%s kills the process that reads it, and is replaced", videos.paths[row])
+            log.warning(
+                "%s crashes the process that decodes it: excluded, other videos take its place; "
+                "the exclusion is listed in %s",
+                videos.paths[row],
+                listed,
+            )
             writer.writerow((videos.video_ids[row], videos.paths[row], *_stamp(videos.paths[row])))
     return rows
 
 
 def _excluded(listed: Path, videos: Manifest) -> set[int]:
-    """Rows of the files in the table that have not changed since."""
+    """Return the rows of the excluded files that have not changed since their exclusion."""
     if not listed.exists():
         return set()
     with listed.open(newline="", encoding="utf-8") as file:
-        known = {tuple(row.values()) for row in csv.DictReader(file, delimiter="\t")}
-    names = {name for name, *_ in known}
+        entries = {tuple(row.values()) for row in csv.DictReader(file, delimiter="\t")}
+    names = {name for name, *_ in entries}
     return {
         row
         for row, (name, path) in enumerate(zip(videos.video_ids, videos.paths, strict=True))
-        if name in names and (name, path, *_stamp(path)) in known
+        if name in names and (name, path, *_stamp(path)) in entries
     }
 
 
 def _stamp(path: str) -> tuple[str, str]:
     try:
-        size, version = filesystem.stamp(shards.file_of(path))
+        size, version = filesystem.file_version(shards.file_of(path))
     except OSError:
         return "0", ""
     return str(size), version

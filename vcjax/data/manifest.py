@@ -278,7 +278,7 @@ def signature(source: str | Path) -> str:
         file = shards.file_of(path)
         if file not in stamps:
             try:
-                stamps[file] = " ".join(map(str, filesystem.stamp(file)))
+                stamps[file] = " ".join(map(str, filesystem.file_version(file)))
             except OSError:
                 stamps[file] = "missing"
         digest.update(f"{path} {stamps[file]}\n".encode())

@@ -1,8 +1,8 @@
-"""Encodes every video once, smaller, to ArrayRecord shards that training reads fast.
+"""Encode every video once, at reduced size, into ArrayRecord shards that training reads fast.
 
-OUT is then a manifest: --config.data.manifest=OUT. Run again, it keeps the shards whose videos and
-settings have not changed. JPEG, the default, is decoded several times faster than h264 and takes
-several times its space.
+Train on the result by --config.data.manifest=OUT. If the command runs again, shards whose videos
+and settings have not changed are kept. JPEG, the default, is decoded several times faster than h264
+and takes several times the space.
 """
 
 import argparse
@@ -24,67 +24,74 @@ from vcjax.data.manifest import Manifest, ManifestError, Problem
 from vcjax.runtime import checksums, filesystem, progress, worker_pool
 
 INDEX = manifests.INDEX
-_SAMPLES = 4  # videos encoded to tell the size
+_SAMPLES = 4  # videos encoded to estimate the size
 _SHARD_BYTES = 2**17  # index and padding of an ArrayRecord file
-_SAMPLE_FRAMES = 2 * shards.CHUNK
+_SAMPLE_FRAMES = 2 * shards.CHUNK  # frames encoded of each sample
 
 
 class Job(NamedTuple):
-    """One shard: its videos, and how they are encoded."""
+    """A shard to write: its videos and the settings of the encoding."""
 
-    target: Any  # Path, or remote
-    videos: tuple[tuple[str, str], ...]  # id, file
-    side: int
-    codec: str
+    target: Any  # Path or UPath
+    videos: tuple[tuple[str, str], ...]  # video_id and path
+    side: int  # short side in pixels
+    codec: str  # jpeg or h264
 
     @property
     def video_id(self) -> str:
-        """Name of the shard, for messages."""
+        """Name of the shard, for error messages."""
         return self.target.name
 
     @property
     def video(self) -> Path:
-        """The first file."""
+        """File of the first video, whose size orders the jobs."""
         return filesystem.path_of(self.videos[0][1])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `prepare` takes."""
+    """Add the arguments of `prepare`."""
     parser.add_argument("manifest", help="folder, or table with a path column; also gs:// or s3://")
     parser.add_argument(
-        "out", type=filesystem.path_of, help="folder of the shards; also gs:// or s3://"
+        "out", type=filesystem.path_of, help="folder to write the shards to; also gs:// or s3://"
     )
-    parser.add_argument("--side", type=int, default=128, help="short side, pixels")
+    parser.add_argument("--side", type=int, default=128, help="short side in pixels")
     parser.add_argument("--codec", choices=shards.CODECS, default="jpeg")
     parser.add_argument("--videos_per_shard", type=int, default=256)
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--on_missing", choices=("error", "skip"), default="error")
+    parser.add_argument(
+        "--num_workers", type=int, default=os.cpu_count() or 1, help="encoding processes"
+    )
+    parser.add_argument("--on_error", choices=("error", "skip"), default="error")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prepares what the command line names, and says what came of it."""
+    """Estimate the size, write the shards, and print their size and the number of bad videos."""
     read = manifests.read(options.manifest)
     _check_settings(options.side, options.videos_per_shard)
-    how: dict[str, Any] = dict(
+    settings: dict[str, Any] = dict(
         side=options.side, codec=options.codec, videos_per_shard=options.videos_per_shard
     )
-    expected = expected_bytes(read, **how)
+    expected = expected_bytes(read, **settings)
     _check_space(options.out, len(read), expected)
     prepared, problems = prepare(
         read,
         options.out,
-        **how,
+        **settings,
         num_workers=options.num_workers,
-        on_missing=options.on_missing,
+        on_error=options.on_error,
     )
     written = sum(filesystem.size_of(path) for path in options.out.glob("*.array_record"))
     print(f"{len(prepared)} videos, {_size(written)}, in {options.out}")
     if problems:
-        print(f"{len(problems)} left out, listed in {options.out / 'problems.tsv'}")
+        print(f"{len(problems)} videos left out, listed in {options.out / 'problems.tsv'}")
 
 
 def _check_space(out: Any, num_videos: int, expected: int) -> None:
-    """Says how large the shards will be. Raises ManifestError where there is not the space."""
+    """Print the expected size of the shards.
+
+    Raises:
+      ManifestError: if a local disk has less space. Not raised if there are shards already, since
+        these may be kept.
+    """
     if filesystem.is_remote(out):
         print(f"{num_videos} videos, about {_size(expected)}", flush=True)
         return
@@ -92,24 +99,41 @@ def _check_space(out: Any, num_videos: int, expected: int) -> None:
     free = shutil.disk_usage(out).free
     print(f"{num_videos} videos, about {_size(expected)}; {_size(free)} are free", flush=True)
     if expected > free and not any(out.glob("*.json")):
-        raise ManifestError(f"{out}: there is not the space for it")
+        raise ManifestError(
+            f"{out}: the shards need about {_size(expected)}, but {_size(free)} are free; "
+            "free some space, choose another folder, or reduce --side"
+        )
 
 
 def prepare(
     manifest: Manifest,
-    out: Any,  # Path, or remote
+    out: Any,  # Path or UPath
     *,
     side: int,
     codec: str,
     videos_per_shard: int = 256,
     num_workers: int,
-    on_missing: str,
+    on_error: str,
 ) -> tuple[Manifest, list[Problem]]:
-    """Encodes `manifest` into `out`; what `manifests.read(out)` gives, and what is left out.
+    """Encode the videos of `manifest` into shards in `out`, and write the index of the folder.
 
-    Videos are encoded with short side `side` (smaller ones keep their size), and shards appear
-    whole and read back, or not at all. With `on_missing` "error" a ManifestError lists the bad
-    ones once all others are done, and there is no index.
+    A shard appears only when it is complete and has been verified by reading it back.
+
+    Args:
+      manifest: the videos.
+      out: local or remote folder of the shards.
+      side: short side in pixels; smaller videos keep their size.
+      codec: jpeg or h264.
+      videos_per_shard: maximum number of videos in a shard.
+      num_workers: encoding processes.
+      on_error: "skip" leaves out videos that cannot be decoded; "error" raises an error for them.
+
+    Returns:
+      The manifest that `manifests.read(out)` returns, and the videos that are left out.
+
+    Raises:
+      ManifestError: if a shard cannot be written, no video can be decoded, or any video cannot with
+        `on_error` "error". The error is raised after all shards are written, without an index.
     """
     _check_settings(side, videos_per_shard)
     if not filesystem.is_remote(out):
@@ -126,14 +150,14 @@ def prepare(
         )
         for i, start in enumerate(starts)
     ]
-    failed = []
+    failed = []  # jobs whose shard could not be written
     with progress.bar(desc="prepare", unit="video", total=len(pairs)) as bar:
         for result in worker_pool.run_all(jobs, write_shard, num_workers):
             failed += [result] if result.problem else []
             bar.update(len(result.job.videos))
     if failed:
         raise ManifestError("; ".join(f"{r.job.video_id}: {r.problem}" for r in failed))
-    _remove_others(out, jobs)
+    _remove_stale_shards(out, jobs)
     records = [_record(job) for job in jobs]
     entries = [entry for record in records for entry in record["videos"]]
     problems = [
@@ -142,12 +166,12 @@ def prepare(
         if entry["problem"]
     ]
     manifests.save_problems(problems, out / "problems.tsv")
-    verify.check_problems(problems, len(pairs), on_missing)
+    verify.check_problems(problems, len(pairs), on_error)
     return manifests.save_index(manifest, entries, out), problems
 
 
 def expected_bytes(manifest: Manifest, *, side: int, codec: str, videos_per_shard: int) -> int:
-    """About how many bytes the shards will have, from the beginnings of a few videos."""
+    """Return the approximate size of the shards in bytes, extrapolated from a few videos."""
     per_video = []
     for row in np.linspace(0, len(manifest) - 1, min(_SAMPLES, len(manifest))).astype(int):
         path = manifest.paths[row]
@@ -165,11 +189,14 @@ def expected_bytes(manifest: Manifest, *, side: int, codec: str, videos_per_shar
 
 def _check_settings(side: int, videos_per_shard: int) -> None:
     if videos_per_shard < 1 or side < 16:
-        raise ManifestError("a shard has at least one video, and a side at least 16 pixels")
+        raise ManifestError(
+            f"videos_per_shard is {videos_per_shard} and side is {side}; "
+            "use at least 1 video per shard and 16 pixels"
+        )
 
 
 def write_shard(job: Job) -> int:
-    """Number of videos in the shard, which is complete then."""
+    """Write the shard unless it is complete and current; return its number of videos."""
     sources = _sources(job)
     record = _record(job)
     stored = filesystem.size_of(job.target)
@@ -180,7 +207,7 @@ def write_shard(job: Job) -> int:
 
 
 def _write(job: Job) -> dict[str, Any]:
-    """Encodes the videos, reads the file back, and puts it into its place."""
+    """Encode the videos into a temporary file, verify it, and move or upload it to its target."""
     from array_record.python import array_record_module
 
     job.target.with_suffix(".json").unlink(missing_ok=True)
@@ -206,7 +233,11 @@ def _write(job: Job) -> dict[str, Any]:
 
 
 def _encode(path: str, job: Job) -> tuple[int, float, list[bytes]]:
-    """Frames, rate and records of a video, all of it or DecodeError."""
+    """Return the number of frames, the frame rate and the records of a video.
+
+    Raises:
+      DecodeError: if any part of the video cannot be decoded.
+    """
     declared = video.probe(path, decode=False)
     count = 0
 
@@ -222,50 +253,55 @@ def _encode(path: str, job: Job) -> tuple[int, float, list[bytes]]:
 
 
 def _small_frames(path: str, side: int) -> Iterator[video.Frame]:
+    """Yield the frames with short side at most about `side` pixels, in even sizes for h264."""
     for frame in video.frames(path):
         height, width = frame.shape[:2]
         scale = min(1.0, side / min(height, width))
-        # even, as h264 wants it
         size = [max(2, 2 * round(x * scale / 2)) for x in (width, height)]
         yield cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 def _check(path: Path, checksums: list[int]) -> None:
+    """Read all records back and compare their checksums (CRC-32).
+
+    Raises:
+      OSError: if a record is missing or differs.
+    """
     from array_record.python import array_record_module
 
     reader = array_record_module.ArrayRecordReader(str(path))
-    found = reader.num_records()
-    same = found == len(checksums) and all(
+    same = reader.num_records() == len(checksums) and all(
         zlib.crc32(reader.read([i])[0]) == checksum for i, checksum in enumerate(checksums)
     )
     reader.close()
     if not same:
-        raise OSError(f"{path}: does not read back as written; is the disk full?")
+        raise OSError(f"{path}: the shard does not read back as written; is the disk full?")
 
 
 def _sources(job: Job) -> list[list[Any]]:
-    """What the shard depends on."""
-    found: list[list[Any]] = [[job.side, job.codec, shards.CHUNK, shards.JPEG_QUALITY]]
+    """Return the settings and the versions of the videos; a change writes the shard again."""
+    sources: list[list[Any]] = [[job.side, job.codec, shards.CHUNK, shards.JPEG_QUALITY]]
     for video_id, path in job.videos:
         try:
-            found.append([video_id, path, *filesystem.stamp(path)])
+            sources.append([video_id, path, *filesystem.file_version(path)])
         except FileNotFoundError:
-            found.append([video_id, path, 0, ""])
-    return found
+            sources.append([video_id, path, 0, ""])
+    return sources
 
 
 def _record(job: Job) -> dict[str, Any]:
+    """Return the saved description of a shard, or an empty one if it is missing or damaged."""
     try:
         return checksums.read_json(job.target.with_suffix(".json"))
     except (FileNotFoundError, checksums.DamagedError):
         return {}
 
 
-def _remove_others(out: Any, jobs: list[Job]) -> None:
-    """Shards of an earlier manifest of another length."""
-    wanted = {job.target.stem for job in jobs}
+def _remove_stale_shards(out: Any, jobs: list[Job]) -> None:
+    """Remove shards of an earlier manifest with another number of shards."""
+    current = {job.target.stem for job in jobs}
     for path in out.glob("shard-*-of-*"):
-        if path.name.split(".")[0] not in wanted:
+        if path.name.split(".")[0] not in current:
             path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Which videos are being read, in a file that outlives the process that reads them."""
+"""Record of the videos being read, in a file that outlives the reading process."""
 
 import contextlib
 import functools
@@ -10,14 +10,14 @@ import numpy as np
 
 
 class Marks(NamedTuple):
-    """A file with a byte for each video: 1 while it is being read."""
+    """A file with one byte per video: 1 while the video is being read, else 0."""
 
     path: str
     num_videos: int
 
     @classmethod
     def in_file(cls, path: Path, num_videos: int) -> "Marks":
-        """The file as it is, or a new one where there is none of this size."""
+        """Return the marks in `path`; create or reset the file if its size is not `num_videos`."""
         if not path.exists() or path.stat().st_size != num_videos:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(bytes(num_videos))
@@ -25,22 +25,22 @@ class Marks(NamedTuple):
 
     @contextlib.contextmanager
     def reading(self, row: int) -> Iterator[None]:
-        """Marks the video while the block runs."""
-        marks = _mapped(self.path)
+        """Mark the video of `row` as being read while the block runs."""
+        marks = _memory_map(self.path)
         marks[row] = 1
         try:
             yield
         finally:
             marks[row] = 0
 
-    def take(self) -> set[int]:
-        """Rows that are marked, which they are no longer afterwards."""
-        marks = _mapped(self.path)
+    def pop_in_flight(self) -> set[int]:
+        """Return the marked rows and clear their marks."""
+        marks = _memory_map(self.path)
         rows = set(np.flatnonzero(marks).tolist())
         marks[:] = 0
         return rows
 
 
 @functools.lru_cache(4)
-def _mapped(path: str) -> np.memmap:
+def _memory_map(path: str) -> np.memmap:
     return np.memmap(path, np.uint8, "r+")

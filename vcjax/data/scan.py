@@ -1,7 +1,8 @@
-"""The manifest of a data set in a folder, and what is missing, unknown or there twice.
+"""Write the manifest of a data set in a folder; report missing, unlisted and duplicate videos.
 
-UCF101, HMDB51, Kinetics and Something-Something v2 are told by their official lists, in --lists or
-in the folder itself; anything else is a plain folder, whose parent folders are the classes.
+UCF101, HMDB51, Kinetics and Something-Something v2 are recognized by their official lists, in
+--lists or in the folder itself. Any other data set is a plain folder: the class of a video is its
+parent folder.
 """
 
 import argparse
@@ -10,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vcjax.data import layouts, manifest
-from vcjax.data.layouts import Found
+from vcjax.data.layouts import MatchedVideos
 from vcjax.runtime import filesystem
 
-_SHOWN = 10  # of each kind
+_SHOWN = 10  # items listed of each kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command line of `scan` takes."""
+    """Add the arguments of `scan`."""
     parser.add_argument(
         "root", type=filesystem.path_of, help="folder of the videos; also gs:// or s3://"
     )
@@ -28,43 +29,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         type=int,
         choices=(1, 2, 3),
-        help="of UCF101 and HMDB51 alone (default: all, in columns split1 to split3)",
+        help="split of UCF101 or HMDB51 (default: all, in columns split1 to split3)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("manifest.tsv"), help="default: manifest.tsv"
+        "--out",
+        type=Path,
+        default=Path("manifest.tsv"),
+        help="table to write (default: manifest.tsv)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes the manifest, and beside it what is missing; prints the counts."""
+    """Write the manifest and print the counts.
+
+    Videos on the lists without a file are written to OUT.missing.tsv.
+    """
     if options.split:
         splits = {"": layouts.find(options.root, options.lists, split=options.split)}
     else:
         splits = layouts.find_splits(options.root, options.lists)
-    found = next(iter(splits.values()))
+    matched = next(iter(splits.values()))
     columns, rows = table(splits)
     if not rows:
         raise manifest.ManifestError(
-            f"{found.layout}: no video of this split in {options.root}; "
-            f"{found.left_out} files belong to others"
+            f"{matched.layout}: no video of this split in {options.root}; {matched.left_out} files "
+            "are of videos that are not in this split; choose another --split or folder"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     manifest.write_table(options.out, columns, rows)
     missing = options.out.with_name(f"{options.out.stem}.missing.tsv")
     missing.unlink(missing_ok=True)
-    if found.missing:
-        manifest.write_table(missing, ("video_id", "class", "split"), found.missing)
+    if matched.missing:
+        manifest.write_table(missing, ("video_id", "class", "split"), matched.missing)
     files = {path for x in splits.values() for path in x.videos}
-    print(summary(found, layouts.duplicates(sorted(files))))
+    print(summary(matched, layouts.duplicates(sorted(files))))
     for name, other in list(splits.items())[1:]:
         print(f"{name}: {counted(other)}")
-    print(f"manifest: {options.out}" + (f"; missing: {missing}" if found.missing else ""))
+    print(f"manifest: {options.out}" + (f"; missing: {missing}" if matched.missing else ""))
 
 
-def table(splits: Mapping[str, Found]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the manifest: the videos of all `splits`, and each one's side in each.
+def table(splits: Mapping[str, MatchedVideos]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of the manifest: all videos and their side in each split.
 
-    Column `split` is the first of them. It is left out where other splits alone have a video.
+    The column `split` has the sides of the first split. It is omitted if a video is in other splits
+    only.
     """
     names = [name for name in splits if name]
     paths = {video.video_id: path for x in splits.values() for path, video in x.videos.items()}
@@ -84,21 +92,21 @@ def table(splits: Mapping[str, Found]) -> tuple[list[str], list[list[str]]]:
     return ["path", "video_id", "class", *(["split"] if whole else []), *names], rows
 
 
-def counted(found: Found) -> str:
-    """Videos of each side, and how many are missing."""
-    sides = Counter(video.split for video in found.videos.values())
-    return f"{sides['train']} train, {sides['test']} test, {len(found.missing)} missing"
+def counted(matched: MatchedVideos) -> str:
+    """Return a line with the numbers of training, test and missing videos."""
+    sides = Counter(video.split for video in matched.videos.values())
+    return f"{sides['train']} train, {sides['test']} test, {len(matched.missing)} missing"
 
 
-def summary(found: Found, duplicates: Sequence[Sequence[Path]]) -> str:
-    """Counts by class and split, and what is missing, unknown, empty or there twice."""
-    videos = found.videos.values()
-    sides = sorted({v.split for v in videos} | {v.split for v in found.missing}, reverse=True)
+def summary(matched: MatchedVideos, duplicates: Sequence[Sequence[Path]]) -> str:
+    """Return a table of counts by class and split, and lists of files that need attention."""
+    videos = matched.videos.values()
+    sides = sorted({v.split for v in videos} | {v.split for v in matched.missing}, reverse=True)
     here = Counter((v.label, v.split) for v in videos)
-    absent = Counter((v.label, v.split) for v in found.missing)
+    absent = Counter((v.label, v.split) for v in matched.missing)
     classes = sorted({label for label, _ in here})
     width = max(len("class"), *map(len, classes))
-    lines = [f"{found.layout}: {len(videos)} videos of {len(classes)} classes"]
+    lines = [f"{matched.layout}: {len(videos)} videos of {len(classes)} classes"]
     head = "".join(f"{side or 'videos':>9}{'missing':>9}" for side in sides)
     lines.append(f"{'class':{width}}{head}")
     for label in classes:
@@ -108,13 +116,15 @@ def summary(found: Found, duplicates: Sequence[Sequence[Path]]) -> str:
     lines.append(f"{'all':{width}}" + "".join(f"{n:9d}{m:9d}" for n, m in totals))
     if untouched := len({label for label, _ in absent} - set(classes)):
         lines.append(f"{untouched} classes without any file are not shown")
-    if found.left_out:
-        lines.append(f"{found.left_out} files are of videos that this split leaves out")
-    empty = [path for path in found.videos if not path.stat().st_size]
-    lines += _some(empty, "files are empty")
-    lines += _some(found.unlisted, "files are in no list")
-    lines += _some(found.extra, "files are second ones of a video, and left out")
-    lines += _some([_same(group, found) for group in duplicates], "contents are there repeatedly")
+    if matched.left_out:
+        lines.append(f"{matched.left_out} files are of videos that are not in this split")
+    empty = [path for path in matched.videos if not path.stat().st_size]
+    lines += _list(empty, "files are empty")
+    lines += _list(matched.unlisted, "files are not in any list")
+    lines += _list(matched.extra, "files are ignored because their video has another file")
+    lines += _list(
+        [_equal_files(group, matched) for group in duplicates], "groups of files are equal"
+    )
     return "\n".join(lines)
 
 
@@ -122,13 +132,13 @@ def _count(counts: Counter[tuple[str, str]], side: str) -> int:
     return sum(n for (_, split), n in counts.items() if split == side)
 
 
-def _same(group: Sequence[Path], found: Found) -> str:
-    sides = {found.videos[path].split for path in group if path in found.videos}
+def _equal_files(group: Sequence[Path], matched: MatchedVideos) -> str:
+    sides = {matched.videos[path].split for path in group if path in matched.videos}
     across = ", in train and test" if len(sides) > 1 else ""
     return " = ".join(str(path) for path in group) + across
 
 
-def _some(items: Sequence[object], what: str) -> list[str]:
+def _list(items: Sequence[object], description: str) -> list[str]:
     shown = [f"  {item}" for item in items[:_SHOWN]]
     more = [f"  and {len(items) - _SHOWN} more"] * (len(items) > _SHOWN)
-    return [f"{len(items)} {what}:", *shown, *more] if items else []
+    return [f"{len(items)} {description}:", *shown, *more] if items else []

@@ -1,8 +1,9 @@
-"""Videos in ArrayRecord shards: chunks of 16 frames, each decoded without the others.
+"""Videos in ArrayRecord shards, in chunks of 16 frames that are decoded independently.
 
-A video is named `SHARD.array_record#POSITION:FRAMES`, the records from POSITION on of a shard. A
-record is an h264 stream in mp4 of up to 16 frames, or JPEG pictures behind a table: the letters
-JPEG, how many, where each ends (little-endian uint32).
+The path of a video is `SHARD.array_record#POSITION:FRAMES`: the number of frames, and the position
+of its first record in the shard. A record contains one chunk: an mp4 file with an h264 stream, or
+JPEG pictures after a header. The header is the letters JPEG, the number of pictures, and the offset
+in the record at which each picture ends (little-endian uint32).
 """
 
 import functools
@@ -20,18 +21,18 @@ from vcjax.runtime import filesystem
 
 Frame = UInt8[np.ndarray, "h w 3"]
 
-CHUNK = 16  # frames of a record
+CHUNK = 16  # frames per record
 CODECS = ("jpeg", "h264")
 JPEG_QUALITY = 85
 _MAGIC = b"JPEG"
-_OPEN_SHARDS = 128  # kept open by a process
+_OPEN_SHARDS = 128  # shards that a process keeps open
 
 
 class Reference(NamedTuple):
-    """Where a video is."""
+    """Location of a video: consecutive records of a shard."""
 
     shard: str
-    position: int  # of its first record
+    position: int  # of the first record
     num_frames: int
 
     def __str__(self) -> str:
@@ -39,65 +40,77 @@ class Reference(NamedTuple):
 
 
 def parse(path: str) -> Reference | None:
-    """The place in a shard that `path` names, None for a file of its own."""
+    """Return the location in a shard that `path` refers to, or None if it is a video file."""
     match = re.fullmatch(r"(.+\.array_record)#(\d+):(\d+)", path)
     return Reference(match[1], int(match[2]), int(match[3])) if match else None
 
 
 def file_of(path: str) -> str:
-    """The file in which the video that `path` names is one of many, or which it is."""
+    """Return the file that contains the video: the shard or record file, or `path` itself."""
     match = re.fullmatch(r"(.+\.array_record(-\d+-of-\d+)?)#\d+[:@].+", path)
     return match[1] if match else path
 
 
 def encode(frames: Iterable[Frame], codec: str) -> Iterator[bytes]:
-    """Records of `frames` in order, one for every `CHUNK` of them."""
+    """Yield one record for every `CHUNK` frames, in order; `codec` is jpeg or h264."""
     frames = iter(frames)
     while chunk := list(islice(frames, CHUNK)):
         yield _jpeg(chunk) if codec == "jpeg" else _h264(chunk)
 
 
-def read(reference: Reference, wanted: Sequence[int]) -> list[Frame]:
-    """Frames `wanted` of the video, RGB; nothing but their chunks is read. Raises ValueError."""
-    chunks = sorted({frame // CHUNK for frame in wanted})
+def read(reference: Reference, indices: Sequence[int]) -> list[Frame]:
+    """Return the frames `indices` of the video, RGB in [0, 255]; read only their chunks.
+
+    Raises:
+      ValueError: if a frame cannot be decoded.
+    """
+    chunks = sorted({frame // CHUNK for frame in indices})
     records = _reader(reference.shard).read([reference.position + chunk for chunk in chunks])
-    found: dict[int, Frame] = {}
+    frames: dict[int, Frame] = {}
     for chunk, record in zip(chunks, records, strict=True):
-        within = sorted({frame - chunk * CHUNK for frame in wanted if frame // CHUNK == chunk})
+        within = sorted({frame - chunk * CHUNK for frame in indices if frame // CHUNK == chunk})
         pictures = _decode(record, within)
-        found |= {chunk * CHUNK + i: p for i, p in zip(within, pictures, strict=True)}
-    return [found[frame] for frame in wanted]
+        frames |= {chunk * CHUNK + i: p for i, p in zip(within, pictures, strict=True)}
+    return [frames[frame] for frame in indices]
 
 
 def record(file: str, position: int) -> bytes:
-    """A record of an ArrayRecord file. Raises RuntimeError."""
+    """Return a record of an ArrayRecord file.
+
+    Raises:
+      RuntimeError: if the file is damaged.
+    """
     return _reader(file).read([position])[0]
 
 
 def num_records(file: str) -> int:
-    """How many records an ArrayRecord file has."""
+    """Return the number of records in an ArrayRecord file."""
     return _reader(file).num_records()
 
 
 def decode_picture(data: bytes) -> Frame:
-    """An encoded picture, RGB. Raises ValueError."""
+    """Return a decoded picture, RGB in [0, 255].
+
+    Raises:
+      ValueError: if the data is not a picture.
+    """
     return _picture(np.frombuffer(data, np.uint8))
 
 
 def check(reference: Reference) -> None:
-    """Reads the video's records, which have checksums. Raises what ArrayRecord does of others."""
+    """Read all records of the video; ArrayRecord raises an error if a checksum does not match."""
     num_records = -(-reference.num_frames // CHUNK)
     _reader(reference.shard).read(range(reference.position, reference.position + num_records))
 
 
-def _decode(record: bytes, wanted: Sequence[int]) -> list[Frame]:
+def _decode(record: bytes, indices: Sequence[int]) -> list[Frame]:
     if record[:4] != _MAGIC:
-        return _decode_h264(record, wanted)
+        return _decode_h264(record, indices)
     count = int(np.frombuffer(record, "<u4", 1, 4)[0])
     ends = np.frombuffer(record, "<u4", count, 8)
     begins = np.concatenate([[8 + 4 * count], ends[:-1]])
     data = np.frombuffer(record, np.uint8)
-    return [_picture(data[begins[i] : ends[i]]) for i in wanted]
+    return [_picture(data[begins[i] : ends[i]]) for i in indices]
 
 
 def _picture(data: UInt8[np.ndarray, " bytes"]) -> Frame:
@@ -107,19 +120,19 @@ def _picture(data: UInt8[np.ndarray, " bytes"]) -> Frame:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
-def _decode_h264(record: bytes, wanted: Sequence[int]) -> list[Frame]:
+def _decode_h264(record: bytes, indices: Sequence[int]) -> list[Frame]:
     import av
 
-    found: list[Frame] = []
+    frames: list[Frame] = []
     with av.open(io.BytesIO(record), "r") as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
         for index, frame in enumerate(container.decode(stream)):
-            if index in wanted:
-                found.append(frame.to_ndarray(format="rgb24", threads=1))
-            if index == wanted[-1]:
+            if index in indices:
+                frames.append(frame.to_ndarray(format="rgb24", threads=1))
+            if index == indices[-1]:
                 break
-    return found
+    return frames
 
 
 def _jpeg(frames: Sequence[Frame]) -> bytes:

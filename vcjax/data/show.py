@@ -1,6 +1,7 @@
-"""A sheet of clips as the network sees them in training: a row each, cut and augmented.
+"""Draw a sheet of training clips as the network sees them, one row per clip.
 
-First stands a frame as it was cut from the video, then frames evenly over the augmented clip.
+A row begins with the first frame of the clip before augmentation, followed by evenly spaced frames
+of the augmented clip.
 """
 
 import argparse
@@ -16,27 +17,33 @@ from vcjax.data import manifest, verify
 from vcjax.data.manifest import Manifest
 
 _GAP = 4  # pixels between pictures
-_TEXT = 16  # pixels of a row's caption
+_TEXT = 16  # height of a caption in pixels
 
 Pictures = UInt8[np.ndarray, "n t h w 3"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command line of `show` takes."""
+    """Add the arguments of `show`."""
     parser.add_argument("manifest", type=Path, help="folder, or table with a path column")
-    parser.add_argument("out", type=Path, help="a PNG file")
-    parser.add_argument("--num_clips", type=int, default=12, help="rows, each of another video")
-    parser.add_argument("--columns", type=int, default=6, help="frames of a clip that are shown")
-    parser.add_argument("--seed", type=int, default=0, help="another draws other clips")
+    parser.add_argument("out", type=Path, help="PNG file to write")
+    parser.add_argument("--num_clips", type=int, default=12, help="rows, each of a different video")
     parser.add_argument(
-        "--num_frames", type=int, help="of a clip (default: the paper's, as of all of these)"
+        "--columns", type=int, default=6, help="frames shown of each augmented clip"
     )
-    parser.add_argument("--stride", type=int, help="frames of the video from one to the next")
-    parser.add_argument("--side", type=int, help="pixels")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the videos, clips and augmentations"
+    )
+    parser.add_argument("--num_frames", type=int, help="frames per clip (default: as in the paper)")
+    parser.add_argument(
+        "--stride", type=int, help="step between frames of a clip (default: as in the paper)"
+    )
+    parser.add_argument(
+        "--side", type=int, help="size of a clip in pixels (default: as in the paper)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes the sheet."""
+    """Write the sheet and print the number of clips and the videos that cannot be read."""
     for name in ("num_clips", "columns", "num_frames", "stride", "side"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise ValueError(f"--{name} is {value}; it must be at least 1")
@@ -46,21 +53,24 @@ def run(options: argparse.Namespace) -> None:
     listed = manifest.read(options.manifest)
     drawn = np.random.default_rng(options.seed).permutation(len(listed))[: options.num_clips]
     videos, problems = verify.verify(
-        listed.take(sorted(drawn.tolist())), on_missing="skip", decode=False, num_workers=1
+        listed.take(sorted(drawn.tolist())), on_error="skip", decode=False, num_workers=1
     )
-    cut, augmented, rows = clips_of(videos, clip, seed=options.seed)
-    wanted = np.linspace(0, clip.num_frames - 1, options.columns).round().astype(int)
-    pictures = np.concatenate([cut[:, :1], augmented[:, wanted]], axis=1)
+    cut, augmented, rows = draw_clips(videos, clip, seed=options.seed)
+    shown = np.linspace(0, clip.num_frames - 1, options.columns).round().astype(int)
+    pictures = np.concatenate([cut[:, :1], augmented[:, shown]], axis=1)
     save(pictures, [videos.video_ids[row] for row in rows], options.out)
     print(f"{len(rows)} clips in {options.out}")
     for problem in problems:
         print(f"left out {problem.video_id}: {problem.reason}")
 
 
-def clips_of(
+def draw_clips(
     videos: Manifest, clip: ConfigDict, *, seed: int
 ) -> tuple[Pictures, Pictures, list[int]]:
-    """A training clip of each of `videos` as cut and as augmented, and which video it is of."""
+    """Return a random training clip of each video, before and after augmentation, and its row.
+
+    Both are RGB in [0, 255].
+    """
     from vcjax.data import augment, clips
 
     dataset = clips.training_clips(
@@ -78,7 +88,7 @@ def clips_of(
         batch["clip"],
         batch["key"],
         flip=clip.flip,
-        greyscale=clip.greyscale,
+        grayscale=clip.grayscale,
         jitter=clip.jitter,
     )
     visible = 255 * np.clip(np.asarray(inputs) + np.array(augment.MEAN), 0, 1)
@@ -86,7 +96,7 @@ def clips_of(
 
 
 def save(pictures: Pictures, captions: Sequence[str], path: Path) -> None:
-    """Writes a PNG, a row each with its caption above it."""
+    """Write a PNG with one row of pictures per clip, each below its caption."""
     from PIL import Image, ImageDraw, ImageFont
 
     num_rows, num_columns, height, width, _ = pictures.shape

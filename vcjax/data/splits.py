@@ -52,12 +52,12 @@ def assign_split(
     return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))
 
 
-def few_changes(known: Sequence[str], now: Sequence[str], *, max_share: float) -> bool:
+def mostly_unchanged(known: Sequence[str], now: Sequence[str], *, max_share: float) -> bool:
     """Whether the ids that came and those that went are at most `max_share` of the known."""
     return len(set(known) ^ set(now)) <= max_share * len(known)
 
 
-def limit(manifest: Manifest, num_videos: int, *, seed: int) -> Manifest:
+def subsample(manifest: Manifest, num_videos: int, *, seed: int) -> Manifest:
     """`manifest` with `num_videos` of its training videos alone, all of them for 0 (Fig. 4).
 
     They are drawn by the seed and each one's id: fewer videos are among more. Raises ManifestError.

@@ -1,10 +1,10 @@
-"""A collection of small rendered videos in which motion and scene are independent.
+"""Collection of small rendered videos in which motion and scene are independent.
 
-Every actor has the same degrees of freedom: place, angle, size and limb angles. A motion moves
-some of them through a range; in every other video the same ones are drawn once from where they
-would be at a random moment of that motion. So one frame says nothing of the motion, and motions
-have no direction, so that a horizontal flip changes none of them. The actors are
-a cast of six; scenes have texture, light and a moving camera. Both labels serve evaluation only.
+Every actor has the same degrees of freedom: position, angle, size and limb angles. A motion varies
+some of them over time. In the videos of all other motions, these are constant at their values at a
+random moment of that motion. A single frame therefore contains no information about the motion.
+Motions have no direction, so a horizontal flip preserves the label. There are six actors; scenes
+have texture, light and a moving camera. The labels `motion` and `scene` serve evaluation only.
 """
 
 import json
@@ -38,24 +38,28 @@ MOTIONS = (
 NUM_SCENES = 16
 NUM_ACTORS = 6
 HEIGHT, WIDTH, NUM_FRAMES, FPS = 120, 160, 40, 25
-_VERSION = 5  # of the pictures; another one renders anew
-_MARGIN = 24  # pixels of scene around the picture, for the camera to move in
+_VERSION = 5  # version of the pictures; a change renders all videos again
+_MARGIN = 24  # pixels of the scene on each side of the picture, for camera motion
 
 
 class Look(NamedTuple):
-    """How scenes are seen."""
+    """Contrast and brightness of the scenes."""
 
-    contrast: float = 0.35  # a haze lies between the scene and the actor; 1: none
-    brightness: float = 185.0  # of 255; actors are dark, so that their outlines move alike
+    contrast: float = 0.35  # factor of the scene's deviation from its mean color; 1: no haze
+    # Mean in [0, 255]. Actors are darker, so their outlines look alike in all scenes.
+    brightness: float = 185.0
 
 
 class Pose(NamedTuple):
-    """The actor's degrees of freedom, one value a frame; lengths in picture heights, radians."""
+    """Degrees of freedom of an actor, one value per frame.
+
+    Lengths are in picture heights, angles in radians.
+    """
 
     x: Float[np.ndarray, " t"]
     y: Float[np.ndarray, " t"]
     angle: Float[np.ndarray, " t"]
-    size: Float[np.ndarray, " t"]  # of the body
+    size: Float[np.ndarray, " t"]  # side of the square that contains the actor
     left: Float[np.ndarray, " t"]  # angle of the left limbs
     right: Float[np.ndarray, " t"]
 
@@ -68,17 +72,25 @@ def render(
     num_workers: int,
     look: Look = Look(),  # noqa: B008 - immutable
 ) -> Path:
-    """Renders `num_videos` mp4 files into `directory`; returns its `manifest.tsv`.
+    """Render mp4 files into a folder and return the path of its `manifest.tsv`.
 
-    Files that are there from an interrupted run with the same seed and look are kept.
+    Complete files of an interrupted run with the same seed and look are kept. With another seed or
+    look, all mp4 files in the folder are removed first.
+
+    Args:
+      directory: folder of the videos; created if necessary.
+      num_videos: number of videos.
+      seed: seed of all random choices; videos are the same for any number of workers.
+      num_workers: rendering processes.
+      look: contrast and brightness of the scenes.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    made = directory / "rendered.json"
-    wanted = json.dumps({"seed": seed, "version": _VERSION} | look._asdict())
-    if not made.exists() or made.read_text() != wanted:
+    settings_file = directory / "rendered.json"
+    settings = json.dumps({"seed": seed, "version": _VERSION} | look._asdict())
+    if not settings_file.exists() or settings_file.read_text() != settings:
         for old in directory.glob("*.mp4"):
             old.unlink()
-        made.write_text(wanted)
+        settings_file.write_text(settings)
     plan = _plan(num_videos, seed)
     job = partial(_write_video, directory, seed, look)
     bar = progress.bar(desc="render", unit="video", total=num_videos)
@@ -98,13 +110,16 @@ def render(
 
 
 def pose(motion: str, generator: np.random.Generator, num_frames: int = NUM_FRAMES) -> Pose:
-    """The actor's pose in every frame of a video of `motion`."""
-    still = {other: _motion(other, generator, num_frames) for other in MOTIONS}
+    """Return the actor's pose in every frame of a video of `motion`.
+
+    The pose is the sum of all motions: `motion` varies over time; every other motion is constant at
+    its value in one random frame.
+    """
+    motions = {name: _motion(name, generator, num_frames) for name in MOTIONS}
     moment = generator.integers(num_frames)
     merged = {k: np.full(num_frames, v) for k, v in _REST.items()}
-    for name, tracks in still.items():
+    for name, tracks in motions.items():
         for freedom, track in tracks.items():
-            # every motion's share is added: moving where it is this video's, else as at one moment
             merged[freedom] = merged[freedom] + (track if name == motion else track[moment])
     return Pose(**merged)
 
@@ -115,9 +130,9 @@ _REST = {"x": 0.0, "y": 0.0, "angle": 0.0, "size": 1.4, "left": 0.0, "right": 0.
 def _motion(
     name: str, generator: np.random.Generator, num_frames: int
 ) -> dict[str, Float[np.ndarray, " t"]]:
-    """How `name` moves the degrees of freedom, from a random phase and at a random pace."""
+    """Return the displacements of a motion, with random period, phase, amplitude and direction."""
     period = generator.uniform(16, 20)
-    phase = generator.uniform(0, 4 * np.pi)  # in which every wave below returns
+    phase = generator.uniform(0, 4 * np.pi)  # a common period of all waves below
     strength = generator.uniform(0.85, 1.15)
     sign = generator.choice([-1.0, 1.0])
     turn = sign * 2 * np.pi * np.arange(num_frames) / period + phase
@@ -138,13 +153,13 @@ def _motion(
         return {"angle": 0.6 * wave}
     if name == "walking":
         return {"left": 0.7 * wave, "right": -0.7 * wave}
-    raise ValueError(f"no motion {name!r}; there are {MOTIONS}")
+    raise ValueError(f"motion {name!r} is unknown; use one of {MOTIONS}")
 
 
 def _plan(num_videos: int, seed: int) -> list[tuple[str, int]]:
-    """Motion and scene of each video: any two motions, scenes or pairs equally often, give or take.
+    """Return the motion and scene of each video, balanced over motions, scenes and pairs of both.
 
-    In rounds, in each of which every motion stands once, in a scene of its own.
+    Videos are planned in rounds. A round contains every motion once, each in a different scene.
     """
     generator = np.random.default_rng([seed, 0])
     order, offset = generator.permutation(NUM_SCENES), generator.permutation(NUM_SCENES)
@@ -166,14 +181,14 @@ def _write_video(directory: Path, seed: int, look: Look, row: int, motion: str, 
         try:
             if video.probe(path, decode=False).num_frames == NUM_FRAMES:
                 return
-        except video.DecodeError:  # half written by a run that was killed
+        except video.DecodeError:  # incomplete: written by a run that was killed
             path.unlink()
     temporary = path.with_suffix(".part")
     with av.open(temporary, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(FPS))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        # a key frame every 8, so that a clip's frames are near one; one thread: the same bytes;
-        # mbtree looks at memory that x264 has not written: other bytes each time
+        # A key frame every 8 frames keeps seeks short. One thread and no mbtree make the bytes
+        # reproducible: mbtree reads memory that x264 has not initialized.
         stream.options = {
             "crf": "20", "preset": "veryfast", "tune": "fastdecode", "g": "8", "threads": "1",
             "x264-params": "mbtree=0",
@@ -193,7 +208,15 @@ def pictures(
     row: int,
     look: Look = Look(),  # noqa: B008 - immutable
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """The frames of one video, RGB."""
+    """Yield the frames of one video, RGB in [0, 255].
+
+    Args:
+      motion: one of `MOTIONS`.
+      scene: index from 0 to `NUM_SCENES` - 1.
+      seed: seed of the collection, shared by its scenes and actors.
+      row: index of the video in the collection, which selects the remaining random choices.
+      look: contrast and brightness of the scene.
+    """
     cv2.setNumThreads(1)
     generator = np.random.default_rng([seed, 1, row])
     background = _scene(scene, seed, look)
@@ -219,7 +242,7 @@ def pictures(
 
 
 def _camera(generator: np.random.Generator) -> Float[np.ndarray, "t 3"]:
-    """Shift in pixels and zoom of each frame: a slow pan, some breathing, a hand's tremor."""
+    """Return the shift (x, y in pixels) and zoom factor of each frame: a pan, zoom and tremor."""
     time = np.arange(NUM_FRAMES)
     speed = generator.uniform(-0.08, 0.08, 2)
     pan = np.outer(time - NUM_FRAMES / 2, speed)
@@ -230,7 +253,7 @@ def _camera(generator: np.random.Generator) -> Float[np.ndarray, "t 3"]:
 
 @lru_cache(maxsize=NUM_SCENES)
 def _scene(scene: int, seed: int, look: Look) -> Float[np.ndarray, "h w 3"]:
-    """The background, larger than the picture: part of a photograph, or a texture."""
+    """Return a background larger than the picture, in [0, 255]: a photograph or a texture."""
     generator = np.random.default_rng([seed, 2, scene])
     shape = (HEIGHT + 2 * _MARGIN, WIDTH + 2 * _MARGIN)
     picture = _photograph(generator, shape) if scene % 2 else _texture(generator, shape)
@@ -257,7 +280,7 @@ def _photograph(
 
 
 def _texture(generator: np.random.Generator, shape: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
-    """Noise of several grains over two colors, with tiles or planks in some."""
+    """Return noise of several scales between two colors, in some cases with stripes or tiles."""
     field = np.zeros(shape, np.float32)
     for sigma in (1.2, 3, 9, 20):
         grain = cv2.GaussianBlur(generator.normal(0, 1, shape).astype(np.float32), (0, 0), sigma)
@@ -273,12 +296,12 @@ def _texture(generator: np.random.Generator, shape: tuple[int, int]) -> Float[np
     return (dark * (1 - mix) + bright * mix).astype(np.float32)
 
 
-_CANVAS = 96  # side in pixels of the square that the actor's texture fills
+_CANVAS = 96  # side in pixels of the square texture and silhouette of an actor
 
 
 @lru_cache(maxsize=NUM_ACTORS)
 def _clothes(actor: int, seed: int) -> Float[np.ndarray, "h w 3"]:
-    """An actor's clothes: two dark colors in blotches, far enough apart for corners to track."""
+    """Return the texture of an actor: blotches of two dark colors, whose corners can be tracked."""
     generator = np.random.default_rng([seed, 3, actor])
     shape = (_CANVAS, _CANVAS)
     field = cv2.GaussianBlur(generator.normal(0, 1, shape).astype(np.float32), (0, 0), 3.0)
@@ -294,7 +317,7 @@ def _draw_actor(
     place: Float[np.ndarray, " 2"],
     moment: Pose,
 ) -> Float[np.ndarray, "h w 3"]:
-    """A figure of torso, head, two arms and two legs, `size` picture heights tall, at `place`."""
+    """Return the picture with the actor drawn centered at `place` (x, y in pixels)."""
     mask = _silhouette(round(float(moment.left), 3), round(float(moment.right), 3))
     scale = moment.size * HEIGHT / _CANVAS
     cos, sin = scale * np.cos(moment.angle), scale * np.sin(moment.angle)
@@ -307,7 +330,7 @@ def _draw_actor(
 
 
 def _silhouette(left: float, right: float) -> Float[np.ndarray, "s s"]:
-    """The actor upright in its square, limbs at their angles to the vertical; 1 inside."""
+    """Return the mask of the upright actor in [0, 1], with limbs at the given angles in radians."""
     mask = np.zeros((_CANVAS, _CANVAS), np.uint8)
     middle = _CANVAS / 2
     cv2.ellipse(mask, (int(middle), 44), (15, 22), 0, 0, 360, 255, -1, cv2.LINE_AA)

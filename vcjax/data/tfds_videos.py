@@ -1,8 +1,8 @@
 """Videos that tensorflow-datasets has prepared as ArrayRecord, read without TensorFlow.
 
-The folder of a builder's version, such as `ucf101/ucf101_1/2.0.0`, has `dataset_info.json`,
-`features.json`, and records that are tf.train.Example messages, in which a Video is a list of
-encoded pictures. A video is named `FILE#RECORD@FEATURE`. Needs the extra `tfds`.
+The folder of a data set version, such as `ucf101/ucf101_1/2.0.0`, contains `dataset_info.json`,
+`features.json` and files of tf.train.Example records. A feature of type Video is a list of encoded
+pictures. The path of a video is `FILE#RECORD@FEATURE`. Requires the extra `tfds`.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from vcjax.runtime import atomic, filesystem, progress
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 _SPLITS = {"train": "train", "validation": "test", "val": "test", "test": "test"}
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_NAMES = ("video_id", "id", "filename", "name")  # texts taken for the id of a video
+_NAMES = ("video_id", "id", "filename", "name")  # text features that serve as video_id, first match
 
 
 class Reference(NamedTuple):
-    """Where a video is."""
+    """Location of a video: a file, a record in it, and the video feature of the record."""
 
     file: str
     record: int
@@ -32,35 +32,47 @@ class Reference(NamedTuple):
 
 
 def parse(path: str) -> Reference | None:
-    """The record that `path` names, None for anything else."""
+    """Return the record that `path` refers to, or None if it is another kind of path."""
     match = re.fullmatch(r"(.+\.array_record-\d+-of-\d+)#(\d+)@(.+)", path)
     return Reference(match[1], int(match[2]), match[3]) if match else None
 
 
 def pictures(place: Reference) -> Sequence[bytes]:
-    """The encoded pictures of the video. Raises ValueError, RuntimeError."""
-    found = _values(_example(shards.record(place.file, place.record)), place.feature)
-    if not found:
-        raise ValueError(f"the record has no {place.feature}")
-    return found
+    """Return the encoded pictures of the video, one per frame.
+
+    Raises:
+      ValueError: if the record is damaged or has no such feature, or `tfds` is not installed.
+      RuntimeError: if the file cannot be read.
+    """
+    encoded = _values(_example(shards.record(place.file, place.record)), place.feature)
+    if not encoded:
+        raise ValueError(f"the record has no feature {place.feature!r}")
+    return encoded
 
 
 def is_builder(folder: Any) -> bool:
-    """Whether `folder` is that of a builder's version."""
+    """Return True if `folder` is a data set version prepared by tensorflow-datasets."""
     return (folder / _INFO).is_file() and (folder / _FEATURES).is_file()
 
 
 def rows(folder: Any) -> list[dict[str, str]]:
-    """A row for each video: path, video_id, split, num_frames, and its classes and texts.
+    """Return a row for each video: path, video_id, split, num_frames, class and text features.
 
-    Ids are the text `video_id`, `id`, `filename` or `name`, else SPLIT/NUMBER. All records are read
-    once; what is found is kept beside the copies of remote files. Raises ValueError.
+    The id is the first existing text feature of `video_id`, `id`, `filename` and `name`, or else
+    SPLIT/NUMBER. Reading all records takes a while, so the rows are cached in the folder of
+    `remote.cache_folder` until a file changes.
+
+    Raises:
+      ValueError: if the format is not ArrayRecord, or there is not exactly one video feature.
     """
     information = json.loads((folder / _INFO).read_text())
     if information.get("fileFormat") != "array_record":
-        raise ValueError(f"{folder}: prepare it with file_format='array_record' to be read here")
+        raise ValueError(
+            f"{folder}: the file format is {information.get('fileFormat')!r}; prepare the data set "
+            "again with file_format='array_record'"
+        )
     files = _files(folder, information)
-    stamps = [(str(file), filesystem.stamp(str(file))) for _, file in files]
+    stamps = [(str(file), filesystem.file_version(str(file))) for _, file in files]
     digest = hashlib.sha256(repr((str(folder), stamps)).encode()).hexdigest()[:32]
     kept = filesystem.cache_folder() / f"{digest}.json"
     if not kept.exists():
@@ -69,8 +81,8 @@ def rows(folder: Any) -> list[dict[str, str]]:
 
 
 def _files(folder: Any, information: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Split and place of each file, in order."""
-    found = []
+    """Return the split and path of each record file, in order."""
+    files = []
     for split in information["splits"]:
         count = len(split["shardLengths"])
         for index in range(count):
@@ -82,22 +94,24 @@ def _files(folder: Any, information: dict[str, Any]) -> list[tuple[str, Any]]:
                 "SHARD_X_OF_Y": f"{index:05d}-of-{count:05d}",
             }.items():
                 name = name.replace(f"{{{key}}}", value)
-            found.append((split["name"], folder / name))
-    return found
+            files.append((split["name"], folder / name))
+    return files
 
 
 def _read(folder: Any, files: Sequence[tuple[str, Any]]) -> Iterator[dict[str, str]]:
     kinds = _kinds(json.loads((folder / _FEATURES).read_text()))
     videos = [name for name, kind in kinds.items() if kind == "Video"]
     if len(videos) != 1:
-        raise ValueError(f"{folder}: {len(videos)} features are videos among {sorted(kinds)}")
+        raise ValueError(
+            f"{folder}: {len(videos)} of the features {sorted(kinds)} are videos; 1 is required"
+        )
     classes = {
         name: (folder / f"{name.replace('/', '-')}.labels.txt").read_text().split("\n")
         for name, kind in kinds.items()
         if kind == "ClassLabel"
     }
     texts = [name for name, kind in kinds.items() if kind == "Text"]
-    named = next((name for name in _NAMES if name in texts), "")
+    id_feature = next((name for name in _NAMES if name in texts), "")
     counts: dict[str, int] = {}
     for split, file in progress.bar(files, desc="read records", unit="file"):
         for record in range(shards.num_records(str(file))):
@@ -107,27 +121,27 @@ def _read(folder: Any, files: Sequence[tuple[str, Any]]) -> Iterator[dict[str, s
             row |= {name: _values(example, name)[0].decode(errors="replace") for name in texts}
             yield row | {
                 "path": str(Reference(str(file), record, videos[0])),
-                "video_id": row.get(named) or f"{split}/{index:06d}",
+                "video_id": row.get(id_feature) or f"{split}/{index:06d}",
                 "split": _SPLITS.get(split, ""),
                 "num_frames": str(len(_values(example, videos[0]))),
             }
 
 
 def _kinds(feature: dict[str, Any], name: str = "") -> dict[str, str]:
-    """Kind of each feature by name, those within others as OUTER/INNER."""
+    """Return the type of each feature by name; a nested feature is named OUTER/INNER."""
     if "featuresDict" not in feature:
         return {name: feature["pythonClassName"].rpartition(".")[2]}
-    found: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for inner, value in feature["featuresDict"]["features"].items():
-        found |= _kinds(value, f"{name}/{inner}" if name else inner)
-    return found
+        kinds |= _kinds(value, f"{name}/{inner}" if name else inner)
+    return kinds
 
 
 def _example(record: bytes) -> Any:
     try:
         from tensorflow_datasets.proto import tf_example_pb2
     except ImportError as error:
-        raise ValueError("install vcjax[tfds] to read what it has prepared") from error
+        raise ValueError("install vcjax[tfds] to read data sets of tensorflow-datasets") from error
     from google.protobuf.message import DecodeError
 
     try:

@@ -11,33 +11,33 @@ from vcjax.runtime import filesystem, progress, worker_pool
 
 
 def verify(
-    manifest: Manifest, *, on_missing: str, decode: bool, num_workers: int
+    manifest: Manifest, *, on_error: str, decode: bool, num_workers: int
 ) -> tuple[Manifest, list[Problem]]:
     """`manifest` with its frames counted, and the videos that cannot be used.
 
-    With `on_missing` "skip" these are left out, with "error" a ManifestError names all of them.
+    With `on_error` "skip" these are left out, with "error" a ManifestError names all of them.
     With `decode` every frame is decoded once, else only what the files declare is read.
     """
-    if on_missing not in ("error", "skip"):
-        raise ManifestError(f"data.on_missing is {on_missing!r}; use error or skip")
+    if on_error not in ("error", "skip"):
+        raise ManifestError(f"data.on_error is {on_error!r}; use error or skip")
     probed = probe_all(manifest.paths, decode=decode, num_workers=num_workers)
     problems = [
         Problem(manifest.video_ids[row], manifest.paths[row], result)
         for row, result in enumerate(probed)
         if isinstance(result, str)
     ]
-    check_problems(problems, len(manifest), on_missing)
+    check_problems(problems, len(manifest), on_error)
     counted = replace(manifest, num_frames=tuple(0 if isinstance(r, str) else r for r in probed))
     return counted.take(r for r, n in enumerate(probed) if not isinstance(n, str)), problems
 
 
-def check_problems(problems: Sequence[Problem], num_videos: int, on_missing: str) -> None:
+def check_problems(problems: Sequence[Problem], num_videos: int, on_error: str) -> None:
     """Raises ManifestError for any problem with "error", else if no video is left."""
-    if problems and on_missing == "error":
+    if problems and on_error == "error":
         listed = "\n".join(f"  {p.video_id}: {p.reason}" for p in problems)
         raise ManifestError(
             f"{len(problems)} of {num_videos} videos cannot be used:\n{listed}\n"
-            "Mend them, or leave them out with on_missing=skip (--config.data.on_missing=skip)"
+            "Mend them, or leave them out with on_error=skip (--config.data.on_error=skip)"
         )
     if len(problems) == num_videos:
         raise ManifestError(f"none of {num_videos} videos can be used, first: {problems[0]}")

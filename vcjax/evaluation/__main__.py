@@ -1,4 +1,4 @@
-"""The paper's tables beside our results, its claim as an experiment, and the explorer.
+"""Command line of the evaluation: the paper's tables, its claim over several seeds, the explorer.
 
 python -m vcjax.evaluation tables [--runs RUNS] [--only 1 figure4]
 python -m vcjax.evaluation claim --config=configs/claim.py:rendered --workdir=runs/claim
@@ -16,28 +16,36 @@ from vcjax.runtime import preemption
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the subcommand that the command line names."""
+    """Parse the command line and run its subcommand. Exit with a one-line message on an error."""
     parser = argparse.ArgumentParser(prog="python -m vcjax.evaluation")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    tables = commands.add_parser("tables", help="the paper's tables, ours beside them")
-    tables.add_argument("--runs", type=Path, default=Path("runs/paper"), help="folder of the runs")
+    tables = commands.add_parser("tables", help="print the paper's tables with our results")
+    tables.add_argument(
+        "--runs", type=Path, default=Path("runs/paper"), help="folder that contains the runs"
+    )
     names = [table.name for table in paper_tables.TABLES]
-    tables.add_argument("--only", nargs="+", choices=names, default=names, help="some of them")
+    tables.add_argument(
+        "--only", nargs="+", choices=names, default=names, help="tables to print (default: all)"
+    )
     tables.set_defaults(run=_tables)
 
     claimed = commands.add_parser(
         "claim",
-        help="several seeds of a config, compared by motion and scene",
-        epilog="Options behind -- go to vcjax.main, such as --config.epochs_scale=0.5. SIGTERM "
-        "(exit code 75) and Ctrl-C (130) stop the seed's run with a checkpoint; a second Ctrl-C at "
-        "once. The same command goes on.",
+        help="train a config with several seeds and compare motion with scene",
+        epilog="Arguments after -- are passed to vcjax.main, such as --config.epochs_scale=0.5. "
+        "SIGTERM (exit code 75) and Ctrl-C (exit code 130) stop the run after it writes a "
+        "checkpoint; a second Ctrl-C stops it immediately. Rerun the same command to resume.",
     )
-    claimed.add_argument("--config", required=True, help="such as configs/claim.py:rendered")
-    claimed.add_argument("--workdir", type=Path, required=True, help="folder of the seeds' runs")
-    claimed.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
     claimed.add_argument(
-        "--join", type=Path, nargs="+", default=[], help="manifests to train on together"
+        "--config", required=True, help="config file, such as configs/claim.py:rendered"
+    )
+    claimed.add_argument(
+        "--workdir", type=Path, required=True, help="folder for the runs, one subfolder per seed"
+    )
+    claimed.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    claimed.add_argument(
+        "--join", type=Path, nargs="+", default=[], help="manifests to merge into one training set"
     )
     claimed.add_argument(
         "--claims",
@@ -45,15 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="append",
         metavar=("MOTION", "SCENE"),
         default=[],
-        help="label columns to compare, with --join as 'FILE COLUMN' (default: motion scene)",
+        help="label columns to compare (default: motion scene); with --join each is 'FILE COLUMN'",
     )
     claimed.add_argument("overrides", nargs="*", help=argparse.SUPPRESS)
     claimed.set_defaults(run=_claim)
 
     explore = commands.add_parser(
-        "explore", help="a page of one run, or of two side by side, that opens from disk"
+        "explore", help="write a self-contained HTML page of one run, or of two side by side"
     )
-    explore.add_argument("workdirs", type=Path, nargs="+", help="one run's folder, or two")
+    explore.add_argument(
+        "workdirs", type=Path, nargs="+", help="folders of one or two evaluated runs"
+    )
     explore.add_argument("--out", type=Path, required=True, help="HTML file to write")
     explore.set_defaults(run=_explore)
 
@@ -81,7 +91,7 @@ def _claim(options: argparse.Namespace) -> None:
     try:
         folders = claim.train(options.config, options.seeds, workdir, overrides=overrides)
         print(claim.report(folders, claims, workdir))
-    except (preemption.Stopped, KeyboardInterrupt):
+    except (preemption.StopRequested, KeyboardInterrupt):
         print(
             f"vcjax.evaluation: stopped. This goes on from here:\n  {preemption.command()}",
             file=sys.stderr,
@@ -91,7 +101,7 @@ def _claim(options: argparse.Namespace) -> None:
 
 def _explore(options: argparse.Namespace) -> None:
     if len(options.workdirs) > 2:
-        raise ValueError(f"explore takes one run or two, not {len(options.workdirs)}")
+        raise ValueError(f"explore takes one or two runs, got {len(options.workdirs)}")
     explorer.write(options.workdirs, options.out)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
 

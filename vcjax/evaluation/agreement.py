@@ -1,4 +1,4 @@
-"""How far clusters agree with a label."""
+"""Agreement of clusters with a label."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,12 @@ from sklearn.metrics import adjusted_mutual_info_score
 def adjusted_mutual_information(
     labels: Int[np.ndarray, "runs n"], values: Shaped[np.ndarray, " n"]
 ) -> float:
-    """Mean over the runs; 0 is chance, 1 the same partition. Rows without a value do not count."""
-    known = values != ""
-    scores = [adjusted_mutual_info_score(values[known], run[known]) for run in labels]
+    """Return the adjusted mutual information of clusters and `values`, averaged over the runs.
+
+    0 is chance level and 1 an identical partition. Rows whose value is "" are ignored.
+    """
+    labeled = values != ""
+    scores = [adjusted_mutual_info_score(values[labeled], run[labeled]) for run in labels]
     return float(np.mean(scores))
 
 
@@ -23,7 +26,15 @@ def agreement_of(
     columns: Mapping[str, np.ndarray],
     training: np.ndarray,
 ) -> dict[str, Any]:
-    """Agreement with each label that takes two values, and how many clusters the first run has."""
+    """Return the agreement of clusters with each label, and the first run's number of clusters.
+
+    Args:
+      labels: clusters of the training videos, [runs, n_train].
+      present: False for training videos that do not count as a cluster, [n_train].
+      columns: the labels of all videos by name. Labels with fewer than two values among the
+        training videos are left out.
+      training: rows of the training videos, [n_train].
+    """
     ami = {
         name: adjusted_mutual_information(labels, values[training])
         for name, values in columns.items()

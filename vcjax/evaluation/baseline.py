@@ -1,4 +1,4 @@
-"""The IDT baseline: a linear SVM on Fisher vectors (Table 4, last row)."""
+"""The IDT baseline: a linear SVM on Fisher vectors of whole videos (Table 4, last row)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes, protocol
 from vcjax.evaluation.agreement import agreement_of
-from vcjax.evaluation.protocol import Sides
+from vcjax.evaluation.protocol import TrainTest
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +29,24 @@ def evaluate(
     seed: int,
     dataset: str,
 ) -> dict[str, Any]:
-    """The report: accuracy of each kind of vector on each label, agreement of its clusters.
+    """Return the report: accuracy on each label and cluster agreement, for each kind of vector.
 
-    With `leave_groups_out` every video is asked, with its group held out, and `clusters` are of
-    all videos; else those of the split test, and of the split train.
+    Args:
+      manifest: the n videos.
+      vectors: kind -> Fisher vectors, such as one kind for each descriptor.
+      has_vector: False for videos without trajectories.
+      clusters: kind -> cluster labels, of all videos with `leave_groups_out`, else of the training
+        videos.
+      group: name of the label whose values never occur in both the training and the test rows.
+      leave_groups_out: evaluate every video with its group held out, in place of the test split.
+      penalty: C of the SVM.
+      seed: of the halves of the held-out videos.
+      dataset: title of the report.
     """
     columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
     split = np.array(manifest.split)
     clustered = np.arange(len(manifest)) if leave_groups_out else manifest.rows("train")
-    asked = {}
+    splits = {}
     for name, values in columns.items():
         if leave_groups_out:
             folds = protocol.leave_groups_out(values, columns[group])
@@ -47,16 +56,16 @@ def evaluate(
         if reason := _obstacle(values, folds):
             log.warning("svm: no accuracy for the label %r: %s", name, reason)
         else:
-            asked[name] = folds
+            splits[name] = folds
     report: dict[str, Any] = {"dataset": dataset, "seed": seed, "models": {}}
     for kind, rows in vectors.items():
         report["models"][f"IDT {kind}"] = {
-            **_accuracies(rows, has_vector, columns, asked, penalty),
+            **_accuracies(rows, has_vector, columns, splits, penalty),
             "clusters": agreement_of(clusters[kind], has_vector[clustered], columns, clustered),
         }
     report["chance"] = {
         name: protocol.chance(columns[name][np.concatenate([fold.test for fold in folds])])
-        for name, folds in asked.items()
+        for name, folds in splits.items()
     }
     if leave_groups_out:
         report["held_out_in_turn"] = group
@@ -65,10 +74,10 @@ def evaluate(
     return report
 
 
-def _obstacle(values: Shaped[np.ndarray, " n"], folds: Sequence[Sides]) -> str:
-    """Why no accuracy can be told, or ""."""
-    if not any(set(values[fold.fit]) & set(values[fold.test]) for fold in folds):
-        return "no value is both known and asked"
+def _obstacle(values: Shaped[np.ndarray, " n"], folds: Sequence[TrainTest]) -> str:
+    """Return the reason why no accuracy can be computed, or "" if there is none."""
+    if not any(set(values[fold.train]) & set(values[fold.test]) for fold in folds):
+        return "no value occurs among both training and test videos"
     return next(filter(None, (protocol.obstacle(values, fold) for fold in folds)), "")
 
 
@@ -76,26 +85,26 @@ def _accuracies(
     rows: np.ndarray,
     has_vector: np.ndarray,
     columns: Mapping[str, np.ndarray],
-    asked: Mapping[str, Sequence[Sides]],
+    splits: Mapping[str, Sequence[TrainTest]],
     penalty: float,
 ) -> dict[str, dict[str, float]]:
-    """Shares of all videos asked whose nearest neighbor, and whose SVM, has their value."""
+    """Return the accuracy of each probe on each label, over the test rows of all folds."""
     neighbor, linear = {}, {}
-    for name, folds in asked.items():
+    for name, folds in splits.items():
         values = columns[name]
-        near, right = [], []
-        for fit, test, _ in folds:
-            found = probes.nearest_neighbor(rows[fit], values[fit], rows[test])
-            near.append(found == values[test])
-            told = probes.linear_svm(
-                rows[fit],
-                values[fit],
+        neighbor_correct, linear_correct = [], []
+        for train, test, _ in folds:
+            nearest = probes.nearest_neighbor(rows[train], values[train], rows[test])
+            neighbor_correct.append(nearest == values[test])
+            predictions = probes.linear_svm(
+                rows[train],
+                values[train],
                 rows[test],
-                known_has_vector=has_vector[fit],
-                asked_has_vector=has_vector[test],
+                train_has_vector=has_vector[train],
+                test_has_vector=has_vector[test],
                 penalty=penalty,
             )
-            right.append(told == values[test])
-        neighbor[name] = float(np.concatenate(near).mean())
-        linear[name] = float(np.concatenate(right).mean())
+            linear_correct.append(predictions == values[test])
+        neighbor[name] = float(np.concatenate(neighbor_correct).mean())
+        linear[name] = float(np.concatenate(linear_correct).mean())
     return {"neighbor": neighbor, "linear": linear}

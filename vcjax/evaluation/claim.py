@@ -1,4 +1,7 @@
-"""The paper's claim as an experiment: several seeds of one config, compared with error bars."""
+"""The claim of Sec. 4.5 as an experiment: a config trained with several seeds, with error bars.
+
+The claim: clusters of a network's own features follow appearance, IDT clusters follow motion.
+"""
 
 import csv
 import json
@@ -14,9 +17,9 @@ from vcjax.evaluation.few_shot import Estimate
 from vcjax.runtime import preemption
 from vcjax.settings import GROUP_COLUMNS
 
-_SHARED = ("manifest", "idt")  # stages whose outcome does not depend on the seed of the training
+_SHARED = ("manifest", "idt")  # stages whose results do not depend on the seed
 _MEASURES = ("5-shot", "linear", "AMI motion", "AMI scene")
-_FIRST = 46  # width of the rows' names
+_FIRST = 46  # width of the column of titles
 _PAIRS = (("la", "scratch"), ("la_idt", "la"), ("la_idt_tune", "la_idt"))
 _COLORS = {"motion": "#2a6f97", "scene": "#c9713b"}
 
@@ -24,7 +27,7 @@ Measures = Mapping[str, Estimate]
 
 
 class Claim(NamedTuple):
-    """Columns of two labels: what a representation should know, and what it should look past."""
+    """Names of two label columns: the one to represent, and the one to be invariant to."""
 
     motion: str
     scene: str
@@ -33,11 +36,14 @@ class Claim(NamedTuple):
 def train(
     config: str, seeds: Sequence[int], workdir: Path, *, overrides: Sequence[str] = ()
 ) -> list[Path]:
-    """Runs `config` once a seed, each into `workdir/seedN`, and returns these folders.
+    """Run `config` once per seed and return the runs' folders, `workdir/seedN`.
 
-    What is complete is skipped, what was interrupted goes on. Raises RuntimeError where one fails,
-    and interruption.Stopped, when the run has its checkpoint, where that is asked for. What one
-    seed compiles, the next ones find in `workdir/compiled`.
+    Complete stages are skipped and interrupted ones resumed. Seeds share the compilation cache
+    `workdir/compiled`, and the first seed's stages in _SHARED.
+
+    Raises:
+      RuntimeError: if a run fails.
+      interruption.Stopped: if a stop was requested; the run has written its checkpoint.
     """
     environment = {"JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"), **os.environ}
     folders: list[Path] = []
@@ -49,7 +55,9 @@ def train(
         command = [sys.executable, "-m", "vcjax.main", f"--config={config}"]
         command += [f"--workdir={folder}", f"--config.seed={seed}", *overrides]
         if code := preemption.run(command, environment):
-            raise RuntimeError(f"seed {seed} ended with {code}; run the same command to go on")
+            raise RuntimeError(
+                f"seed {seed} failed with exit code {code}; rerun the same command to resume"
+            )
         folders.append(folder)
     return folders
 
@@ -61,38 +69,47 @@ def _share(first: Path, folder: Path) -> None:
 
 
 def collect(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Measures]:
-    """For each model that all reports have: each measure's mean over them, and its interval."""
+    """Return the mean and interval of each measure over the reports, for each model in all of them.
+
+    Raises:
+      ValueError: if no model is in all reports.
+    """
     names = [n for n in report_table.TITLES if all(n in _entries(report) for report in reports)]
     if not names:
-        raise ValueError("the reports have no model in common")
-    found: dict[str, Measures] = {}
+        raise ValueError(
+            "the reports have no model in common; evaluate the same stages for each seed"
+        )
+    collected: dict[str, Measures] = {}
     for name in names:
         entries = [_entries(report)[name] for report in reports]
         figures = [_figures(entry, claim) for entry in entries]
-        known = set.intersection(*(set(f) for f in figures))
-        found[name] = {
+        common = set.intersection(*(set(f) for f in figures))
+        collected[name] = {
             measure: few_shot.estimate([f[measure] for f in figures])
             for measure in figures[0]
-            if measure in known
+            if measure in common
         }
-    return found
+    return collected
 
 
 def gains(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[tuple[str, str], Measures]:
-    """For pairs of models, by how much the first is ahead: seed by seed, the mean and interval."""
-    found: dict[tuple[str, str], Measures] = {}
+    """Return the mean and interval of the gain of one model over another, for the pairs in _PAIRS.
+
+    Differences are paired by seed. Pairs with a model that is missing from a report are left out.
+    """
+    gained: dict[tuple[str, str], Measures] = {}
     for pair in _PAIRS:
         if all(name in report["models"] for name in pair for report in reports):
             sides = [[_figures(r["models"][name], claim) for r in reports] for name in pair]
-            known = set.intersection(*(set(figures) for side in sides for figures in side))
-            found[pair] = {
+            common = set.intersection(*(set(figures) for side in sides for figures in side))
+            gained[pair] = {
                 measure: few_shot.estimate(
                     [a[measure] - b[measure] for a, b in zip(*sides, strict=True)]
                 )
                 for measure in _MEASURES
-                if measure in known
+                if measure in common
             }
-    return found
+    return gained
 
 
 def _entries(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,32 +117,32 @@ def _entries(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures(entry: Mapping[str, Any], claim: Claim) -> dict[str, float]:
-    found = {}
+    figures = {}
     few = entry.get("few_shot", {}).get(claim.motion, {})
     if "5" in few:
-        found["5-shot"] = few["5"]["mean"]
+        figures["5-shot"] = few["5"]["mean"]
     if claim.motion in entry["linear"]:
-        found["linear"] = entry["linear"][claim.motion]
+        figures["linear"] = entry["linear"][claim.motion]
     for side, label in claim._asdict().items():
         if label in entry["clusters"]["ami"]:
-            found[f"AMI {side}"] = entry["clusters"]["ami"][label]
-    return found
+            figures[f"AMI {side}"] = entry["clusters"]["ami"][label]
+    return figures
 
 
 def table(
-    found: Mapping[str, Measures],
-    ahead: Mapping[tuple[str, str], Measures],
+    collected: Mapping[str, Measures],
+    gained: Mapping[tuple[str, str], Measures],
     claim: Claim,
     num_seeds: int,
 ) -> str:
-    """One row a model and a pair of `gains`; means over the seeds, half of their 95% intervals."""
+    """Return a text table: a row per model of `collect`, then a row per pair of `gains`."""
     lines = [
         f"{report_table.printable(claim.motion)} against {report_table.printable(claim.scene)}, "
-        f"{num_seeds} seeds, +- half of the 95% interval",
+        f"{num_seeds} seeds, mean +- half-width of the 95% interval",
         " " * _FIRST + "".join(measure.rjust(16) for measure in _MEASURES),
     ]
-    lines += [_row(report_table.TITLES[name], measures) for name, measures in found.items()]
-    for (first, second), measures in ahead.items():
+    lines += [_row(report_table.TITLES[name], measures) for name, measures in collected.items()]
+    for (first, second), measures in gained.items():
         lines.append(
             _row(f"{report_table.TITLES[first]} over {report_table.TITLES[second]}", measures)
         )
@@ -147,13 +164,13 @@ def _cell(estimate: Estimate | None, scale: int) -> str:
     return f"{text} +- {scale * estimate.interval:.{digits}f}"
 
 
-def draw(found: Mapping[Claim, Mapping[str, Measures]], path: Path) -> None:
-    """One row of panels a claim: accuracy of the motion, and agreement of the clusters."""
+def draw(claims: Mapping[Claim, Mapping[str, Measures]], path: Path) -> None:
+    """Write a figure with one row per claim: accuracy for motion, and agreement of the clusters."""
     import matplotlib.figure
 
-    figure = matplotlib.figure.Figure((13, 3.6 * len(found)), layout="constrained")
-    axes = figure.subplots(len(found), 3, squeeze=False)
-    for row, (claim, models) in zip(axes, found.items(), strict=True):
+    figure = matplotlib.figure.Figure((13, 3.6 * len(claims)), layout="constrained")
+    axes = figure.subplots(len(claims), 3, squeeze=False)
+    for row, (claim, models) in zip(axes, claims.items(), strict=True):
         titles = [report_table.TITLES[name] for name in models]
         for axis, measure in zip(row, ("5-shot", "linear"), strict=False):
             _bars(axis, models, {measure: _COLORS["motion"]}, titles, scale=100)
@@ -175,11 +192,11 @@ def _bars(
 ) -> None:
     height = 0.8 / len(measures)
     for number, (measure, color) in enumerate(measures.items()):
-        found = [model.get(measure) for model in models.values()]
-        places = [i + (number - (len(measures) - 1) / 2) * height for i in range(len(found))]
-        means = [scale * estimate.mean if estimate else 0.0 for estimate in found]
-        # one seed has no interval: no mark either
-        errors = [scale * ((e.interval if e else None) or float("nan")) for e in found]
+        estimates = [model.get(measure) for model in models.values()]
+        places = [i + (number - (len(measures) - 1) / 2) * height for i in range(len(estimates))]
+        means = [scale * estimate.mean if estimate else 0.0 for estimate in estimates]
+        # NaN draws no error bar: a single seed has no interval.
+        errors = [scale * ((e.interval if e else None) or float("nan")) for e in estimates]
         axis.barh(places, means, height, xerr=errors, color=color, label=measure, capsize=2)
     axis.set_yticks(range(len(titles)), titles)
     axis.invert_yaxis()
@@ -187,37 +204,40 @@ def _bars(
 
 
 def report(folders: Sequence[Path], claims: Sequence[Claim], out: Path) -> str:
-    """The tables, and `claim.png` and `claim.json` in `out`."""
+    """Return the tables of all claims, and write `claim.png` and `claim.json` into `out`."""
     reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
-    found = {claim: collect(reports, claim) for claim in claims}
-    draw(found, out / "claim.png")
+    collected = {claim: collect(reports, claim) for claim in claims}
+    draw(collected, out / "claim.png")
     as_json = {
         claim.motion: {
             name: {measure: estimate._asdict() for measure, estimate in measures.items()}
             for name, measures in models.items()
         }
-        for claim, models in found.items()
+        for claim, models in collected.items()
     }
     (out / "claim.json").write_text(json.dumps(as_json, indent=1) + "\n")
     parts = [
-        table(models, gains(reports, claim), claim, len(folders)) for claim, models in found.items()
+        table(models, gains(reports, claim), claim, len(folders))
+        for claim, models in collected.items()
     ]
     return "\n\n".join([*parts, f"figure: {out / 'claim.png'}"])
 
 
 def join(sources: Sequence[Path], path: Path) -> None:
-    """Writes one manifest of several: labels apart, each with its file's name in front.
+    """Write a manifest that merges the manifests `sources`.
 
-    The column `group` holds the groups of all of them, so that none stands on both sides.
+    Video ids, label columns and groups get their file's name as a prefix, and videos of another
+    file are unlabeled. The column `group` keeps each group within one side of the split; a file
+    without a group column gets one group per video.
     """
     rows: list[dict[str, str]] = []
     for source in sources:
-        found = manifests.read(source)
-        group = next((c for c in GROUP_COLUMNS if c in found.labels), None)
-        for row, video_id in enumerate(found.video_ids):
-            labels = {f"{source.stem} {k}": v[row] for k, v in found.labels.items()}
-            key = found.labels[group][row] if group else video_id
-            about = {"path": found.paths[row], "video_id": f"{source.stem}/{video_id}"}
+        videos = manifests.read(source)
+        group = next((c for c in GROUP_COLUMNS if c in videos.labels), None)
+        for row, video_id in enumerate(videos.video_ids):
+            labels = {f"{source.stem} {k}": v[row] for k, v in videos.labels.items()}
+            key = videos.labels[group][row] if group else video_id
+            about = {"path": videos.paths[row], "video_id": f"{source.stem}/{video_id}"}
             rows.append(about | {"group": f"{source.stem} {key}"} | labels)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     temporary = path.with_suffix(".tmp")

@@ -13,7 +13,10 @@ DRAWS = ("random", "first")
 
 
 class Estimate(NamedTuple):
-    """Mean over the draws, and half of its 95% interval (Student's t); None for a single draw."""
+    """A mean over draws or seeds, with the half-width of its 95% confidence interval.
+
+    The interval is that of Student's t, and None for a single draw.
+    """
 
     mean: float
     interval: float | None
@@ -21,7 +24,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(scores: Sequence[float]) -> Estimate:
-    """The mean of equally distributed `scores` and how far it is known."""
+    """Return the mean and 95% confidence interval of independent, equally distributed `scores`."""
     count = len(scores)
     if count < 2:
         return Estimate(float(np.mean(scores)), None, count)
@@ -30,44 +33,59 @@ def estimate(scores: Sequence[float]) -> Estimate:
 
 
 def accuracy(
-    known: Float[np.ndarray, "k f"],
-    values: Shaped[np.ndarray, " k"],
-    asked: Float[np.ndarray, "q f"],
-    wanted: Shaped[np.ndarray, " q"],
+    x_train: Float[np.ndarray, "k f"],
+    y_train: Shaped[np.ndarray, " k"],
+    x_test: Float[np.ndarray, "q f"],
+    y_test: Shaped[np.ndarray, " q"],
     *,
     shots: Sequence[int],
     num_draws: int,
-    draw: str = "random",
+    sampling: str = "random",
     seed: int,
 ) -> dict[str, Estimate]:
-    """Share of `asked` told right from 1, 5, ... known rows of each value.
+    """Return the accuracy on the test rows after training on a few rows of each class.
 
-    A value with fewer rows gives all it has; shots that no value can give are left out. With `draw`
-    "random" every draw is another sample; with "first" there is one, the first rows (released).
-    The scale of the features is that of all known rows, which needs no label.
+    Features are standardized over all training rows, which needs no label.
+
+    Args:
+      x_train: features to draw the training samples from.
+      y_train: their labels.
+      x_test: features to evaluate on.
+      y_test: their labels.
+      shots: numbers of training rows per class. A class with fewer rows contributes all of them.
+      num_draws: number of random samples for each number of shots.
+      draw: "random", or "first" for a single sample of the first rows, as in the released code.
+      seed: of the random samples.
+
+    Returns:
+      Accuracy in [0, 1] for each number of shots, the keys as text. Numbers of shots that no class
+      has enough rows for are omitted.
+
+    Raises:
+      ValueError: if `draw` is not in DRAWS.
     """
-    if draw not in DRAWS:
-        raise ValueError(f"evaluation.draw is {draw!r}; use one of {list(DRAWS)}")
-    scaled, asked_scaled = probes.standardize(known, asked)
-    found = {}
+    if sampling not in DRAWS:
+        raise ValueError(f"evaluation.sampling is {sampling!r}; use one of {list(DRAWS)}")
+    scaled_train, scaled_test = probes.standardize(x_train, x_test)
+    estimates = {}
     for shot in shots:
-        if shot > np.unique(values, return_counts=True)[1].max():
+        if shot > np.unique(y_train, return_counts=True)[1].max():
             continue
-        rights = []
-        for rows in _draws(values, shot, num_draws, draw, seed):
-            answers = probes.regress(scaled[rows], values[rows], asked_scaled)
-            rights.append(float(np.mean(answers == wanted)))
-        found[str(shot)] = estimate(rights)
-    return found
+        scores = []
+        for rows in _draws(y_train, shot, num_draws, sampling, seed):
+            predictions = probes.regress(scaled_train[rows], y_train[rows], scaled_test)
+            scores.append(float(np.mean(predictions == y_test)))
+        estimates[str(shot)] = estimate(scores)
+    return estimates
 
 
 def _draws(
-    values: Shaped[np.ndarray, " k"], shot: int, num_draws: int, draw: str, seed: int
+    values: Shaped[np.ndarray, " k"], shot: int, num_draws: int, sampling: str, seed: int
 ) -> Iterator[Int[np.ndarray, " s"]]:
-    """Rows with at most `shot` of each value."""
-    for number in range(num_draws if draw == "random" else 1):
+    """Yield the rows of each sample, at most `shot` of each value."""
+    for number in range(num_draws if sampling == "random" else 1):
         order = np.arange(len(values))
-        if draw == "random":
+        if sampling == "random":
             order = np.random.default_rng([seed, shot, number]).permutation(order)
         picked = [order[values[order] == value][:shot] for value in np.unique(values)]
         yield np.sort(np.concatenate(picked))

@@ -1,4 +1,4 @@
-"""What is asked of one network's frozen features, label by label."""
+"""Evaluation of the frozen features of one network on each label."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,15 +8,15 @@ import numpy as np
 from vcjax.evaluation import few_shot, probes, retrieval
 from vcjax.evaluation.few_shot import Estimate
 from vcjax.evaluation.outputs import ModelOutputs
-from vcjax.evaluation.protocol import Sides
+from vcjax.evaluation.protocol import TrainTest
 
 
-class Probing(NamedTuple):
-    """How features are probed; the fields are those of the settings `evaluation`."""
+class ProbeSettings(NamedTuple):
+    """Settings of the probes; the fields are documented in the settings `evaluation`."""
 
     shots: Sequence[int] = (1, 5, 10, 20)
     num_draws: int = 10
-    draw: str = "random"
+    sampling: str = "random"
     retrieval: Sequence[int] = (1, 5, 10, 20, 50)
     num_neighbors: int = 20
     temperature: float = 0.07
@@ -25,49 +25,60 @@ class Probing(NamedTuple):
 def measure(
     output: ModelOutputs,
     columns: Mapping[str, np.ndarray],
-    asked: Mapping[str, Sides],
-    probing: Probing,
+    splits: Mapping[str, TrainTest],
+    probing: ProbeSettings,
     *,
     seed: int,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """For each measure and label, the share of the held-out videos that it gets right.
+    """Return the accuracy of each probe on each label, and the linear probe's predictions.
 
-    And for each label what the linear classifier told of them. `neighbor`, `vote` and `retrieval`
-    go by the embedding, `linear` and `few_shot` by the pooled features.
+    `neighbor`, `vote` and `retrieval` use the embedding, `linear` and `few_shot` the pooled
+    features.
+
+    Args:
+      output: embeddings and pooled features of all videos.
+      columns: the labels of all videos by name.
+      splits: rows to fit and to evaluate each label on.
+      probing: settings of the probes.
+      seed: of the folds and the few-shot samples.
+
+    Returns:
+      Measure -> label -> fraction of correct test videos in [0, 1] (few_shot and retrieval: one
+      for each number of shots or depth), and label -> predictions for the test videos.
     """
-    found: dict[str, dict[str, Any]] = {
+    results: dict[str, dict[str, Any]] = {
         name: {} for name in ("neighbor", "linear", "few_shot", "vote", "retrieval")
     }
-    told = {}
-    for name, (fit, test, _) in asked.items():
-        values, wanted = columns[name][fit], columns[name][test]
-        near, far = output.embedding[fit], output.embedding[test]
-        pooled = output.pooled[fit], values, output.pooled[test]
-        told[name] = probes.linear(*pooled, seed=seed)
-        linear = float(np.mean(told[name] == wanted))
+    predictions = {}
+    for name, (train, test, _) in splits.items():
+        y_train, y_test = columns[name][train], columns[name][test]
+        x_train, x_test = output.embedding[train], output.embedding[test]
+        pooled = output.pooled[train], y_train, output.pooled[test]
+        predictions[name] = probes.linear(*pooled, seed=seed)
+        linear = float(np.mean(predictions[name] == y_test))
         votes = retrieval.vote(
-            near,
-            values,
-            far,
+            x_train,
+            y_train,
+            x_test,
             num_neighbors=probing.num_neighbors,
             temperature=probing.temperature,
         )
         few = few_shot.accuracy(
             *pooled,
-            wanted,
+            y_test,
             shots=probing.shots,
             num_draws=probing.num_draws,
-            draw=probing.draw,
+            sampling=probing.sampling,
             seed=seed,
         )
         few["all"] = Estimate(linear, None, 1)
-        found["linear"][name] = linear
-        found["neighbor"][name] = float(
-            np.mean(probes.nearest_neighbor(near, values, far) == wanted)
+        results["linear"][name] = linear
+        results["neighbor"][name] = float(
+            np.mean(probes.nearest_neighbor(x_train, y_train, x_test) == y_test)
         )
-        found["vote"][name] = float(np.mean(votes == wanted))
-        found["few_shot"][name] = {shot: estimate._asdict() for shot, estimate in few.items()}
-        found["retrieval"][name] = retrieval.recall(
-            near, values, far, wanted, depths=probing.retrieval
+        results["vote"][name] = float(np.mean(votes == y_test))
+        results["few_shot"][name] = {shot: estimate._asdict() for shot, estimate in few.items()}
+        results["retrieval"][name] = retrieval.recall(
+            x_train, y_train, x_test, y_test, depths=probing.retrieval
         )
-    return found, told
+    return results, predictions

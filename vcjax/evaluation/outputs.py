@@ -1,4 +1,4 @@
-"""What is evaluated: a network's view of all videos, or the trajectories'."""
+"""Inputs of the evaluation: features of all videos and clusters of the training videos."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,22 @@ from jaxtyping import Bool, Float, Int
 
 
 class ModelOutputs(NamedTuple):
-    """One network: n videos in the order of the manifest, its training videos in several runs."""
+    """Features and clusters of one network.
+
+    The n videos are in the order of the manifest; only training videos are clustered.
+    """
 
     embedding: Float[np.ndarray, "n d"]  # unit L2 norm
-    pooled: Float[np.ndarray, "n f"]  # what the head sees
+    pooled: Float[np.ndarray, "n f"]  # the input of the embedding head
     labels: Int[np.ndarray, "runs n_train"]  # clusters
 
 
 class IdtOutputs(NamedTuple):
-    """The prior: Fisher vectors of n videos in the order of the manifest.
+    """Fisher vectors of the n videos in the order of the manifest, and clusters of these.
 
-    A training video without a vector is a cluster of its own.
+    A training video without a vector forms a cluster of its own.
     """
 
-    vectors: Float[np.ndarray, "n d"]  # unit L2 norm, 0 where there is none
+    vectors: Float[np.ndarray, "n d"]  # unit L2 norm, zeros for a video without a vector
     has_vector: Bool[np.ndarray, " n"]
     labels: Int[np.ndarray, "runs n_train"]  # clusters

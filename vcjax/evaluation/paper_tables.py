@@ -1,6 +1,6 @@
-"""Tables 1-7 and Figure 4 of the paper: its figures, and the run that each of ours comes from.
+"""Tables 1-7 and Figure 4 of the paper, with the run that reproduces each number.
 
-A run is a config of `configs/` with its variants; its results are looked up below RUNS/NAME.
+A run is a config in `configs/` with variants. Its results are read from the folder RUNS/NAME.
 """
 
 import json
@@ -19,7 +19,11 @@ _TRANSFER = (
 
 
 class Run(NamedTuple):
-    """One experiment: the file in `configs/`, its variants besides transfer, detections or not."""
+    """One experiment.
+
+    `config` is a file in `configs/` and `variants` its comma-separated variants, without
+    "transfer". `people` says whether IDT uses person detections.
+    """
 
     config: str
     variants: str = ""
@@ -27,7 +31,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The folder of its results."""
+        """Return the name of the folder with the results."""
         parts = [self.config, *filter(None, self.variants.split(","))]
         if self.config == "la_idt" and not self.people:
             parts.append("no_detections")
@@ -35,14 +39,14 @@ class Run(NamedTuple):
 
     @property
     def argument(self) -> str:
-        """What stands behind --config=."""
+        """Return the value of the flag --config."""
         if self.config == "idt_baseline":
             return "configs/idt_baseline.py"
         variants = ",".join(filter(None, ("transfer", self.variants)))
         return f"configs/{self.config}.py:{variants}"
 
     def command(self, runs: Path) -> str:
-        """The command line that makes its results; words in capitals are the user's manifests."""
+        """Return the command line of the run; words in capitals are placeholders for paths."""
         start = f"python -m vcjax.main --config={self.argument}"
         workdir = f"--workdir={runs / self.name}"
         if self.config == "idt_baseline":
@@ -56,10 +60,11 @@ class Run(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A figure of the paper (None: only drawn or not given), and where ours comes from.
+    """A number of the paper, and the source of ours.
 
-    `measure` is STAGE/SPLIT, STAGE/mean or few_shot/SHOTS; `relative` the run that it is a
-    share of.
+    `paper` is None if the paper only plots the number or omits it. `measure` is STAGE/SPLIT,
+    STAGE/mean, few_shot/SHOTS or svm, averaged over `runs`. With `relative`, the result is a
+    percentage of that run's.
     """
 
     paper: float | None
@@ -69,7 +74,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of the paper."""
+    """A table of the paper: its rows are pairs of a title and cells, one for each column."""
 
     name: str
     title: str
@@ -88,7 +93,7 @@ def _both(run: Run, ucf101: float | None, hmdb51: float | None) -> tuple[Cell, .
 def _with_share(
     run: Run, figures: Sequence[float], *, split: str, variants: str = ""
 ) -> tuple[Cell, ...]:
-    """Accuracy and share of the supervised model's on both data sets."""
+    """Return cells with accuracy and percentage of the supervised accuracy, for both datasets."""
     supervised = Run("supervised", variants)
     return tuple(
         Cell(figure, (run,), f"{stage}/{split}", relative)
@@ -102,7 +107,7 @@ def _with_share(
 
 
 def _lengths(config: str, figures: Sequence[float]) -> tuple[Cell, ...]:
-    """Both data sets at 16, 32 and 64 frames."""
+    """Return cells for clips of 16, 32 and 64 frames, first on UCF101, then on HMDB51."""
     runs = [
         Run(config, variants, people=config == "la_idt")
         for variants in ("", "frames32", "frames64")
@@ -161,7 +166,7 @@ TABLES = (
     ),
     Table(
         "3",
-        "Length of the clips, split 1: UCF101 at 16, 32, 64 frames, HMDB51 at the same",
+        "Clip length, split 1: UCF101 and HMDB51 with 16, 32 and 64 frames",
         ("UCF 16", "UCF 32", "UCF 64", "HMDB 16", "HMDB 32", "HMDB 64"),
         tuple(
             (title, _lengths(config, figures))
@@ -180,7 +185,7 @@ TABLES = (
     ),
     Table(
         "4",
-        "State of the art, mean of three splits",
+        "Comparison to the state of the art, mean of three splits",
         _SHARES,
         (
             ("PMAS, C3D, 112, 16 frames", _others(61.2, 74.3, 33.4, None)),
@@ -220,7 +225,7 @@ TABLES = (
     ),
     Table(
         "6",
-        "Clusters K and runs of K-means m, split 1",
+        "Number of clusters K and of K-means runs m, split 1",
         _SETS,
         (
             ("K 30000, m 10", _both(_la_idt("clusters30000x10"), 73.0, 42.4)),
@@ -232,7 +237,7 @@ TABLES = (
     ),
     Table(
         "7",
-        "Depth of the network and side of the frames, split 1",
+        "Network depth and frame resolution, split 1",
         _SETS,
         (
             ("3D ResNet18, 112 x 112", _both(_la_idt(), 72.8, 44.0)),
@@ -243,7 +248,7 @@ TABLES = (
     ),
     Table(
         "figure4",
-        "Videos to learn from, split 1; in the paper drawn, only 235,000 also in numbers",
+        "Number of pretraining videos, split 1; plotted in the paper, 235,000 also in Table 1",
         _SETS,
         (
             ("135,000 videos", _both(_la_idt("videos135k"), None, None)),
@@ -256,16 +261,16 @@ TABLES = (
 
 
 def all_runs(tables: Sequence[Table] = TABLES) -> list[Run]:
-    """Every run of `tables` once, in their order."""
+    """Return every run of `tables` once, in order of occurrence."""
     return list(dict.fromkeys(run for cell in _cells(tables) for run in _needed(cell)))
 
 
 def ours(cell: Cell, runs: Path) -> float | None:
-    """Our figure in %, or None while a run that it needs has no result."""
-    found = [_figure(run, cell.measure, runs) for run in cell.runs]
-    if not found or None in found:
+    """Return our result in %, or None if a run that it needs has no result yet."""
+    figures = [_figure(run, cell.measure, runs) for run in cell.runs]
+    if not figures or None in figures:
         return None
-    share = sum(filter(None, found)) / len(found)
+    share = sum(filter(None, figures)) / len(figures)
     if cell.relative is None:
         return 100 * share
     whole = _figure(cell.relative, cell.measure, runs)
@@ -273,8 +278,8 @@ def ours(cell: Cell, runs: Path) -> float | None:
 
 
 def render(runs: Path, tables: Sequence[Table] = TABLES) -> str:
-    """The tables for a terminal, each figure as PAPER | OURS, and the missing runs' commands."""
-    parts = ["Each figure: the paper's | ours (- where there is none), in %."]
+    """Return the tables as text, each cell as PAPER | OURS, and the commands of missing runs."""
+    parts = ["Each cell: the paper's result | ours, in % (- if not available)."]
     for table in tables:
         name = "Figure 4" if table.name == "figure4" else f"Table {table.name}"
         parts += ["", f"{name}. {table.title}", _line("", table.columns)]
@@ -286,7 +291,7 @@ def render(runs: Path, tables: Sequence[Table] = TABLES) -> str:
     if missing:
         parts += [
             "",
-            "Without a result yet (KINETICS, UCF101, HMDB51: manifests; BOXES: a folder):",
+            "Runs without a result yet (KINETICS, UCF101, HMDB51: manifests; BOXES: a folder):",
         ]
         parts += [run.command(runs) for run in missing]
     return "\n".join(parts)
@@ -320,7 +325,7 @@ def _figure(run: Run, measure: str, runs: Path) -> float | None:
 
 
 def _svm_figure(report: Path) -> float | None:
-    """The linear SVM on all descriptors side by side, on the first label."""
+    """Return the accuracy of the SVM on all descriptors, concatenated, for the first label."""
     try:
         models = json.loads(report.read_text())["models"]
         return next(iter(models["IDT side by side"]["linear"].values()), None)

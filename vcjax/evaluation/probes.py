@@ -1,6 +1,7 @@
-"""Two questions to a representation: what is most similar, and what a linear classifier finds.
+"""Probes of frozen features: nearest neighbor, logistic regression and linear SVM.
 
-Each is told the values of some videos and answers for others; none trains the network.
+Each probe is fitted on the labeled training rows and predicts the label of the test rows. The
+network is not trained.
 """
 
 import warnings
@@ -15,162 +16,204 @@ from sklearn.svm import LinearSVC
 
 from vcjax.clustering import neighbors
 
-# Inverse strength of the L2 penalty, of which cross-validation takes one. Standardized features
-# have a squared norm of their number, Fisher vectors one of 1.
+# Candidates for the inverse strength of the L2 penalty (scikit-learn's C), selected by
+# cross-validation. They differ because the mean squared norm of standardized features is the
+# number of features, while a Fisher vector has unit norm.
 NETWORK_STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 FISHER_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)
-_USUAL = 2  # which of them is taken where there are too few videos to choose
+_DEFAULT = 2  # index of the candidate used where there are too few rows for cross-validation
 _NUM_FOLDS = 5
 _MAX_ITERATIONS = 300
-_TOLERANCE = 1e-3  # of the gradient of the mean loss: answers no longer change
+_TOLERANCE = 1e-3  # of the gradient of the mean loss; predictions no longer change below it
 
 
 def nearest_neighbor(
-    known: Float[np.ndarray, "k d"],
-    values: Shaped[np.ndarray, " k"],
-    asked: Float[np.ndarray, "q d"],
+    x_train: Float[np.ndarray, "k d"],
+    y_train: Shaped[np.ndarray, " k"],
+    x_test: Float[np.ndarray, "q d"],
 ) -> Shaped[np.ndarray, " q"]:
-    """The value of the known row most similar by cosine, of equal ones the first."""
-    return values[neighbors.nearest(unit(asked), unit(known))[:, 0]]
+    """Return for each test row the label of the training row with the highest cosine similarity.
+
+    Ties are broken by the lower index.
+    """
+    return y_train[neighbors.nearest(unit(x_test), unit(x_train))[:, 0]]
 
 
 def linear(
-    known: Float[np.ndarray, "k f"],
-    values: Shaped[np.ndarray, " k"],
-    asked: Float[np.ndarray, "q f"],
+    x_train: Float[np.ndarray, "k f"],
+    y_train: Shaped[np.ndarray, " k"],
+    x_test: Float[np.ndarray, "q f"],
     *,
     seed: int,
 ) -> Shaped[np.ndarray, " q"]:
-    """Logistic regression on features with mean 0 and variance 1 over the known rows."""
-    known, asked = standardize(known, asked)
-    return _regress(known, values, asked, NETWORK_STRENGTHS, seed)
+    """Return the predictions of logistic regression on standardized features.
+
+    The penalty is selected by cross-validation on the training rows, whose folds depend on `seed`.
+    """
+    x_train, x_test = standardize(x_train, x_test)
+    return _regress(x_train, y_train, x_test, NETWORK_STRENGTHS, seed)
 
 
 def regress(
-    known: Float[np.ndarray, "k f"],
-    values: Shaped[np.ndarray, " k"],
-    asked: Float[np.ndarray, "q f"],
+    x_train: Float[np.ndarray, "k f"],
+    y_train: Shaped[np.ndarray, " k"],
+    x_test: Float[np.ndarray, "q f"],
 ) -> Shaped[np.ndarray, " q"]:
-    """Logistic regression on standardized features at the usual penalty, too few to choose one."""
-    known, asked = _in_span(known, asked)
-    return _fit(known, values, NETWORK_STRENGTHS[_USUAL]).predict(asked)
+    """Return the predictions of logistic regression at the default penalty, without selection.
+
+    For features that are already standardized and for too few rows to cross-validate.
+    """
+    x_train, x_test = _in_span(x_train, x_test)
+    return _fit(x_train, y_train, NETWORK_STRENGTHS[_DEFAULT]).predict(x_test)
 
 
 def standardize(
-    known: Float[np.ndarray, "k f"], asked: Float[np.ndarray, "q f"]
+    x_train: Float[np.ndarray, "k f"], x_test: Float[np.ndarray, "q f"]
 ) -> tuple[Float[np.ndarray, "k f"], Float[np.ndarray, "q f"]]:
-    """Both with the mean of the known rows at 0 and their variance 1, dead features 0; float64."""
-    known, asked = known.astype(np.float64), asked.astype(np.float64)
-    mean, std = known.mean(axis=0), known.std(axis=0)
+    """Return both in float64, shifted and scaled to mean 0 and variance 1 over the training rows.
+
+    Features that are constant over the training rows become 0.
+    """
+    x_train, x_test = x_train.astype(np.float64), x_test.astype(np.float64)
+    mean, std = x_train.mean(axis=0), x_train.std(axis=0)
     scale = np.where(std > 1e-6 * max(std.max(), 1e-30), std, np.inf)
-    return (known - mean) / scale, (asked - mean) / scale
+    return (x_train - mean) / scale, (x_test - mean) / scale
 
 
 def linear_fisher(
-    known: Float[np.ndarray, "k d"],
-    values: Shaped[np.ndarray, " k"],
-    asked: Float[np.ndarray, "q d"],
+    x_train: Float[np.ndarray, "k d"],
+    y_train: Shaped[np.ndarray, " k"],
+    x_test: Float[np.ndarray, "q d"],
     *,
-    known_has_vector: Bool[np.ndarray, " k"],
-    asked_has_vector: Bool[np.ndarray, " q"],
+    train_has_vector: Bool[np.ndarray, " k"],
+    test_has_vector: Bool[np.ndarray, " q"],
     seed: int,
 ) -> Shaped[np.ndarray, " q"]:
-    """Logistic regression on Fisher vectors as they are.
+    """Return the predictions of logistic regression on Fisher vectors, without standardization.
 
-    A video without one takes no part in the fit, and is answered with the most frequent value of
-    all known ones.
+    Args:
+      x_train: Fisher vectors to fit on.
+      y_train: their labels.
+      x_test: Fisher vectors to predict the label of.
+      train_has_vector: False excludes the training row from the fit.
+      test_has_vector: False predicts the most frequent training label for the test row.
+      seed: of the folds of the cross-validation that selects the penalty.
+
+    Returns:
+      One label per test row.
     """
 
-    def answer(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        return _regress(known, values, asked, FISHER_STRENGTHS, seed)
+    def predict(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+        return _regress(x_train, y_train, x_test, FISHER_STRENGTHS, seed)
 
-    return _where_present(answer, known, values, asked, known_has_vector, asked_has_vector)
+    return _where_present(predict, x_train, y_train, x_test, train_has_vector, test_has_vector)
 
 
 def linear_svm(
-    known: Float[np.ndarray, "k d"],
-    values: Shaped[np.ndarray, " k"],
-    asked: Float[np.ndarray, "q d"],
+    x_train: Float[np.ndarray, "k d"],
+    y_train: Shaped[np.ndarray, " k"],
+    x_test: Float[np.ndarray, "q d"],
     *,
-    known_has_vector: Bool[np.ndarray, " k"],
-    asked_has_vector: Bool[np.ndarray, " q"],
+    train_has_vector: Bool[np.ndarray, " k"],
+    test_has_vector: Bool[np.ndarray, " q"],
     penalty: float,
 ) -> Shaped[np.ndarray, " q"]:
-    """Linear SVM, one against the rest, on Fisher vectors as they are; as `linear_fisher` else."""
+    """Return the predictions of a one-versus-rest linear SVM on Fisher vectors.
 
-    def answer(known: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        known, asked = _in_span(known, asked)
-        return LinearSVC(C=penalty, dual=False).fit(known, values).predict(asked)
+    Args:
+      x_train: Fisher vectors to fit on.
+      y_train: their labels.
+      x_test: Fisher vectors to predict the label of.
+      train_has_vector: False excludes the training row from the fit.
+      test_has_vector: False predicts the most frequent training label for the test row.
+      penalty: weight C of the squared hinge loss.
 
-    return _where_present(answer, known, values, asked, known_has_vector, asked_has_vector)
+    Returns:
+      One label per test row.
+    """
+
+    def predict(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray) -> np.ndarray:
+        x_train, x_test = _in_span(x_train, x_test)
+        return LinearSVC(C=penalty, dual=False).fit(x_train, y_train).predict(x_test)
+
+    return _where_present(predict, x_train, y_train, x_test, train_has_vector, test_has_vector)
 
 
 def _where_present(
-    answer: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-    known: np.ndarray,
-    values: np.ndarray,
-    asked: np.ndarray,
-    known_has_vector: np.ndarray,
-    asked_has_vector: np.ndarray,
+    predict: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    train_has_vector: np.ndarray,
+    test_has_vector: np.ndarray,
 ) -> np.ndarray:
-    present, counts = np.unique(values, return_counts=True)
-    answers = np.full(len(asked), present[counts.argmax()], values.dtype)
-    taken = values[known_has_vector]
-    if len(set(taken)) > 1 and asked_has_vector.any():
-        answers[asked_has_vector] = answer(
-            known[known_has_vector].astype(np.float64),
-            taken,
-            asked[asked_has_vector].astype(np.float64),
+    """Return `predict` on the rows with a vector, and the most frequent label for the rest."""
+    classes, counts = np.unique(y_train, return_counts=True)
+    predictions = np.full(len(x_test), classes[counts.argmax()], y_train.dtype)
+    y_present = y_train[train_has_vector]
+    if len(set(y_present)) > 1 and test_has_vector.any():
+        predictions[test_has_vector] = predict(
+            x_train[train_has_vector].astype(np.float64),
+            y_present,
+            x_test[test_has_vector].astype(np.float64),
         )
-    return answers
+    return predictions
 
 
-def _in_span(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both in the span of the known rows, where weights under an L2 penalty stay, if smaller."""
-    if known.shape[0] >= known.shape[1]:
-        return known, asked
-    basis = np.linalg.qr(known.T)[0]
-    return known @ basis, asked @ basis
+def _in_span(x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Project both onto an orthonormal basis of the training rows if that has fewer dimensions.
+
+    The solution under an L2 penalty lies in this span, so predictions do not change.
+    """
+    if x_train.shape[0] >= x_train.shape[1]:
+        return x_train, x_test
+    basis = np.linalg.qr(x_train.T)[0]
+    return x_train @ basis, x_test @ basis
 
 
 def _regress(
-    known: np.ndarray,
-    values: np.ndarray,
-    asked: np.ndarray,
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
     strengths: Sequence[float],
     seed: int,
 ) -> np.ndarray:
-    known, asked = _in_span(known, asked)
-    strength = _choose_strength(known, values, strengths, seed)
-    return _fit(known, values, strength).predict(asked)
+    x_train, x_test = _in_span(x_train, x_test)
+    strength = _choose_strength(x_train, y_train, strengths, seed)
+    return _fit(x_train, y_train, strength).predict(x_test)
 
 
 def _choose_strength(
     rows: np.ndarray, values: np.ndarray, strengths: Sequence[float], seed: int
 ) -> float:
-    """The most accurate one in stratified cross-validation, of equal ones the strongest penalty."""
+    """Return the strength with the highest accuracy in stratified cross-validation.
+
+    Ties are broken by the stronger penalty. If a class has fewer rows than there are folds, return
+    the default.
+    """
     if np.unique(values, return_counts=True)[1].min() < _NUM_FOLDS:
-        return strengths[_USUAL]
+        return strengths[_DEFAULT]
     folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=seed)
     correct = np.zeros(len(strengths))
-    for inside, outside in folds.split(rows, values):
+    for train, validation in folds.split(rows, values):
         for i, strength in enumerate(strengths):
-            model = _fit(rows[inside], values[inside], strength)
-            correct[i] += np.sum(model.predict(rows[outside]) == values[outside])
+            model = _fit(rows[train], values[train], strength)
+            correct[i] += np.sum(model.predict(rows[validation]) == values[validation])
     return strengths[int(correct.argmax())]
 
 
 def _fit(rows: np.ndarray, values: np.ndarray, strength: float) -> LogisticRegression:
     with warnings.catch_warnings():
-        # Separable values at a weak penalty: the weights still grow, the answers stand.
+        # On separable classes under a weak penalty the weights keep growing after the
+        # predictions have settled.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        # one video of each of many classes
+        # scikit-learn suspects a regression if there is one row for each of many classes.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
         return model.fit(rows, values)
 
 
 def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """The rows at norm 1, float32; zeros stay."""
+    """Return the rows in float32, scaled to unit L2 norm; rows of zeros stay zero."""
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     return (rows / np.maximum(norm, 1e-12)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Which videos a probe learns a label from, and which it is then asked about."""
+"""The rows that a probe is fitted and evaluated on, for each label."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 
-class Sides(NamedTuple):
-    """Rows of the videos whose label a probe is told, and of those that it is asked about."""
+class TrainTest(NamedTuple):
+    """Rows of the videos that a probe is fitted on and of the videos that it is evaluated on."""
 
-    fit: Int[np.ndarray, " k"]
+    train: Int[np.ndarray, " k"]
     test: Int[np.ndarray, " q"]
-    within_test: bool  # both are held-out videos
+    within_test: bool  # True if both are held-out videos
 
 
 def sides(
@@ -20,57 +20,61 @@ def sides(
     *,
     is_group: bool,
     seed: int,
-) -> Sides:
-    """The training videos to fit on and the held-out ones to test on, those with a value.
+) -> TrainTest:
+    """Return the labeled training videos to fit on and the labeled held-out videos to evaluate.
 
-    The values of the group never stand on both sides, nor do those of a label that follows from
-    it; there the held-out videos are halved instead, value by value.
+    If the label is the group (`is_group`), or no value occurs in both splits, a probe cannot be
+    fitted on the training videos; the held-out videos of each value are then halved instead, in an
+    order drawn from `seed`. A video whose value is "" is unlabeled.
     """
     train = np.flatnonzero((values != "") & (split == "train"))
     test = np.flatnonzero((values != "") & (split == "test"))
     if is_group or not set(values[train]) & set(values[test]):
         return _halves(values, test, seed)
-    return Sides(train, test, within_test=False)
+    return TrainTest(train, test, within_test=False)
 
 
 def leave_groups_out(
     values: Shaped[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
-) -> list[Sides]:
-    """For each group in turn, the videos of all others and its own, those with a value."""
-    known = values != ""
+) -> list[TrainTest]:
+    """Return one fold per group: its labeled videos to evaluate, all other labeled ones to fit."""
+    labeled = values != ""
     return [
-        Sides(
-            np.flatnonzero(known & (groups != group)),
-            np.flatnonzero(known & (groups == group)),
+        TrainTest(
+            np.flatnonzero(labeled & (groups != group)),
+            np.flatnonzero(labeled & (groups == group)),
             within_test=False,
         )
-        for group in np.unique(groups[known])
+        for group in np.unique(groups[labeled])
     ]
 
 
-def _halves(values: np.ndarray, rows: np.ndarray, seed: int) -> Sides:
-    """Half of each value's rows on either side, one more to fit; values of one row left out."""
+def _halves(values: np.ndarray, rows: np.ndarray, seed: int) -> TrainTest:
+    """Split the rows of each value in half at random.
+
+    The odd row goes to the training half. Values with a single row are left out.
+    """
     shuffled = np.random.default_rng(seed).permutation(rows)
-    fit: list[int] = []
+    train: list[int] = []
     test: list[int] = []
     for value in sorted(set(values[rows])):
-        mine = shuffled[values[shuffled] == value]
-        if len(mine) > 1:
-            half = (len(mine) + 1) // 2
-            fit += mine[:half].tolist()
-            test += mine[half:].tolist()
-    return Sides(np.array(sorted(fit), int), np.array(sorted(test), int), within_test=True)
+        members = shuffled[values[shuffled] == value]
+        if len(members) > 1:
+            half = (len(members) + 1) // 2
+            train += members[:half].tolist()
+            test += members[half:].tolist()
+    return TrainTest(np.array(sorted(train), int), np.array(sorted(test), int), within_test=True)
 
 
-def obstacle(values: Shaped[np.ndarray, " n"], sides: Sides) -> str:
-    """Why no accuracy can be told, or ""."""
-    num_values = len(set(values[sides.fit]))
+def obstacle(values: Shaped[np.ndarray, " n"], sides: TrainTest) -> str:
+    """Return the reason why a probe cannot be evaluated on this split, or "" if it can."""
+    num_values = len(set(values[sides.train]))
     where = "held-out" if sides.within_test else "training"
     if num_values < 2:
-        return f"the {where} videos to fit on have {num_values} values"
+        return f"the {where} videos to fit on have {num_values} values, at least 2 are needed"
     return "" if len(sides.test) else "no held-out video has a value to test"
 
 
 def chance(values: Shaped[np.ndarray, " q"]) -> float:
-    """Accuracy of always answering the most frequent of `values`."""
+    """Return the accuracy in [0, 1] of always predicting the most frequent of `values`."""
     return float(np.unique(values, return_counts=True)[1].max() / len(values))

@@ -1,4 +1,4 @@
-"""The evaluation of a run: held-out accuracy, agreement of clusters, and the page (Sec. 4)."""
+"""Evaluation of a run: held-out accuracy, agreement of clusters with labels, and the pages."""
 
 import json
 import logging
@@ -10,10 +10,10 @@ import numpy as np
 
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import agreement, measures, probes, protocol, report_table
-from vcjax.evaluation.measures import Probing
+from vcjax.evaluation.measures import ProbeSettings
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.pages import cluster_page, clusters, explorer
-from vcjax.evaluation.protocol import Sides
+from vcjax.evaluation.protocol import TrainTest
 from vcjax.runtime import atomic
 
 log = logging.getLogger(__name__)
@@ -29,21 +29,36 @@ def evaluate(
     directory: Path,
     dataset: str,
     seconds: dict[str, float],
-    probing: Probing = Probing(),  # noqa: B008 - immutable
+    probing: ProbeSettings = ProbeSettings(),  # noqa: B008 - immutable
 ) -> dict[str, Any]:
-    """The report, written beside `directory` as report.json; the clusters to look at go into it.
+    """Return the report, and write it and the HTML pages of the run.
 
-    `group` is the label column whose values never stand on both sides of the split, or "". The
-    order of the manifest's rows does not matter. Raises ValueError for outputs of other videos.
+    The report is written as `report.json` into the parent of `directory`, the pages and images
+    into `directory`. The result does not depend on the order of the manifest's rows.
+
+    Args:
+      manifest: the videos, of which at least one is in the split "train".
+      outputs: features and clusters by model, a key of `tables.TITLES`.
+      idt: Fisher vectors and their clusters, or None if the run has none.
+      group: name of the label whose values never occur in both splits, or "".
+      seed: of all random choices of the evaluation.
+      directory: folder of the stage, which exists.
+      dataset: title of the report.
+      seconds: duration of each stage, copied into the report.
+      probing: settings of the probes.
+
+    Raises:
+      ValueError: if the model is unknown, an array is not finite, or the number of videos in the
+        outputs and the manifest differs.
     """
     _check(manifest, outputs, idt)
     manifest, outputs, idt = _in_order_of_ids(manifest, outputs, idt)
     columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
-    asked = _sides(columns, np.array(manifest.split), group, seed)
+    splits = _sides(columns, np.array(manifest.split), group, seed)
     training = manifest.rows("train")
     everywhere = np.ones(len(training), bool)
     measured = {
-        name: measures.measure(output, columns, asked, probing, seed=seed)
+        name: measures.measure(output, columns, splits, probing, seed=seed)
         for name, output in outputs.items()
     }
     report: dict[str, Any] = {
@@ -55,7 +70,7 @@ def evaluate(
         },
     }
     if idt is not None:
-        report["idt"] = _idt(idt, columns, asked, training, seed)
+        report["idt"] = _idt(idt, columns, splits, training, seed)
     report |= {
         "seconds": {stage: float(value) for stage, value in seconds.items()},
         "seed": seed,
@@ -63,18 +78,19 @@ def evaluate(
         "probing": {
             k: list(v) if isinstance(v, tuple) else v for k, v in probing._asdict().items()
         },
-        "chance": {n: protocol.chance(columns[n][s.test]) for n, s in asked.items()},
+        "chance": {n: protocol.chance(columns[n][s.test]) for n, s in splits.items()},
         "asked": {
-            n: {"fit": len(s.fit), "test": len(s.test), "within_test": s.within_test}
-            for n, s in asked.items()
+            n: {"fit": len(s.train), "test": len(s.test), "within_test": s.within_test}
+            for n, s in splits.items()
         },
     }
     cluster_page.write(
         directory, report, manifest.subset("train"), _described(outputs, idt, manifest)
     )
     write(report, directory.parent / "report.json")
-    told = {name: answers for name, (_, answers) in measured.items()}
-    explorer.save(directory, manifest, _sources(outputs, idt, manifest, asked, told), seed=seed)
+    predictions = {name: predicted for name, (_, predicted) in measured.items()}
+    sources = _sources(outputs, idt, manifest, splits, predictions)
+    explorer.save(directory, manifest, sources, seed=seed)
     explorer.write([directory.parent], directory / "explorer.html")
     return report
 
@@ -83,10 +99,10 @@ def _sources(
     outputs: Mapping[str, ModelOutputs],
     idt: IdtOutputs | None,
     manifest: Manifest,
-    asked: Mapping[str, Sides],
-    told: Mapping[str, Mapping[str, np.ndarray]],
+    splits: Mapping[str, TrainTest],
+    predictions: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, explorer.Source]:
-    """What the explorer shows of each model and of the prior."""
+    """Return the data that the explorer shows for each model and for the Fisher vectors."""
     training = manifest.rows("train")
 
     def everywhere(labels: np.ndarray) -> np.ndarray:
@@ -94,54 +110,54 @@ def _sources(
         clusters[training] = labels[0]
         return clusters
 
-    all_there = np.ones(len(manifest), bool)
-    found = {
+    has_point = np.ones(len(manifest), bool)
+    sources = {
         name: explorer.Source(
             output.embedding,
             everywhere(output.labels),
-            all_there,
-            {label: (asked[label].test, answers) for label, answers in told[name].items()},
+            has_point,
+            {label: (splits[label].test, y) for label, y in predictions[name].items()},
         )
         for name, output in outputs.items()
     }
     if idt is not None:
-        found["idt"] = explorer.Source(idt.vectors, everywhere(idt.labels), idt.has_vector, {})
-    return found
+        sources["idt"] = explorer.Source(idt.vectors, everywhere(idt.labels), idt.has_vector, {})
+    return sources
 
 
 def _sides(
     columns: Mapping[str, np.ndarray], split: np.ndarray, group: str, seed: int
-) -> dict[str, Sides]:
-    """Where each label column is learned and asked; those of which nothing can be told left out."""
-    found = {}
+) -> dict[str, TrainTest]:
+    """Return the split for each label, without labels that cannot be evaluated."""
+    splits = {}
     for name, values in columns.items():
         sides = protocol.sides(values, split, is_group=name == group, seed=seed)
         if reason := protocol.obstacle(values, sides):
             log.warning("evaluate: no accuracy for the label %r: %s", name, reason)
         else:
-            found[name] = sides
-    return found
+            splits[name] = sides
+    return splits
 
 
 def _idt(
     idt: IdtOutputs,
     columns: Mapping[str, np.ndarray],
-    asked: Mapping[str, Sides],
+    splits: Mapping[str, TrainTest],
     training: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
     linear = {}
-    for name, (fit, test, _) in asked.items():
+    for name, (train, test, _) in splits.items():
         values = columns[name]
-        probed = probes.linear_fisher(
-            idt.vectors[fit],
-            values[fit],
+        predictions = probes.linear_fisher(
+            idt.vectors[train],
+            values[train],
             idt.vectors[test],
-            known_has_vector=idt.has_vector[fit],
-            asked_has_vector=idt.has_vector[test],
+            train_has_vector=idt.has_vector[train],
+            test_has_vector=idt.has_vector[test],
             seed=seed,
         )
-        linear[name] = float(np.mean(probed == values[test]))
+        linear[name] = float(np.mean(predictions == values[test]))
     present = idt.has_vector[training]
     return {
         "linear": linear,
@@ -152,7 +168,7 @@ def _idt(
 def _described(
     outputs: Mapping[str, ModelOutputs], idt: IdtOutputs | None, manifest: Manifest
 ) -> dict[str, list[clusters.Cluster]]:
-    """The clusters of each model's first run, rows among the training videos."""
+    """Return the clusters of each model's first K-means run; rows count training videos only."""
     training = manifest.rows("train")
     columns = {name: np.array(values)[training] for name, values in manifest.own_labels.items()}
     views = {
@@ -172,19 +188,22 @@ def _described(
 def _check(manifest: Manifest, outputs: Mapping[str, ModelOutputs], idt: IdtOutputs | None) -> None:
     if unknown := sorted(outputs.keys() - report_table.TITLES.keys()):
         raise ValueError(
-            f"no model {unknown[0]!r} in a report; use some of {list(report_table.TITLES)}"
+            f"no model {unknown[0]!r} in a report; use names from {list(report_table.TITLES)}"
         )
     num_train = len(manifest.rows("train"))
     if not num_train:
-        raise ValueError("no training videos in the manifest: its clusters cannot be evaluated")
+        raise ValueError(
+            "no training videos in the manifest, so clusters cannot be evaluated; "
+            "add videos of the split train"
+        )
     arrays = {f"{n}: {f}": a for n, o in outputs.items() for f, a in o._asdict().items()}
     arrays |= {f"idt: {f}": a for f, a in idt._asdict().items()} if idt else {}
     for name, array in arrays.items():
-        count, wanted = (
+        count, expected = (
             (array.shape[1], num_train) if name.endswith("labels") else (len(array), len(manifest))
         )
-        if count != wanted:
-            raise ValueError(f"{name} has {count} videos, the manifest {wanted}")
+        if count != expected:
+            raise ValueError(f"{name} has {count} videos, the manifest {expected}")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} is not finite: the training diverged; lower its lr")
 
@@ -192,7 +211,7 @@ def _check(manifest: Manifest, outputs: Mapping[str, ModelOutputs], idt: IdtOutp
 def _in_order_of_ids(
     manifest: Manifest, outputs: dict[str, ModelOutputs], idt: IdtOutputs | None
 ) -> tuple[Manifest, dict[str, ModelOutputs], IdtOutputs | None]:
-    """The same, rows sorted by video id: what is drawn by the seed depends on the ids alone."""
+    """Return all three with rows sorted by video id, so that random choices depend on ids alone."""
     ids = np.array(manifest.video_ids, dtype=object)
     rows = np.argsort(ids)
     columns = np.argsort(ids[manifest.rows("train")])
@@ -215,5 +234,5 @@ def _in_order_of_ids(
 
 
 def write(report: dict[str, Any], path: Path) -> None:
-    """Writes the report as JSON, atomically."""
+    """Write the report as JSON, atomically."""
     atomic.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""The report as a table, for the terminal and for the page."""
+"""The report as a table, for the terminal and the HTML page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,19 +16,19 @@ TITLES = {
 COLUMNS = ("neighbor", "linear", "AMI")
 _WIDTH = 100  # of a terminal
 _FIRST = 22  # width of the models' names
-_CELLS = (9, 8, 7)  # widths of neighbor, linear, AMI
-_GAP = 2  # before each label
+_CELLS = (9, 8, 7)  # widths of COLUMNS
+_GAP = 2  # before the columns of each label
 
 
 class Row(NamedTuple):
-    """One line: a title, and for each label what stands below COLUMNS."""
+    """A row of the table: its title, and label -> the texts in the columns COLUMNS."""
 
     title: str
     cells: Mapping[str, tuple[str, str, str]]
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The report for a terminal of 100 columns: one row a model, three columns a label."""
+    """Return the report as text of at most 100 columns, with one row per model."""
     names, lines = labels(report), rows(report)
     block = sum(_CELLS) + _GAP
     at_once = (_WIDTH - _FIRST) // block
@@ -54,20 +54,19 @@ def _line(title: str, cells: Sequence[Sequence[str]]) -> str:
 
 
 def labels(report: Mapping[str, Any]) -> list[str]:
-    """The label columns of which the report says anything."""
+    """Return the sorted names of the labels that the report has a result for."""
     entries = [*report["models"].values(), *([report["idt"]] if "idt" in report else [])]
-    found = {label: None for e in entries for label in [*e["linear"], *e["clusters"]["ami"]]}
-    return sorted(found)
+    return sorted({label for e in entries for label in [*e["linear"], *e["clusters"]["ami"]]})
 
 
 def rows(report: Mapping[str, Any]) -> list[Row]:
-    """One row a model, one for the prior, one for chance."""
+    """Return one row per model in the order of TITLES, then one for chance."""
     entries: dict[str, Any] = dict(
         sorted(report["models"].items(), key=lambda item: _place(item[0]))
     )
     if "idt" in report:
         entries["idt"] = report["idt"]
-    found = []
+    lines = []
     for name, entry in entries.items():
         cells = {
             label: (
@@ -77,39 +76,42 @@ def rows(report: Mapping[str, Any]) -> list[Row]:
             )
             for label in labels(report)
         }
-        found.append(Row(TITLES.get(name, name), cells))
+        lines.append(Row(TITLES.get(name, name), cells))
     if "chance" in report:
         chance = {label: _percent(report["chance"].get(label)) for label in labels(report)}
-        found.append(Row("Chance", {k: (v, v, _decimal(0.0)) for k, v in chance.items()}))
-    return found
+        lines.append(Row("Chance", {k: (v, v, _decimal(0.0)) for k, v in chance.items()}))
+    return lines
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What the figures mean, for a stranger; the first says of how many videos they are."""
-    count, asked = report.get("num_videos", {}), report.get("asked", {})
-    found = ["In % of held-out videos"]
+    """Return explanations of the table, one per line; the first is the number of videos."""
+    count, splits = report.get("num_videos", {}), report.get("asked", {})
+    lines = ["Percentages of the held-out videos"]
     if group := report.get("held_out_in_turn"):
-        found = [f"In % of all videos, each value of {printable(group)} held out in turn"]
+        lines = [f"Percentages of all videos, each value of {printable(group)} held out in turn"]
     if count:
-        found = [f"{count['test']} videos held out, {count['train']} trained on"]
-    found += [
-        "neighbor  % of held-out videos whose most similar known video has the same label",
-        "linear    % of held-out videos that a linear classifier, fitted on known ones, gets right",
-        "AMI       agreement of the clusters with the label: 0 chance, 1 equal",
+        lines = [f"{count['test']} held-out videos, {count['train']} training videos"]
+    lines += [
+        "neighbor  accuracy in % of a nearest-neighbor classifier on the embedding",
+        "linear    accuracy in % of a linear classifier on the frozen features",
+        "AMI       adjusted mutual information of clusters and label: 0 is chance, 1 is identical",
     ]
     if report.get("chance"):
-        found.append("Chance    % right for always answering the most frequent label")
-    for label, sides in asked.items():
-        known = "other held-out videos" if sides["within_test"] else "training videos"
-        found.append(
-            f"{printable(label)}: asked of {sides['test']} held-out videos, "
-            f"known from {sides['fit']} {known}"
+        lines.append("Chance    accuracy in % of always predicting the most frequent label")
+    for label, sides in splits.items():
+        source = "other held-out videos" if sides["within_test"] else "training videos"
+        lines.append(
+            f"{printable(label)}: evaluated on {sides['test']} held-out videos, "
+            f"fitted on {sides['fit']} {source}"
         )
-    return found
+    return lines
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without characters that a terminal would obey."""
+    """Return `text` with each unprintable character replaced by a space.
+
+    Labels come from users and could contain line breaks or terminal escape sequences.
+    """
     return "".join(c if c.isprintable() else " " for c in text)
 
 

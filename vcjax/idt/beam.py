@@ -1,9 +1,9 @@
-"""Trajectories of a collection by an Apache Beam pipeline, on any of its runners.
+"""Extraction of a collection by an Apache Beam pipeline, on any of its runners.
 
-The files are those of `vcjax.idt.collection`, and what is done already stays. Workers reach videos,
-boxes and the output under the same paths, on a shared or mounted file system. A video that fails
-is tried again; if it fails for good, the others go on, and it is listed with the reason in
-`failed.tsv` among the output.
+The files equal the files of `vcjax.idt.collection`, and finished files are kept. Workers access
+videos, boxes and the output under the same paths, on a shared or mounted file system. A video that
+fails is retried; if all retries fail, it is listed with the reason in `failed.tsv` in the output
+folder, and the pipeline continues.
 """
 
 import time
@@ -20,18 +20,21 @@ from vcjax.runtime import worker_pool
 
 _NAMESPACE = "vcjax.idt"
 _COUNTERS = ("videos", "failed", "retries", "trajectories")
-_FAILED = "failed"  # the output of videos that failed for good
+_FAILED = "failed"  # tag of the output, and name of the file, of videos whose retries all failed
 
 
 class Extract(beam.DoFn):
-    """Writes a video's trajectories; yields its id and their number, or a line on the failure."""
+    """Step that writes the trajectories of a video, and retries after a failure."""
 
     def __init__(self, num_retries: int, wait: float) -> None:
         self._num_retries, self._wait = num_retries, wait
         self._counters = {name: Metrics.counter(_NAMESPACE, name) for name in _COUNTERS}
 
     def process(self, job: collection.Job) -> Iterator[Any]:
-        """Tries `num_retries` times more, after `wait` seconds, twice as long each time."""
+        """Yield the id and number of trajectories of a video, or a tagged line about its failure.
+
+        The first of `num_retries` retries starts after `wait` seconds, which then doubles.
+        """
         result = worker_pool.attempt(collection.extract_one, job)
         for retry in range(self._num_retries):
             if not result.problem:
@@ -59,10 +62,16 @@ def run(
     options: Sequence[str],
     wait: float = 1.0,
 ) -> dict[str, int]:
-    """Runs the pipeline over `videos`, files by id; the counters' values.
+    """Run the pipeline and return its counters: videos, failed, retries, trajectories.
 
-    `num_retries` is of a video that fails, `wait` in seconds; `options` are Beam's, such as
-    --runner=DirectRunner. The others are those of `collection.extract_collection`.
+    Args:
+        videos: Video files by id.
+        directory: Output folder; the file of a video is `storage.path_of(directory, id)`.
+        matcher: Point matches for camera motion, a key of `camera.MATCHERS`.
+        people: Folder of box files `VIDEO_ID.bb`, or None.
+        num_retries: Number of retries of a video that fails.
+        options: Options of Beam, such as --runner=DirectRunner.
+        wait: Seconds before the first retry.
     """
     directory, people = directory.absolute(), people.absolute() if people else None
     jobs = collection.jobs(videos, directory, matcher=matcher, people=people)
@@ -83,5 +92,5 @@ def run(
     result.wait_until_finish()
     query = MetricsFilter().with_namespace(_NAMESPACE)
     counters = result.metrics().query(query)["counters"]
-    found = {counter.key.metric.name: counter.result for counter in counters}
-    return {name: found.get(name, 0) for name in _COUNTERS}
+    values = {counter.key.metric.name: counter.result for counter in counters}
+    return {name: values.get(name, 0) for name in _COUNTERS}

@@ -1,4 +1,4 @@
-"""Camera motion between two frames: matches, homography, the second frame without it.
+"""Camera motion between two frames: point matches, homography, and frame stabilization.
 
 Wang & Schmid 2013, Sec. 2.
 """
@@ -17,11 +17,13 @@ from vcjax.idt import people, surf
 from vcjax.idt.trajectories import IdtSettings
 
 Grey = UInt8[np.ndarray, "h w"]
-Homography = Float[np.ndarray, "3 3"]  # maps points (x, y, 1) of the previous frame
+Homography = Float[
+    np.ndarray, "3 3"
+]  # maps points (x, y, 1) of the previous frame to the current one
 
 
 class Pair(NamedTuple):
-    """Two successive frames, the motion between them, and where people are on each."""
+    """Two successive frames, the optical flow between them, and the boxes of people on each."""
 
     previous: Grey
     current: Grey
@@ -31,12 +33,15 @@ class Pair(NamedTuple):
 
 
 Matches = tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]
-# What finds matches: called with the successive pairs of one video, in order.
+# A matcher is called with the successive frame pairs of one video, in order.
 Matcher = Callable[[Pair], Matches]
 
 
 def flow_matches(pair: Pair, settings: IdtSettings) -> Matches:
-    """Corners of the previous frame, and where the flow takes them. None of them on people."""
+    """Return corners of the previous frame and their positions after the flow, both [n, 2].
+
+    Corners that lie in a box of the current frame are left out.
+    """
     corners = cv2.goodFeaturesToTrack(
         pair.previous,
         settings.num_corners,
@@ -52,14 +57,14 @@ def flow_matches(pair: Pair, settings: IdtSettings) -> Matches:
 
 
 class SurfMatcher:
-    """Corners and the flow, then SURF points of both frames, each frame's found once."""
+    """Matcher by flow and SURF, which computes the SURF features of each frame once."""
 
     def __init__(self, settings: IdtSettings) -> None:
         self._settings = settings
         self._previous: surf.Features | None = None
 
     def __call__(self, pair: Pair) -> Matches:
-        """Matches of the next pair."""
+        """Return the matches of the next pair: corners moved by the flow, then SURF points."""
         previous = self._previous
         if previous is None:
             free = _background(pair.previous_boxes, pair.previous.shape)
@@ -71,7 +76,7 @@ class SurfMatcher:
 
 
 def _background(boxes: people.Boxes, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w"] | None:
-    """1 where no box is, else 0; None if there are no boxes."""
+    """Return a mask, 0 inside the boxes and 1 outside, or None if there are no boxes."""
     if not len(boxes):
         return None
     free = np.ones(shape, np.uint8)
@@ -80,7 +85,7 @@ def _background(boxes: people.Boxes, shape: tuple[int, ...]) -> UInt8[np.ndarray
     return free
 
 
-# What makes the matcher of a video, by the name that the settings use.
+# Factories of matchers, by the values of --matcher and of the setting idt.matcher.
 MATCHERS: dict[str, Callable[[IdtSettings], Matcher]] = {
     "flow": lambda settings: partial(flow_matches, settings=settings),
     "surf": SurfMatcher,
@@ -88,28 +93,36 @@ MATCHERS: dict[str, Callable[[IdtSettings], Matcher]] = {
 
 
 def matcher(name: str, settings: IdtSettings) -> Matcher:
-    """A new matcher of that kind. Raises ValueError naming those there are."""
+    """Return a new matcher for one video.
+
+    Raises:
+        ValueError: If `name` is not a key of `MATCHERS`.
+    """
     if name not in MATCHERS:
-        raise ValueError(f"no matcher {name!r}; use one of {sorted(MATCHERS)}")
+        raise ValueError(f"unknown matcher {name!r}; use one of {sorted(MATCHERS)}")
     return MATCHERS[name](settings)
 
 
 def homography(matches: Matches, settings: IdtSettings) -> Homography:
-    """The motion of the background from previous to current; identity if too few points agree."""
+    """Return the homography of the background from previous to current points, by RANSAC.
+
+    The identity is returned unless there are more than `min_matches` matches, of which more than
+    `min_inliers` agree.
+    """
     previous, current = matches
     if len(previous) <= settings.min_matches:
         return np.eye(3)
-    found, inliers = cv2.findHomography(previous, current, cv2.RANSAC, settings.ransac_threshold)
-    if found is None or np.count_nonzero(inliers) <= settings.min_inliers:
+    motion, inliers = cv2.findHomography(previous, current, cv2.RANSAC, settings.ransac_threshold)
+    if motion is None or np.count_nonzero(inliers) <= settings.min_inliers:
         return np.eye(3)
-    return found
+    return motion
 
 
 def stabilize(previous: Grey, current: Grey, motion: Homography, settings: IdtSettings) -> Grey:
-    """The current frame as the camera would have seen it from where it was before.
+    """Return the current frame warped to the camera position of the previous frame.
 
-    What comes from within `warp_margin` of the border, or beyond, is the previous frame's, which
-    thus does not move.
+    Pixels whose source lies within `warp_margin` pixels of the border, or outside the frame, are
+    copied from the previous frame, so they show no motion.
     """
     height, width = current.shape
     warped = cv2.warpPerspective(

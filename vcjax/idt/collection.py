@@ -1,4 +1,4 @@
-"""Trajectories of every video of a collection, in parallel; what is done already stays."""
+"""Extraction from every video of a collection, in parallel; finished trajectories are kept."""
 
 import hashlib
 import logging
@@ -14,11 +14,11 @@ from vcjax.runtime import worker_pool
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2  # of the trajectories; another one extracts anew
+_VERSION = 2  # of the extraction; a change extracts all videos again
 
 
 class Job(NamedTuple):
-    """The trajectories of one video."""
+    """Extraction of the trajectories of one video."""
 
     video_id: str
     video: Path
@@ -36,12 +36,21 @@ def extract_collection(
     num_workers: int,
     on_error: str,
 ) -> dict[str, int]:
-    """Number of trajectories of each video id; the trajectories are in `storage.path_of` of it.
+    """Extract the trajectories of every video and return their numbers by video id.
 
-    `videos` are files by id; `people` is a folder of box files `VIDEO_ID.bb`. A video is extracted
-    only if its file is not there, is damaged, or was made from something else. Of videos that
-    fail, "skip" logs each and writes a file without rows; "error" raises one ValueError that names
-    them, once the others are done.
+    A video is skipped if its trajectory file is intact and was made from the same inputs.
+
+    Args:
+        videos: Video files by id.
+        directory: Output folder; the file of a video is `storage.path_of(directory, id)`.
+        matcher: Point matches for camera motion, a key of `camera.MATCHERS`.
+        people: Folder of box files `VIDEO_ID.bb`, or None.
+        num_workers: Number of processes.
+        on_error: "skip" logs the videos that fail and writes files without rows for them; "error"
+            raises one ValueError that names them, after all videos were tried.
+
+    Raises:
+        ValueError: If videos fail and `on_error` is "error".
     """
     counts, failed = worker_pool.run(
         jobs(videos, directory, matcher=matcher, people=people),
@@ -58,7 +67,7 @@ def extract_collection(
 def jobs(
     videos: Mapping[str, str], directory: Path, *, matcher: str, people: Path | None
 ) -> list[Job]:
-    """One a video, into `directory`, which is made."""
+    """Create `directory` and return one job per video."""
     directory.mkdir(parents=True, exist_ok=True)
     return [
         Job(
@@ -73,26 +82,27 @@ def jobs(
 
 
 def extract_one(job: Job) -> int:
-    """Number of trajectories of the video, which are in its file then."""
+    """Write the trajectory file unless it is up to date; return the number of trajectories."""
     source = source_of(job)
-    found = _stored_count(job.target, source)
-    if found is not None:
-        return found
-    from vcjax.idt import extraction  # OpenCV and numba, not needed where all is done
+    stored_count = _stored_count(job.target, source)
+    if stored_count is not None:
+        return stored_count
+    # imported late: a rerun without new videos needs neither OpenCV nor numba
+    from vcjax.idt import extraction
 
     frames = extraction.extract_frames(job.video, people=job.boxes, matcher=job.matcher)
     return storage.write_frames(job.target, frames, source=source)
 
 
 def leave_empty(result: worker_pool.Result[Job]) -> None:
-    """A file without rows for a video that failed; the video is tried again in the next run."""
-    storage.write(
-        result.job.target, Trajectories.empty(), source={"problem": result.problem}
-    )  # not its real source
+    """Write a file without rows for a video that failed; the next run tries the video again."""
+    # differs from every `source_of`, so that the file is never up to date
+    source = {"problem": result.problem}
+    storage.write(result.job.target, Trajectories.empty(), source=source)
 
 
 def source_of(job: Job) -> dict[str, Any]:
-    """What the trajectories depend on."""
+    """Return the inputs and settings that determine the trajectories."""
     status = job.video.stat()
     boxes = hashlib.sha256(job.boxes.read_bytes()).hexdigest() if job.boxes else ""
     return {
@@ -106,12 +116,12 @@ def source_of(job: Job) -> dict[str, Any]:
 
 
 def _stored_count(target: Path, source: Mapping[str, Any]) -> int | None:
-    """Number of rows that are there from that source, else None."""
+    """Return the number of stored rows if they were made from `source`, else None."""
     if not target.exists():
         return None
     try:
         num_rows, stored = storage.inspect(target)
     except storage.StorageError as error:
-        log.warning("%s; extracted again", error)
+        log.warning("replacing trajectories that cannot be read: %s", error)
         return None
     return num_rows if stored == source else None

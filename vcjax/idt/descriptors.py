@@ -1,4 +1,4 @@
-"""Integral histograms of gradients and motion, and the descriptor of a patch in them.
+"""Integral histograms of gradients and motion, and the patch descriptors computed from them.
 
 HOG, HOF and MBH of Wang & Schmid 2013, Sec. 3.1. One integral image holds all 33 bins side by side.
 """
@@ -8,13 +8,13 @@ from jaxtyping import Float, UInt8
 from numba import njit
 
 NUM_BINS = 33  # 8 of HOG, 8 + 1 of HOF, 8 each of MBHx and MBHy
-STARTS = (0, 8, 17, 25, 33)  # first bin of each of the four, and the end
-STILL = 16  # HOF's last bin, of what does not move
-NUM_CELLS = 2  # in x and in y
+STARTS = (0, 8, 17, 25, 33)  # first bin of each of the four histograms, and the end
+STILL = 16  # HOF's last bin, for pixels without motion
+NUM_CELLS = 2  # along x and along y
 CELL = 16  # pixels
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_TINY = np.float32(2**-52)  # of the denominator, for vectors of length 0
+_TINY = np.float32(2**-52)  # added to the denominator, for vectors of length 0
 _PER_DEGREE = np.float32(1 / 45)
 _P1, _P3, _P5, _P7 = (
     np.float32(np.rad2deg(p))
@@ -26,48 +26,48 @@ Integral = Float[np.ndarray, "h_plus_1 w_plus_1 33"]
 
 
 def integral(
-    grey: UInt8[np.ndarray, "h w"],
+    gray: UInt8[np.ndarray, "h w"],
     flow: Float[np.ndarray, "2 h w"],
     still_flow: float,
     scratch: Float[np.ndarray, " size"] | None = None,
 ) -> Integral:
-    """Sums of every bin over all pixels above and to the left.
+    """Return the sums of every bin over all pixels above and to the left.
 
-    A gradient or motion adds its magnitude to the two bins next to its direction, linearly. Motion
-    of at most `still_flow` pixels adds 1 to HOF's last bin instead. The sums lie in `scratch` if
-    that is given: a new array of this size costs as much as filling it.
+    A gradient or motion vector splits its magnitude linearly between the two bins closest to its
+    direction. Motion of at most `still_flow` pixels adds 1 to HOF's last bin instead. The result
+    is a view of `scratch` if given, since allocating such an array costs as much as filling it.
     """
-    height, width = grey.shape
+    height, width = gray.shape
     shape = (height + 1, width + 1, NUM_BINS)
     out = (
         np.empty(shape, np.float32) if scratch is None else scratch[: np.prod(shape)].reshape(shape)
     )
-    _fill(out, grey.astype(np.float32), flow, np.float32(still_flow))
+    _fill(out, gray.astype(np.float32), flow, np.float32(still_flow))
     return out
 
 
 def scratch(height: int, width: int) -> Float[np.ndarray, " size"]:
-    """Room for the integral images of a frame of this size, one after the other."""
+    """Return a buffer for the integral images of a frame of this size, used one at a time."""
     return np.empty((height + 1) * (width + 1) * NUM_BINS, np.float32)
 
 
 @njit(cache=True, error_model="numpy")
 def _fill(
     out: Integral,
-    grey: Float[np.ndarray, "h w"],
+    gray: Float[np.ndarray, "h w"],
     flow: Float[np.ndarray, "2 h w"],
     still_flow: np.float32,
 ) -> None:
-    height, width = grey.shape
+    height, width = gray.shape
     out[0] = 0
     row = np.empty(NUM_BINS, np.float32)
-    vectors = np.empty((2, 4, width), np.float32)  # x and y of the four that are counted
+    vectors = np.empty((2, 4, width), np.float32)  # x and y of the four kinds of vectors
     lengths = np.empty((4, width), np.float32)
-    positions = np.empty((4, width), np.float32)  # between bins
+    positions = np.empty((4, width), np.float32)  # directions, in bins
     for y in range(height):
         vectors[0, 1] = flow[0, y]
         vectors[1, 1] = flow[1, y]
-        _gradient(grey, y, vectors[0, 0], vectors[1, 0])
+        _gradient(gray, y, vectors[0, 0], vectors[1, 0])
         _gradient(flow[0], y, vectors[0, 2], vectors[1, 2])
         _gradient(flow[1], y, vectors[0, 3], vectors[1, 3])
         for kind in range(4):
@@ -90,7 +90,7 @@ def _fill(
 def _gradient(
     image: Float[np.ndarray, "h w"], y: int, along: Float[np.ndarray, " w"], down: Row
 ) -> None:
-    """Differences of the two neighbors of row `y`; 0 across borders, where the image mirrors."""
+    """Write the differences of both neighbors along x and y in row `y`; 0 at mirrored borders."""
     height, width = image.shape
     row = image[y]
     along[0] = along[width - 1] = 0
@@ -106,9 +106,9 @@ def _gradient(
 
 @njit(cache=True, inline="always")
 def degrees(x: np.float32, y: np.float32) -> np.float32:
-    """Direction of (x, y) in [0, 360].
+    """Return the direction of (x, y) in degrees, in [0, 360].
 
-    By the polynomial for the arc tangent that the published descriptors are made with.
+    The arc tangent is approximated by the same polynomial as in the published descriptors.
     """
     ax, ay = abs(x), abs(y)
     c = min(ax, ay) / (max(ax, ay) + _TINY)
@@ -121,7 +121,7 @@ def degrees(x: np.float32, y: np.float32) -> np.float32:
 
 @njit(cache=True, error_model="numpy")
 def _measure(x: Row, y: Row, length: Row, position: Row) -> None:
-    """Length, and direction in eighths of a turn."""
+    """Write the length of each vector, and its direction in eighths of a turn."""
     for i in range(len(x)):
         length[i] = np.sqrt(x[i] * x[i] + y[i] * y[i])
     for i in range(len(x)):
@@ -145,11 +145,18 @@ def add_patch(
     bins: Float[np.ndarray, "4 33"],
     out: Float[np.ndarray, " 132"],
 ) -> None:
-    """Adds the normalized histograms of the patch around (x, y) to `out`.
+    """Add the normalized histograms of the patch around (x, y) to `out`.
 
-    HOG, HOF, MBHx, MBHy; of each the cells, columns first, and their bins. Each of the four has
-    unit L2 norm: it is the square root of bins that sum to 1. The patch is moved into the frame;
-    `bins` is scratch.
+    The order is HOG, HOF, MBHx, MBHy; within each x cell, y cell, bin. Each of the four is the
+    square root of bins that sum to 1, and thus has unit L2 norm.
+
+    Args:
+        integral: Integral histograms of the frame.
+        x: Center of the patch in pixels; a patch across the border is shifted into the frame.
+        y: Likewise.
+        bin_floor: Value added to each bin before normalization.
+        bins: Buffer that is overwritten.
+        out: Running sums of one track's descriptors.
     """
     height, width = integral.shape[0] - 1, integral.shape[1] - 1
     side = NUM_CELLS * CELL

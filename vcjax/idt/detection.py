@@ -1,4 +1,4 @@
-"""Box files of every video of a collection, in parallel; what is done already stays."""
+"""Person detection in every video of a collection, in parallel; finished box files are kept."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,11 +17,11 @@ _SETTINGS = "detector.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the boxes."""
+    """Settings that determine the boxes; a copy is stored in the folder of the boxes."""
 
-    detector: str  # as `detectors.create` takes it
-    min_score: float | None = None  # of a person; None: the detector's own
-    max_people: int = 8  # on a frame, the largest: of a crowd that watches little else is left
+    detector: str  # a name that `detectors.create` accepts
+    min_score: float | None = None  # lowest score of a person; None: the detector's default
+    max_people: int = 8  # per frame, the largest: masking a whole crowd leaves no background
 
 
 class _Job(NamedTuple):
@@ -39,13 +39,23 @@ def detect_collection(
     num_workers: int,
     on_error: str,
 ) -> dict[str, int]:
-    """Number of frames with people of each video id; the boxes are in `people.path_of` of it.
+    """Detect people in every video and return the number of frames with people by video id.
 
-    A video is left alone if its box file is there and not older than the video. Of videos that
-    fail, "skip" logs each and leaves no file; "error" raises one ValueError that names them, once
-    the others are done. Raises ValueError if the folder holds boxes of other settings.
+    A video is skipped if its box file exists and is not older than the video.
+
+    Args:
+        videos: Video files by id.
+        directory: Output folder, with the boxes of a video in `people.path_of(directory, id)`.
+        settings: Detector and thresholds; a folder holds boxes of one setting only.
+        num_workers: Number of processes.
+        on_error: "skip" logs the videos that fail and writes no file for them; "error" raises one
+            ValueError that names them, after all videos were tried.
+
+    Raises:
+        ValueError: If the detector cannot be created, if the folder holds boxes of other settings,
+            or if videos fail and `on_error` is "error".
     """
-    _detector(settings)  # a name or a file that is wrong is told once, and now
+    _detector(settings)  # an invalid name or file fails here, before any process starts
     _keep_settings(directory, settings)
     jobs = [
         _Job(video_id, Path(path), settings, people.path_of(directory, video_id))
@@ -58,17 +68,17 @@ def detect_collection(
 
 def _keep_settings(directory: Path, settings: Settings) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    path, wanted = directory / _SETTINGS, json.dumps(asdict(settings), indent=1) + "\n"
-    if path.exists() and path.read_text() != wanted:
+    path, text = directory / _SETTINGS, json.dumps(asdict(settings), indent=1) + "\n"
+    if path.exists() and path.read_text() != text:
         raise ValueError(
             f"{path}: the folder holds boxes of other settings, {json.loads(path.read_text())}; "
-            "choose another folder"
+            "choose another output folder"
         )
-    _write(path, wanted)
+    _write(path, text)
 
 
 def _detect_one(job: _Job) -> int:
-    """Number of frames with people, whose boxes are in the file then."""
+    """Write the box file unless it is up to date; return the number of frames with people."""
     if not _is_done(job):
         _write(job.target, "".join(lines(job.video, _detector(job.settings), job.settings)))
     return sum(len(boxes) > 0 for boxes in people.read(job.target))
@@ -80,19 +90,19 @@ def _is_done(job: _Job) -> bool:
 
 
 def lines(video: Path, detector: base.Detector, settings: Settings) -> Iterator[str]:
-    """A line `frame (left top right bottom score)*` for each frame of the video."""
+    """Yield a line `frame (left top right bottom score)*` for each frame of the video."""
     for index, frame in enumerate(videos.frames(video)):
-        found = base.largest(detector(frame), settings.max_people)
-        boxes = [f" {a:.1f} {b:.1f} {c:.1f} {d:.1f} {score:.4f}" for a, b, c, d, score in found]
+        largest = base.largest(detector(frame), settings.max_people)
+        boxes = [f" {a:.1f} {b:.1f} {c:.1f} {d:.1f} {score:.4f}" for a, b, c, d, score in largest]
         yield f"{index}{''.join(boxes)}\n"
 
 
-@lru_cache(maxsize=1)  # one for all videos of a process
+@lru_cache(maxsize=1)  # one detector per process, for all its videos
 def _detector(settings: Settings) -> base.Detector:
     return detectors.create(settings.detector, min_score=settings.min_score)
 
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(path) as file:
+    with atomic.atomic_write(path) as file:
         file.write(text.encode())

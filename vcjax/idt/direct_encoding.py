@@ -1,4 +1,4 @@
-"""Straight from videos to Fisher vectors: their descriptors never touch a disk."""
+"""Fisher vectors of a collection, computed from videos without storing their trajectories."""
 
 import hashlib
 import json
@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 
 class _Job(NamedTuple):
-    idt: collection.Job  # its target is the vector's file
+    idt: collection.Job  # `target` is the file of the vector
     model: Path
-    reading: str
+    variant: str
 
     @property
     def video_id(self) -> str:
@@ -40,21 +40,34 @@ def extract_vectors(
     directory: Path,
     model: Path,
     *,
-    reading: str,
+    variant: str,
     matcher: str,
     people: Path | None,
     num_workers: int,
     on_error: str,
 ) -> FisherVectors:
-    """The vectors of `videos`, files by id, by the `fisher.Model` in the file `model`.
+    """Return the Fisher vectors of every video.
 
-    Each is kept in a small file in `directory`, and taken from there if that was made from the
-    same. A video without trajectories has none, nor one that fails: "skip" logs these, "error"
-    raises one ValueError that names them, once the others are done.
+    Each vector is stored in a file of its own, and reused if it was made from the same inputs. A
+    video that fails or has no trajectories has no vector.
+
+    Args:
+        videos: Video files by id.
+        directory: Folder of the vectors' files.
+        model: File of a `fisher.Model`.
+        variant: Variant of the Fisher vector, "paper" or "released".
+        matcher: Point matches for camera motion, a key of `camera.MATCHERS`.
+        people: Folder of box files `VIDEO_ID.bb`, or None.
+        num_workers: Number of processes.
+        on_error: "skip" logs the videos that fail; "error" raises one ValueError that names them,
+            after all videos were tried.
+
+    Raises:
+        ValueError: If the model cannot be read, or if videos fail and `on_error` is "error".
     """
     num_values = fisher.Model.load(model).num_values
     jobs = [
-        _Job(job, model, reading)
+        _Job(job, model, variant)
         for job in collection.jobs(videos, directory, matcher=matcher, people=people)
     ]
     counts, _ = worker_pool.run(
@@ -68,16 +81,16 @@ def extract_vectors(
 
 
 def _encode_one(job: _Job) -> int:
-    """Number of trajectories of the video, whose vector is in its file then."""
+    """Write the vector's file unless it is up to date; return the number of trajectories."""
     source = collection.source_of(job.idt) | {
         "model": hashlib.sha256(job.model.read_bytes()).hexdigest(),
-        "reading": job.reading,
+        "variant": job.variant,
     }
-    found = _stored_count(job.idt.target, source)
-    if found is not None:
-        return found
+    stored_count = _stored_count(job.idt.target, source)
+    if stored_count is not None:
+        return stored_count
     if multiprocessing.parent_process():
-        jax.config.update("jax_platforms", "cpu")  # or every process takes memory of the GPU
+        jax.config.update("jax_platforms", "cpu")  # or every process would reserve GPU memory
     from vcjax.idt import extraction
 
     num_rows = 0
@@ -91,12 +104,12 @@ def _encode_one(job: _Job) -> int:
             yield rows.features
 
     pairs = [(job.video_id, features)]
-    _, vectors, _ = _model(job.model).encode_collection(pairs, reading=job.reading)
+    _, vectors, _ = _model(job.model).encode_collection(pairs, variant=job.variant)
     _write(job.idt.target, vectors[0], num_rows, source)
     return num_rows
 
 
-@lru_cache(maxsize=1)  # one for all videos of a process
+@lru_cache(maxsize=1)  # one model per process, for all its videos
 def _model(path: Path) -> fisher.Model:
     return fisher.Model.load(path)
 
@@ -105,7 +118,7 @@ def _write(
     path: Path, vector: Float[np.ndarray, " d"], num_rows: int, source: Mapping[str, Any]
 ) -> None:
     text = np.frombuffer(json.dumps(source, sort_keys=True).encode(), np.uint8)
-    with atomic.replacing(path) as file:
+    with atomic.atomic_write(path) as file:
         np.savez(file, vector=vector, num_rows=num_rows, source=text, allow_pickle=False)
 
 
@@ -115,12 +128,12 @@ def _read(path: Path) -> tuple[Float[np.ndarray, " d"], int, dict[str, Any]]:
 
 
 def _stored_count(target: Path, source: Mapping[str, Any]) -> int | None:
-    """Number of trajectories behind the vector that is there from that source, else None."""
+    """Return the number of trajectories of a vector made from `source`, None if there is none."""
     if not target.exists():
         return None
     try:
         _, num_rows, stored = _read(target)
     except npz.UNREADABLE as error:
-        log.warning("%s: damaged, made again: %s", target, error)
+        log.warning("%s: damaged Fisher vector, encoding its video again: %s", target, error)
         return None
     return num_rows if stored == source else None

@@ -1,4 +1,4 @@
-"""A video of the tracks over the video, to see what is followed and what counts as the camera's."""
+"""Drawing of tracks on a video, with separate colors for camera motion and other motion."""
 
 import os
 from fractions import Fraction
@@ -24,9 +24,17 @@ def draw(
     matcher: str = "flow",
     settings: IdtSettings | None = None,
 ) -> None:
-    """Writes an mp4: green tracks move by themselves, white ones with the camera or not at all.
+    """Write an mp4 of the video with its tracks.
 
-    Heads are red. A track is drawn from its fifth frame on.
+    Green tracks move by themselves, white tracks move with the camera or not at all. Their current
+    positions are red. A track is drawn once it has five steps.
+
+    Args:
+        video: Video file.
+        target: The mp4 file to write.
+        people: Box file, to exclude people from the estimate of camera motion.
+        matcher: Point matches for this estimate, a key of `camera.MATCHERS`.
+        settings: Constants of the method.
     """
     settings = settings or IdtSettings()
     motion = extraction.estimated(people, matcher, settings)
@@ -48,9 +56,9 @@ def _picture(step: extraction.Step, settings: IdtSettings) -> UInt8[np.ndarray, 
     picture = np.ascontiguousarray(step.picture)
     if picture.ndim == 2:
         picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
-    for scale, level in zip(pyramid.scales(settings), step.going_on, strict=False):
+    for scale, level in zip(pyramid.scales(settings), step.live, strict=False):
         _draw_level(picture, level, scale, settings)
-    height, width = (size // 2 * 2 for size in picture.shape[:2])  # as the encoder wants them
+    height, width = (size // 2 * 2 for size in picture.shape[:2])  # yuv420p needs even sides
     return picture[:height, :width]
 
 
@@ -66,6 +74,6 @@ def _draw_level(
 
 
 def _moves(level: tracks.Tracks, scale: float, settings: IdtSettings) -> Bool[np.ndarray, " n"]:
-    """Which tracks have had a step of their own, as long as a valid track needs one."""
+    """Return a mask of the tracks with a step of their own that is long enough to be valid."""
     lengths = np.linalg.norm(level.steps * scale, axis=2).max(axis=1, initial=0)
     return lengths > settings.min_warped_step

@@ -1,4 +1,4 @@
-"""Improved dense trajectories of a video, one pair of frames at a time."""
+"""Extraction of improved dense trajectories from a video, one pair of frames at a time."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,21 +14,22 @@ from vcjax.idt.trajectories import IdtSettings, Trajectories, with_time
 
 Video = str | Path | Iterable[np.ndarray]
 People = str | Path | Sequence[people.Boxes]
-# The camera's motion from frame `index - 1` to frame `index`.
+# A function of index, previous frame, frame and flow, which returns the camera motion from frame
+# `index - 1` to frame `index`.
 Motion = Callable[[int, camera.Grey, camera.Grey, Float[np.ndarray, "2 h w"]], camera.Homography]
 
 
 class Step(NamedTuple):
-    """A frame of the video, and the tracks that led to it, of each scale."""
+    """A frame of the video, and the tracks that end on it or continue, one item per scale."""
 
     frame: int  # from 0
-    picture: np.ndarray  # RGB or grey, as it came
-    going_on: list[tracks.Tracks]
-    finished: list[tracks.Tracks]  # full length, valid or not
+    picture: np.ndarray  # RGB or grayscale, as in the input
+    live: list[tracks.Tracks]
+    finished: list[tracks.Tracks]  # of full length, before validation
 
 
 class _Frame(NamedTuple):
-    """What of a frame the next one needs."""
+    """Data of a frame that the next frame needs, one item per scale."""
 
     levels: list[UInt8[np.ndarray, "h w"]]
     expansions: list[flow.Expansion]
@@ -42,12 +43,21 @@ def extract(
     matcher: str = "flow",
     settings: IdtSettings | None = None,
 ) -> Trajectories:
-    """Trajectories of the video, in order of the frame on which they end.
+    """Return the trajectories of a video, in order of the frame on which they end.
 
-    `video` is a file, or its frames, RGB or grey. `people` are boxes on each frame, whose motion is
-    not taken for the camera's. `homographies`, from each frame to the next, replace those
-    estimated. Memory holds two frames besides the rows. Raises ValueError for frames that change
-    their size or are smaller than a patch, and for boxes or homographies that end before the video.
+    Memory contains two frames and the trajectories.
+
+    Args:
+        video: Video file, or its frames, RGB or grayscale.
+        people: Box file, or boxes of each frame; their motion is excluded from the estimate of
+            camera motion.
+        homographies: Camera motion from each frame to the next, in place of the estimate.
+        matcher: Point matches for the estimate, a key of `camera.MATCHERS`.
+        settings: Constants of the method.
+
+    Raises:
+        ValueError: If frames differ in size or are smaller than a patch, or if there are fewer
+            boxes or homographies than the video requires.
     """
     frames = [
         Trajectories.empty(),
@@ -67,10 +77,20 @@ def extract_frames(
     matcher: str = "flow",
     settings: IdtSettings | None = None,
 ) -> Iterator[Trajectories]:
-    """Those that end on each frame, as the video goes by; memory does not grow with its length.
+    """Yield the trajectories that end on each frame; memory is independent of the video's length.
 
-    As `extract`, but the last column of a header is the middle frame, for the length of the video
-    is not known yet: `vcjax.idt.trajectories.with_time` makes it a fraction.
+    The last header column is the middle frame, because the number of frames is not available yet;
+    `vcjax.idt.trajectories.with_time` converts it to a fraction of the video.
+
+    Args:
+        video: Video file, or its frames, RGB or grayscale.
+        people: Box file, or boxes of each frame, as for `extract`.
+        homographies: Camera motion from each frame to the next, in place of the estimate.
+        matcher: Point matches for the estimate, a key of `camera.MATCHERS`.
+        settings: Constants of the method.
+
+    Raises:
+        ValueError: In the same cases as `extract`.
     """
     settings = settings or IdtSettings()
     motion = estimated(people, matcher, settings) if homographies is None else _given(homographies)
@@ -80,14 +100,14 @@ def extract_frames(
 
 
 def follow(video: Video, motion: Motion, settings: IdtSettings) -> Iterator[Step]:
-    """Every frame of the video, with the tracks to it."""
+    """Yield every frame of the video with its tracks."""
     previous: _Frame | None = None
     for frame, (picture, image) in enumerate(_with_grey(video)):
         if previous is None:
             sizes = pyramid.sizes(image.shape[0], image.shape[1], settings)
             scratch = descriptors.scratch(*image.shape)
             live = [tracks.empty() for _ in sizes]
-        current = _Frame(pyramid.grey(image, sizes), _expansions(image, sizes, settings))
+        current = _Frame(pyramid.gray(image, sizes), _expansions(image, sizes, settings))
         finished: list[tracks.Tracks] = []
         if previous is not None:
             flows = flow.pyramid_flow(previous.expansions, current.expansions, settings.stride)
@@ -103,22 +123,22 @@ def follow(video: Video, motion: Motion, settings: IdtSettings) -> Iterator[Step
 
 
 def _with_grey(video: Video) -> Iterator[tuple[np.ndarray, UInt8[np.ndarray, "h w"]]]:
-    cv2.setNumThreads(1)  # videos are extracted in parallel, one thread each
+    cv2.setNumThreads(1)  # videos are processed in parallel, with one thread each
     shape: tuple[int, ...] = ()
     for index, frame in enumerate(videos.frames(video) if isinstance(video, str | Path) else video):
-        grey = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        shape = shape or grey.shape
-        if grey.shape != shape:
+        gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        shape = shape or gray.shape
+        if gray.shape != shape:
             name = f"{video}: " if isinstance(video, str | Path) else ""
             raise ValueError(
-                f"{name}frame {index} has {grey.shape[1]} x {grey.shape[0]} pixels, "
+                f"{name}frame {index} has {gray.shape[1]} x {gray.shape[0]} pixels, "
                 f"the frames before it {shape[1]} x {shape[0]}"
             )
-        yield frame, np.ascontiguousarray(grey)
+        yield frame, np.ascontiguousarray(gray)
 
 
 def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Motion:
-    """The camera's motion from matches that are not on people."""
+    """Return a function that estimates camera motion from matches outside the boxes."""
     find_matches = camera.matcher(matcher, settings)
     name = str(boxes) if isinstance(boxes, str | Path) else "people"
     given = people.read(boxes) if isinstance(boxes, str | Path) else boxes
@@ -143,7 +163,9 @@ def _given(homographies: Float[np.ndarray, "pairs 3 3"]) -> Motion:
         index: int, previous: camera.Grey, current: camera.Grey, flow: Float[np.ndarray, "2 h w"]
     ) -> camera.Homography:
         if index > len(homographies):
-            raise ValueError(f"{len(homographies)} homographies, and the video has more pairs")
+            raise ValueError(
+                f"{len(homographies)} homographies are too few; pass one for each pair of frames"
+            )
         return homographies[index - 1]
 
     return motion
@@ -163,14 +185,14 @@ def _advance(
     scratch: Float[np.ndarray, " size"],
     settings: IdtSettings,
 ) -> tuple[list[tracks.Tracks], list[tracks.Tracks]]:
-    """All scales one frame on: the tracks that go on, and those finished."""
-    going_on, finished = [], []
-    for level, grey in enumerate(levels):
-        integral = descriptors.integral(grey, stable_flows[level], settings.still_flow, scratch)
+    """Advance the tracks of all scales by one frame; return the live and the finished tracks."""
+    still_live, finished = [], []
+    for level, gray in enumerate(levels):
+        integral = descriptors.integral(gray, stable_flows[level], settings.still_flow, scratch)
         pair = tracks.advance(live[level], flows[level], stable_flows[level], integral, settings)
-        going_on.append(pair[0])
+        still_live.append(pair[0])
         finished.append(pair[1])
-    return going_on, finished
+    return still_live, finished
 
 
 def _rows(step: Step, settings: IdtSettings) -> Iterator[Trajectories]:

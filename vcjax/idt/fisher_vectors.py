@@ -60,12 +60,12 @@ def fit(
             unit="video",
         ),
         lambda video_id: storage.read(storage.path_of(directory, video_id)).features,
-        rows_per_item=settings.rows_per_video,
+        rows_per_item=settings.descriptors_per_video,
         seed=seed,
     )
     return fisher.Model.fit(
         drawn,
-        energy=settings.energy,
+        explained_variance=settings.explained_variance,
         num_components=settings.num_components,
         sketch_dim=settings.sketch_dim,
         seed=seed,
@@ -90,7 +90,7 @@ def encode(
     video_ids: Sequence[str],
     directory: Path,
     *,
-    reading: str,
+    variant: str,
     known: FisherVectors | None = None,
 ) -> FisherVectors:
     """p(psi) of every video of `video_ids`; those that are `known` stay as they are."""
@@ -101,7 +101,7 @@ def encode(
         for video_id in progress.bar(new, desc="fisher: encode", unit="video"):
             yield video_id, partial(_features, storage.path_of(directory, video_id))
 
-    encoded = FisherVectors(*model.encode_collection(descriptors(), reading=reading))
+    encoded = FisherVectors(*model.encode_collection(descriptors(), variant=variant))
     if known is None or not stored:
         return encoded
     return FisherVectors(
@@ -115,7 +115,7 @@ def _features(path: Path) -> Iterator[Float[np.ndarray, "_ d"]]:
     return (rows.features for rows in storage.read_blocks(path))
 
 
-def apart(
+def split_by_descriptor(
     model: fisher.Model, vectors: Float[np.ndarray, "n d"]
 ) -> dict[str, Float[np.ndarray, "n _"]]:
     """Each descriptor's own vectors, of unit norm, and all that are not `all` side by side."""

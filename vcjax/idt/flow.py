@@ -1,7 +1,7 @@
 """Optical flow by polynomial expansion (Farneback 2003), median-filtered at every scale.
 
-The flow of each scale passes through a 5 x 5 median before it is handed to the next finer one,
-which OpenCV's own function cannot do. Points follow that flow (Wang & Schmid 2013, Sec. 3.1).
+The flow of each scale passes through a 5 x 5 median before it initializes the next finer scale,
+which OpenCV's function does not support. Points follow this flow (Wang & Schmid 2013, Sec. 3.1).
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from numba import njit
 from vcjax.idt import pyramid
 
 NUM_ITERATIONS = 2
-_RADIUS = 7  # of the neighborhood in which a polynomial is fitted
+_RADIUS = 7  # pixels, of the neighborhood in which a polynomial is fitted
 _SIGMA = 1.5
-_WINDOW_RADIUS = 5  # of the window over which displacements are pooled
+_WINDOW_RADIUS = 5  # pixels, of the window over which displacements are pooled
 _WINDOW_SIGMA = 1.5
 _REGULARIZER = 1e-3  # added to the determinant, so that flat regions do not move
-# Trust in the expansion near the border, from the border inwards.
+# Weights of the expansion near the border, from the border inward.
 _TRUST = np.array([0.14, 0.14, 0.4472, 0.4472, 0.4472], np.float32)
 
 Flow = Float[np.ndarray, "2 h w"]  # x, y
@@ -28,7 +28,7 @@ Expansion = Float[np.ndarray, "5 h w"]  # coefficients of y, x, y^2, x^2, xy at 
 
 
 def _fit_weights() -> tuple[np.ndarray, ...]:
-    """g, x g and x^2 g of the fit's Gaussian, and the inverse moments its solution needs."""
+    """Return g, x g and x^2 g of the fit's Gaussian for x >= 0, and the inverse moments needed."""
     x = np.arange(-_RADIUS, _RADIUS + 1, dtype=np.float64)
     g = np.exp(-(x**2) / (2 * _SIGMA**2)).astype(np.float32).astype(np.float64)
     g /= g.sum()
@@ -56,7 +56,7 @@ _WINDOW = _window()
 def pyramid_flow(
     previous: Sequence[Expansion], current: Sequence[Expansion], stride: float
 ) -> list[Flow]:
-    """Motion of each pixel from one frame to another, at each level in pixels of that level."""
+    """Return the motion of each pixel between two frames, at each level in pixels of that level."""
     flows: list[Flow] = []
     for first, second in zip(reversed(previous), reversed(current), strict=True):
         size = first.shape[1:]
@@ -71,17 +71,17 @@ def pyramid_flow(
 
 
 def refine(first: Expansion, second: Expansion, flow: Flow) -> None:
-    """One iteration: `flow` becomes the displacement that best explains both expansions."""
+    """Update `flow` in place to the displacement that best explains both expansions."""
     _refine(first, second, flow, _TRUST, _WINDOW)
 
 
 def expand(levels: Sequence[Float[np.ndarray, "h w"]]) -> list[Expansion]:
-    """The polynomial that fits best around each pixel, at each level."""
+    """Return the coefficients of the best-fitting polynomial around each pixel, at each level."""
     return [_expand(level, _WEIGHTS, _MOMENTS) for level in levels]
 
 
-# The kernels below go row by row through buffers of one row, and each loop over x writes one
-# buffer only: LLVM then makes vector instructions of it.
+# The kernels below process one row at a time, and each loop over x writes to a single buffer,
+# so that LLVM can vectorize it.
 
 
 @njit(cache=True, error_model="numpy")
@@ -123,9 +123,10 @@ def _even_columns(
     weights: Float[np.ndarray, " taps"],
     out: Float[np.ndarray, " padded"],
 ) -> None:
-    """Sums over each column around row `y`, with even weights; borders repeat, also in `out`.
+    """Write the sums over each column around row `y`, with even weights, to `out`.
 
-    `image` holds the rows near `y` of `height` in all, row i at i modulo its length.
+    Borders are replicated, and `out` is padded likewise. `image` is a ring buffer of an image with
+    `height` rows: row i is at i modulo the length of the buffer.
     """
     rows, width = image.shape
     radius = len(weights) - 1
@@ -149,7 +150,7 @@ def _odd_columns(
     weights: Float[np.ndarray, " taps"],
     out: Float[np.ndarray, " padded"],
 ) -> None:
-    """Likewise with odd weights, positive below."""
+    """Write the sums over each column around row `y`, with odd weights, positive below."""
     height, width = image.shape
     radius = len(weights) - 1
     inner = out[radius : radius + width]
@@ -170,7 +171,7 @@ def _even_row(
     scale: np.float32,
     out: Float[np.ndarray, " w"],
 ) -> None:
-    """Sums over a padded row around each place, with even weights, times `scale`."""
+    """Write the sums around each position of a padded row, with even weights, times `scale`."""
     radius = len(weights) - 1
     center = row[radius:]
     for x in range(len(out)):
@@ -191,7 +192,7 @@ def _odd_row(
     scale: np.float32,
     out: Float[np.ndarray, " w"],
 ) -> None:
-    """Likewise with odd weights, positive to the right."""
+    """Write the sums around each position, with odd weights, positive to the right, scaled."""
     radius = len(weights) - 1
     out[:] = 0
     for k in range(1, radius + 1):
@@ -211,7 +212,7 @@ def _refine(
     border: Float[np.ndarray, " 5"],
     window: Float[np.ndarray, " taps"],
 ) -> None:
-    """Equations of every pixel, pooled over the window, solved; in place, row by row."""
+    """Pool the equations of every pixel over the window and solve them; update `flow` in place."""
     _, height, width = first.shape
     radius = len(window) - 1
     ring = np.empty((5, 2 * radius + 1, width), np.float32)  # equations of the rows in the window
@@ -242,11 +243,11 @@ def _equations(
     trust_y: np.float32,
     out: Float[np.ndarray, "5 w"],
 ) -> None:
-    """A^T A (three entries) and A^T b (two) of row `y`, both expansions weighted by trust.
+    """Write A^T A (three entries) and A^T b (two) of row `y`, weighted by the border weights.
 
-    A d = b for the displacement d: A is the mean of both curvatures, b half the difference of the
-    slopes and A times the displacement so far, at which `target` is the second expansion. It is
-    overwritten.
+    The displacement d solves A d = b. A is the mean of both curvatures; b is half the difference
+    of the slopes plus A times the current displacement. `target` is the second expansion at this
+    displacement, and is overwritten.
     """
     width = len(trust_x)
     half, quarter = np.float32(0.5), np.float32(0.25)
@@ -277,7 +278,7 @@ def _equations(
 
 @njit(cache=True, error_model="numpy")
 def _products(a: Row, b: Row, c: Row, d: Row, out: Row) -> None:
-    """a b + c d."""
+    """Write a b + c d to `out`."""
     for x in range(len(out)):
         out[x] = a[x] * b[x] + c[x] * d[x]
 
@@ -286,9 +287,9 @@ def _products(a: Row, b: Row, c: Row, d: Row, out: Row) -> None:
 def _interpolate(
     first: Expansion, second: Expansion, flow: Flow, y: int, out: Float[np.ndarray, "5 w"]
 ) -> None:
-    """The second expansion where the flow takes row `y`, bilinear.
+    """Write the second expansion at the flow targets of row `y`, by bilinear interpolation.
 
-    Outside of the picture the polynomial is as curved as in the first, and has no slope.
+    Outside the frame, the polynomial has the curvature of the first expansion and no slope.
     """
     _, height, width = first.shape
     one = np.float32(1)
@@ -300,7 +301,7 @@ def _interpolate(
             a, b = target_x - np.float32(left), target_y - np.float32(top)
             w00, w01 = (one - a) * (one - b), a * (one - b)
             w10, w11 = (one - a) * b, a * b
-            # unsigned: else numba checks each for negative indices
+            # unsigned, or numba would check each index for a negative value
             i, j, i1, j1 = np.uint64(top), np.uint64(left), np.uint64(top + 1), np.uint64(left + 1)
             for c in range(5):
                 plane = second[c]
@@ -327,9 +328,9 @@ def _trust(size: int, border: Float[np.ndarray, " 5"]) -> Float[np.ndarray, " si
 
 @njit(cache=True, error_model="numpy")
 def _solve(equations: Float[np.ndarray, "5 w"], dx: Row, dy: Row) -> None:
-    """The displacement that solves the equations of a row."""
+    """Write the displacements that solve the equations of a row."""
     yy, xy, xx, by, bx = equations[0], equations[1], equations[2], equations[3], equations[4]
-    # in float64: each is a difference of near equals
+    # float64, since differences of nearly equal products cancel in float32
     for x in range(len(dx)):
         determinant = np.float64(yy[x]) * np.float64(xx[x]) - np.float64(xy[x]) ** 2
         numerator = np.float64(yy[x]) * np.float64(bx[x]) - np.float64(xy[x]) * np.float64(by[x])

@@ -1,4 +1,4 @@
-"""Scales of a frame: sizes, grey levels to sample and describe, smoothed levels for the flow."""
+"""Image pyramid of a frame: sizes, grayscale levels for tracks, blurred levels for the flow."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,17 @@ from jaxtyping import Float, UInt8
 
 from vcjax.idt.trajectories import IdtSettings
 
-PATCH = 32  # pixels, side of the square that is described around a point
+PATCH = 32  # pixels, side of the square patch described around a point
 
 Sizes = tuple[tuple[int, int], ...]  # (height, width) of each level
 
 
 def scales(settings: IdtSettings) -> tuple[float, ...]:
-    """How many times coarser each level is, finest first, whether a frame can hold it or not.
+    """Return how many times coarser each level is than the frame, finest first.
 
-    Multiplied up in float32, as published: just below 4 instead of 4, which narrows that level's
-    blur from 9 taps to 7.
+    The list contains `max_scales` levels, also for frames that are too small for the coarsest. The
+    scales are multiplied up in float32, as in the published program: the fifth is just below 4,
+    which narrows the blur of that level from 9 taps to 7.
     """
     stride = np.float32(settings.stride)
     products = np.cumprod(np.full(settings.max_scales - 1, stride), dtype=np.float32)
@@ -25,13 +26,15 @@ def scales(settings: IdtSettings) -> tuple[float, ...]:
 
 
 def sizes(height: int, width: int, settings: IdtSettings) -> Sizes:
-    """Height and width of each level, finest first; the coarsest still holds a patch.
+    """Return the height and width of each level, finest first; the coarsest contains a patch.
 
-    Raises ValueError for a frame smaller than a patch.
+    Raises:
+        ValueError: If the frame is smaller than a patch.
     """
     if min(height, width) < PATCH:
         raise ValueError(
-            f"frames of {width} x {height} pixels; trajectories need {PATCH} x {PATCH} or more"
+            f"frames of {width} x {height} pixels are too small; "
+            f"trajectories need at least {PATCH} x {PATCH}"
         )
     return tuple(
         (round(height / scale), round(width / scale))
@@ -40,10 +43,10 @@ def sizes(height: int, width: int, settings: IdtSettings) -> Sizes:
     )
 
 
-def grey(
+def gray(
     image: UInt8[np.ndarray, "h w"], sizes: Sizes
 ) -> list[UInt8[np.ndarray, "h_level w_level"]]:
-    """Grey levels; each is resized from the one above it."""
+    """Return the grayscale levels, each resized from the next finer level."""
     levels = [image]
     for height, width in sizes[1:]:
         levels.append(cv2.resize(levels[-1], (width, height), interpolation=cv2.INTER_LINEAR))
@@ -53,7 +56,7 @@ def grey(
 def smoothed(
     image: UInt8[np.ndarray, "h w"], sizes: Sizes, settings: IdtSettings
 ) -> list[Float[np.ndarray, "h_level w_level"]]:
-    """The frame blurred as much as each level is coarse, and resized."""
+    """Return the levels in float32: the frame blurred by (scale - 1) / 2 pixels, then resized."""
     full = image.astype(np.float32)
     levels = []
     for scale, (height, width) in zip(scales(settings), sizes, strict=False):
@@ -67,6 +70,6 @@ def smoothed(
 def resized(
     flow: Float[np.ndarray, "2 h w"], size: Sequence[int]
 ) -> Float[np.ndarray, "2 h_new w_new"]:
-    """Both components resized, their values as they were."""
+    """Return the flow resized to (height, width); its values are not rescaled."""
     height, width = size
     return np.stack([cv2.resize(c, (width, height), interpolation=cv2.INTER_LINEAR) for c in flow])

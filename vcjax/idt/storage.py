@@ -1,6 +1,6 @@
-"""Trajectories of one video in one file, which tells what it was made from.
+"""Trajectory files: one npz per video, with a checksum and the inputs it was made from.
 
-The file is an npz. Rows come and go in blocks, so that a video may be longer than memory.
+Rows are written and read in blocks, so that the trajectories of a video may exceed memory.
 """
 
 import hashlib
@@ -20,33 +20,34 @@ from numpy.lib import format as npy
 from vcjax.idt.trajectories import COLUMNS, Trajectories, with_time
 from vcjax.runtime import atomic, npz
 
-# Descriptors are in [0, 1].
+# Descriptors lie in [0, 1], where float16 is precise enough.
 _TYPES = {
     name: np.dtype(np.float32 if name in ("header", "trajectory") else np.float16)
     for name in COLUMNS
 }
-_NAME_LENGTH = 80  # characters of a video's id that its file's name shows
-_BLOCK_ROWS = 4096  # read at a time
-_SPOOL_SIZE = 8 << 20  # bytes of each array of a video being written that are kept in memory
+_NAME_LENGTH = 80  # characters of the encoded video id that its file name contains
+_BLOCK_ROWS = 4096  # rows per read
+_REMEDY = "extract the video with the stage idt or `vcjax idt extract`"
+_SPOOL_SIZE = 8 << 20  # bytes of each array kept in memory while a video is written
 
 
 class StorageError(ValueError):
-    """A file of trajectories is damaged or is none; the message names it."""
+    """A trajectory file is missing, damaged, or of another format; the message names it."""
 
 
 class _Damaged(Exception):
-    """Content is not what was written."""
+    """The content of a trajectory file does not match its digest or layout."""
 
 
 class _Array(NamedTuple):
-    """An array in a file, its values from where the file stands."""
+    """An array in an open file, whose values begin at the current position of the file."""
 
     file: IO[bytes]
     dtype: np.dtype
     shape: tuple[int, ...]
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All values, some rows at a time."""
+        """Yield all values in blocks of rows."""
         row = self.shape[1:]
         size = _BLOCK_ROWS * self.dtype.itemsize * int(np.prod(row))
         while size and (content := self.file.read(size)):
@@ -54,14 +55,17 @@ class _Array(NamedTuple):
 
 
 def path_of(directory: Path, video_id: str) -> Path:
-    """Where the video's trajectories are: directly in `directory`, another file for another id."""
+    """Return the path of a video's trajectories in `directory`; each id has a file of its own."""
     encoded = video_id.encode("utf-8", "surrogatepass")
     shown = urllib.parse.quote_from_bytes(encoded, safe="").replace(".", "%2E")[:_NAME_LENGTH]
     return directory / f"{shown}-{hashlib.blake2b(encoded, digest_size=10).hexdigest()}.npz"
 
 
 def write(path: Path, trajectories: Trajectories, *, source: Mapping[str, Any] = {}) -> None:
-    """Writes trajectories, atomically, and what they were made from (anything JSON can hold)."""
+    """Write the trajectories of a video atomically.
+
+    `source` describes the inputs that they were made from, as any mapping that JSON can hold.
+    """
     with _spools(path.parent) as spools:
         _append(spools, trajectories)
         _save(path, spools, source)
@@ -70,9 +74,10 @@ def write(path: Path, trajectories: Trajectories, *, source: Mapping[str, Any] =
 def write_frames(
     path: Path, frames: Iterable[Trajectories], *, source: Mapping[str, Any] = {}
 ) -> int:
-    """Writes the rows of each frame of a video as they come; how many there are.
+    """Write the trajectories of each frame as they arrive and return the number of rows.
 
-    Their last column is the middle frame, of which the file holds the fraction of the video.
+    The last header column of `frames` is the middle frame of a trajectory; the file contains it as
+    a fraction of the video.
     """
     num_frames = 0
     with _spools(path.parent) as spools:
@@ -85,7 +90,10 @@ def write_frames(
 
 @contextmanager
 def _spools(directory: Path) -> Iterator[dict[str, IO[bytes]]]:
-    """A file for each array; large ones have no name, and are gone with the process."""
+    """Yield a temporary file for each array.
+
+    Large arrays move from memory to unnamed files in `directory`, which disappear with the process.
+    """
     with ExitStack() as stack:
         spools = [tempfile.SpooledTemporaryFile(_SPOOL_SIZE, dir=str(directory)) for _ in COLUMNS]
         yield {name: stack.enter_context(f) for name, f in zip(COLUMNS, spools, strict=True)}
@@ -104,11 +112,11 @@ def _set_time(spool: IO[bytes], num_frames: int) -> None:
 
 
 def _save(path: Path, spools: Mapping[str, IO[bytes]], source: Mapping[str, Any]) -> int:
-    """Puts the arrays into the file; the number of rows."""
+    """Write the arrays to the file and return the number of rows."""
     arrays = {name: _spooled(name, spool) for name, spool in spools.items()}
     arrays["source"] = _of_bytes(json.dumps(source, sort_keys=True).encode())
     digest = _new_digest()
-    with atomic.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with atomic.atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in sorted(arrays.items()):
             _put(archive, name, array, digest)
         _put(archive, "digest", _of_bytes(digest.digest()), _new_digest())
@@ -135,12 +143,20 @@ def _put(archive: zipfile.ZipFile, name: str, array: _Array, digest: Any) -> Non
 
 
 def read(path: Path) -> Trajectories:
-    """Reads what `write` wrote, as float32. Raises StorageError for a damaged file."""
+    """Return the trajectories in a file, as float32.
+
+    Raises:
+        StorageError: If the file is missing or damaged.
+    """
     return read_with_source(path)[0]
 
 
 def read_with_source(path: Path) -> tuple[Trajectories, dict[str, Any]]:
-    """Trajectories, and what they were made from. Raises StorageError for a damaged file."""
+    """Return the trajectories in a file, as float32, and the inputs they were made from.
+
+    Raises:
+        StorageError: If the file is missing or damaged.
+    """
     with _opened(path) as archive:
         _, source = _check(archive)
         parts = [Trajectories.empty(), *_blocks(archive)]
@@ -148,14 +164,22 @@ def read_with_source(path: Path) -> tuple[Trajectories, dict[str, Any]]:
 
 
 def read_blocks(path: Path) -> Iterator[Trajectories]:
-    """Reads it some rows at a time, once all are found sound. Raises StorageError."""
+    """Yield the trajectories in blocks of rows, as float32, after verifying the whole file.
+
+    Raises:
+        StorageError: If the file is missing or damaged.
+    """
     with _opened(path) as archive:
         _check(archive)
         yield from _blocks(archive)
 
 
 def inspect(path: Path) -> tuple[int, dict[str, Any]]:
-    """Number of rows, and what they were made from; all are read. Raises StorageError."""
+    """Verify the whole file; return the number of rows and the inputs they were made from.
+
+    Raises:
+        StorageError: If the file is missing or damaged.
+    """
     with _opened(path) as archive:
         return _check(archive)
 
@@ -166,15 +190,15 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             yield archive
     except FileNotFoundError as error:
-        raise StorageError(f"{path}: no such file; run the stage idt for this video") from error
+        raise StorageError(f"{path}: no such file; {_REMEDY}") from error
     except _Damaged as error:
-        raise StorageError(f"{path}: damaged; its content is not what was written") from error
+        raise StorageError(f"{path}: damaged: content differs from checksum; {_REMEDY}") from error
     except npz.UNREADABLE as error:
-        raise StorageError(f"{path}: not a readable file of trajectories: {error}") from error
+        raise StorageError(f"{path}: unreadable trajectory file ({error}); {_REMEDY}") from error
 
 
 def _check(archive: zipfile.ZipFile) -> tuple[int, dict[str, Any]]:
-    """Number of rows and source. Raises _Damaged if the content is not what the digest is of."""
+    """Return the number of rows and the source; raise _Damaged unless the digest matches."""
     digest, shapes, text = _new_digest(), {}, b""
     for name in sorted((*COLUMNS, "source")):
         with _member(archive, name) as array:
@@ -182,10 +206,10 @@ def _check(archive: zipfile.ZipFile) -> tuple[int, dict[str, Any]]:
             for block in _hashed(name, array, digest):
                 text += block.tobytes() if name == "source" else b""
     with _member(archive, "digest") as array:
-        found = b"".join(block.tobytes() for block in array.blocks())
+        stored_digest = b"".join(block.tobytes() for block in array.blocks())
     num_rows, *_ = shapes["header"]
     expected = {name: (num_rows, width) for name, width in COLUMNS.items()}
-    if found != digest.digest() or shapes != expected | {"source": shapes["source"]}:
+    if stored_digest != digest.digest() or shapes != expected | {"source": shapes["source"]}:
         raise _Damaged
     return num_rows, json.loads(text)
 
@@ -207,7 +231,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> Iterator[_Array]:
 
 
 def _hashed(name: str, array: _Array, digest: Any) -> Iterator[np.ndarray]:
-    """The array's blocks, which the digest takes up."""
+    """Yield the blocks of the array after adding each to the digest."""
     digest.update(f"{name} {array.dtype} {array.shape};".encode())
     for block in array.blocks():
         digest.update(block)

@@ -1,4 +1,4 @@
-"""Points followed at one scale, and what is gathered along each (Wang & Schmid 2013, Sec. 3.1)."""
+"""Point tracking at one scale, with descriptors along each track (Wang & Schmid 2013, Sec. 3.1)."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from vcjax.idt.descriptors import Integral
 from vcjax.idt.trajectories import COLUMNS, IdtSettings, Trajectories
 
 LENGTH = 15  # steps of a finished track
-NUM_PERIODS = 3  # cells of a descriptor in time
-_WIDTH = 4 * descriptors.NUM_BINS  # of one frame's descriptors
+NUM_PERIODS = 3  # temporal cells of a descriptor
+_WIDTH = 4 * descriptors.NUM_BINS  # values of one frame's descriptors
 
 
 class Tracks(NamedTuple):
-    """Live tracks of one scale, oldest first; positions in pixels of the scale."""
+    """Tracks of one scale, oldest first; positions in pixels of the scale."""
 
     age: Int[np.ndarray, " n"]  # steps so far
     points: Float[np.ndarray, "n 16 2"]  # (x, y), valid up to index `age`
@@ -25,12 +25,12 @@ class Tracks(NamedTuple):
     sums: Float[np.ndarray, "n 3 132"]  # descriptors of the frames so far, by period
 
     def where(self, chosen: Bool[np.ndarray, " n"]) -> "Tracks":
-        """The chosen ones, in their order."""
+        """Return the tracks where the mask `chosen` is True, in the same order."""
         return Tracks(*(array[chosen] for array in self))
 
 
 def empty() -> Tracks:
-    """No tracks."""
+    """Return zero tracks."""
     return _new(np.zeros((0, 2), np.float32))
 
 
@@ -53,9 +53,16 @@ def advance(
     integral: Integral,
     settings: IdtSettings,
 ) -> tuple[Tracks, Tracks]:
-    """Tracks one frame on: those that go on, and those now finished.
+    """Advance the tracks by one frame; return the live and the finished tracks.
 
-    Those that leave the frame are in neither. `tracks` is used up.
+    Tracks that leave the frame are dropped. The arrays of `tracks` are modified.
+
+    Args:
+        tracks: Live tracks.
+        flow: Motion (x, y) to the next frame, in pixels of the scale.
+        stabilized_flow: The same without camera motion.
+        integral: Integral histograms of the frame that the tracks leave.
+        settings: Constants of the method.
     """
     inside = _advance(*tracks, flow, stabilized_flow, integral, np.float32(settings.bin_floor))
     finished = tracks.age == LENGTH
@@ -94,9 +101,9 @@ def _advance(
     return inside
 
 
-def sample(tracks: Tracks, grey: UInt8[np.ndarray, "h w"], settings: IdtSettings) -> Tracks:
-    """The tracks and new ones, where there is texture to follow and no track near."""
-    quality = cv2.cornerMinEigenVal(grey, 3, ksize=3)
+def sample(tracks: Tracks, gray: UInt8[np.ndarray, "h w"], settings: IdtSettings) -> Tracks:
+    """Return the tracks and new ones, at grid points with texture and without a track nearby."""
+    quality = cv2.cornerMinEigenVal(gray, 3, ksize=3)
     threshold = np.float32(settings.quality * float(quality.max()))
     places = tracks.points[np.arange(len(tracks.age)), tracks.age]
     new = _new(_free_points(quality, threshold, places, settings.grid))
@@ -131,9 +138,17 @@ def _free_points(
 def finish(
     tracks: Tracks, *, frame: int, scale: float, height: int, width: int, settings: IdtSettings
 ) -> Trajectories:
-    """Rows of the finished tracks that are valid; the last column of a header is the middle frame.
+    """Return the trajectories of those finished tracks that are valid.
 
-    `frame` is the one they end on, `height` and `width` are the video's.
+    The last header column is the middle frame, not yet a fraction of the video.
+
+    Args:
+        tracks: Finished tracks, in pixels of their scale.
+        frame: Frame on which they end, from 0.
+        scale: Pixels of the video per pixel of the scale.
+        height: Height of the video in pixels.
+        width: Width of the video in pixels.
+        settings: Thresholds of a valid track.
     """
     points = tracks.points * np.float32(scale)
     steps = tracks.steps * np.float32(scale)
@@ -160,7 +175,10 @@ def is_valid(
     steps: Float[np.ndarray, "n 15 2"],
     settings: IdtSettings,
 ) -> Bool[np.ndarray, " n"]:
-    """Which tracks move, but not at random, not by a jump, and not with the camera alone."""
+    """Return a mask of the valid tracks, from positions and steps in pixels of the video.
+
+    A valid track moves, but neither erratically, nor by a jump, nor with the camera alone.
+    """
     std = points.std(axis=1)
     moves = (std >= settings.min_deviation).any(axis=1)
     wanders = (std > settings.max_deviation).any(axis=1)

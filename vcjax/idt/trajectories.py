@@ -1,4 +1,4 @@
-"""What comes out of a video, and the constants that decide it."""
+"""Data type of a video's trajectories, and the constants of the method."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Columns of each part of a trajectory. The descriptors are 2 x 2 cells in space by 3 in time, in
+# Columns of each part of a trajectory. The descriptors have 2 x 2 spatial by 3 temporal cells, in
 # the order time, x, y, bin (Wang & Schmid 2013, Sec. 3.1); HOF has a ninth bin, for no motion.
 COLUMNS = {"header": 10, "trajectory": 30, "hog": 96, "hof": 108, "mbhx": 96, "mbhy": 96}
 
@@ -28,22 +28,22 @@ class Trajectories(NamedTuple):
 
     @property
     def features(self) -> Float[np.ndarray, "n 426"]:
-        """Trajectory, HOG, HOF, MBHx and MBHy side by side."""
+        """Return the columns of trajectory, HOG, HOF, MBHx and MBHy, concatenated."""
         return np.concatenate(self[1:], axis=1)
 
     @property
     def num_rows(self) -> int:
-        """How many trajectories there are."""
+        """Return the number of trajectories."""
         return len(self.header)
 
     @classmethod
     def empty(cls) -> "Trajectories":
-        """Of a video in which nothing moves."""
+        """Return zero trajectories, as of a video without motion."""
         return cls(*(np.zeros((0, width), np.float32) for width in COLUMNS.values()))
 
 
 def with_time(header: Float[np.ndarray, "n 10"], num_frames: int) -> Float[np.ndarray, "n 10"]:
-    """The header with its last column, the middle frame, as a fraction of the video."""
+    """Return the header with its last column, the middle frame, as a fraction of the video."""
     fraction = np.clip(header[:, 9:] / max(num_frames, 1), 0, 0.999)
     return np.concatenate([header[:, :9], fraction], axis=1)
 
@@ -53,23 +53,25 @@ class IdtSettings:
     """Constants of improved dense trajectories; Wang & Schmid 2013, Sec. 2 and 3.1."""
 
     grid: int = 5  # pixels between sampled points, and the cell that holds at most one track
-    quality: float = 0.001  # of a new point: smaller eigenvalue, as a share of the frame's maximum
+    quality: float = (
+        0.001  # of a new point: smaller eigenvalue, as a fraction of the frame's maximum
+    )
     max_scales: int = 8
     stride: float = 2**0.5  # between scales
-    # of a valid track, in pixels of the video
-    min_deviation: float = 3**0.5  # in x or in y; below it the track stands still
-    max_deviation: float = 50.0  # in x and in y; beyond it the track wanders at random
+    # Thresholds of a valid track, in pixels of the video.
+    min_deviation: float = 3**0.5  # in x or in y; below it in both the track is static
+    max_deviation: float = 50.0  # in x or in y; above it the track is erratic
     max_step: float = 20.0  # a longer step, and more than `max_step_share` of the whole, is a jump
     max_step_share: float = 0.7
-    min_warped_step: float = 1.0  # the longest step left after stabilization; else camera motion
-    # of the camera's homography
+    min_warped_step: float = 1.0  # longest step after stabilization; up to it camera motion
+    # Estimation of the camera's homography.
     num_corners: int = 1000
     corner_quality: float = 0.001
     corner_distance: float = 3.0  # pixels
     ransac_threshold: float = 1.0  # pixels
-    min_matches: int = 50  # more than this, or no camera motion is assumed
+    min_matches: int = 50  # with this many or fewer, no camera motion is assumed
     min_inliers: int = 25  # likewise
     warp_margin: int = 5  # pixels from the border within which a frame is not warped
-    # of the descriptors
-    still_flow: float = 0.4  # pixels a frame; at most this counts into HOF's ninth bin
+    # Descriptors.
+    still_flow: float = 0.4  # pixels per frame; motion up to this counts as HOF's ninth bin
     bin_floor: float = 0.05  # added to each bin before a frame's histogram is normalized

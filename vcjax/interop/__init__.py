@@ -1,1 +1,1 @@
-"""Weights and files of other programs: PyTorch checkpoints, and what the authors released."""
+"""Import and export of PyTorch checkpoints and of the files that the authors released."""

@@ -1,4 +1,4 @@
-"""Files that the authors' code writes: checkpoints, clusters, Fisher vectors, annotations."""
+"""Readers of the released code's files: checkpoints, clusters, Fisher vectors, annotations."""
 
 import csv
 import io
@@ -16,60 +16,72 @@ from vcjax.models import state_dict as weights
 
 
 class Checkpoint(NamedTuple):
-    """What is read of a checkpoint. `bank` and `labels` are None where there are none."""
+    """The contents of a checkpoint; `bank` and `labels` are None if it has none."""
 
-    arrays: weights.Arrays  # named as here
+    arrays: weights.Arrays  # named as by `weights.arrays`
     bank: Float[np.ndarray, "n d"] | None
     labels: Int[np.ndarray, "runs n"] | None
-    facts: dict[str, Any]  # such as the epoch
+    facts: dict[str, Any]  # epoch, iteration and arch, if present
 
 
 def checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint of the released code, of 3D-ResNets, or a bare state dict. Raises ValueError."""
-    found = torch_files.read(path)
-    state_dict = found
+    """Read a checkpoint of the released code or of 3D-ResNets, or a bare state dict.
+
+    Raises:
+      ValueError: if the file is not a checkpoint of a supported network.
+    """
+    content = torch_files.read(path)
+    state_dict = content
     for key in ("model_state_dict", "state_dict"):
-        state_dict = found.get(key, state_dict) if isinstance(found, dict) else None
+        state_dict = content.get(key, state_dict) if isinstance(content, dict) else None
     if not isinstance(state_dict, dict):
-        raise weights.WeightsError(f"{path}: no state dict")
+        raise weights.WeightsError(f"{path}: the file contains no state dict")
     tensors = {k: v for k, v in state_dict.items() if isinstance(v, np.ndarray)}
     try:
         arrays = weights.from_torch(tensors)
     except weights.WeightsError as error:
         raise weights.WeightsError(f"{path}: {error}") from error
     facts = {
-        k: v for k in ("epoch", "iteration", "arch") if isinstance(v := found.get(k), int | str)
+        k: v for k in ("epoch", "iteration", "arch") if isinstance(v := content.get(k), int | str)
     }
-    return Checkpoint(arrays, _bank(found.get("memory_bank")), _labels(found), facts)
+    return Checkpoint(arrays, _bank(content.get("memory_bank")), _labels(content), facts)
 
 
 def clusters(path: Path) -> Int[np.ndarray, "runs n"]:
-    """The `cluster_labels` of a checkpoint, also of one with nothing else. Raises ValueError."""
-    found = torch_files.read(path)
-    labels = _labels(found) if isinstance(found, dict) else None
+    """Return the `cluster_labels` of a checkpoint, which needs no other entries.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    content = torch_files.read(path)
+    labels = _labels(content) if isinstance(content, dict) else None
     if labels is None:
-        raise ValueError(f"{path}: no cluster_labels")
+        raise ValueError(f"{path}: the file contains no cluster_labels")
     return labels
 
 
-def _bank(found: Any) -> np.ndarray | None:
-    """The bank that `MemoryBank` keeps on each GPU, or in its first form once."""
-    if isinstance(found, torch_files.Inert) and isinstance(found.state, dict):
-        copies = found.state.get("bank_broadcast") or [found.state.get("_bank")]
+def _bank(entry: Any) -> np.ndarray | None:
+    """Return the array of a `MemoryBank`: one of its copies per GPU, or the single old `_bank`."""
+    if isinstance(entry, torch_files.Inert) and isinstance(entry.state, dict):
+        copies = entry.state.get("bank_broadcast") or [entry.state.get("_bank")]
         return copies[0]
-    return found if isinstance(found, np.ndarray) else None
+    return entry if isinstance(entry, np.ndarray) else None
 
 
-def _labels(found: dict[str, Any]) -> np.ndarray | None:
-    labels = found.get("cluster_labels")
-    return labels[0] if isinstance(labels, list) else labels  # a list: one copy a GPU
+def _labels(content: dict[str, Any]) -> np.ndarray | None:
+    labels = content.get("cluster_labels")
+    return labels[0] if isinstance(labels, list) else labels  # a list has one copy per GPU
 
 
 def fisher_vectors(folder: Path) -> FisherVectors:
-    """The vectors in files NAME.dat under `folder`, by their path there. Raises ValueError."""
+    """Read all files NAME.dat below `folder`; video ids are relative paths without the suffix.
+
+    Raises:
+      ValueError: if there are no such files, or one does not contain a single array.
+    """
     paths = sorted(folder.rglob("*.dat"))
     if not paths:
-        raise ValueError(f"{folder}: no .dat files")
+        raise ValueError(f"{folder}: no .dat files in this folder or below")
     vectors = np.stack([_vector(path) for path in paths])
     video_ids = tuple(str(path.relative_to(folder).with_suffix("")) for path in paths)
     return FisherVectors(video_ids, vectors, np.ones(len(paths), bool))
@@ -78,36 +90,40 @@ def fisher_vectors(folder: Path) -> FisherVectors:
 def _vector(path: Path) -> np.ndarray:
     vector = torch_files.read(path)
     if not isinstance(vector, np.ndarray):
-        raise ValueError(f"{path}: not one Fisher vector")
+        raise ValueError(f"{path}: expected a single Fisher vector")
     return vector.squeeze().astype(np.float32)
 
 
 class Video(NamedTuple):
-    """A video of an annotation file."""
+    """A labeled video of an annotation file."""
 
     video_id: str  # SUBSET/LABEL/KEY, as the released code names folders and files
-    split: str  # train, or test for what the file calls validation
+    split: str  # "train", or "test" for the subset "validation"
     label: str
 
 
 def annotations(path: Path) -> list[Video]:
-    """The labelled videos of an annotation JSON in its order. Raises ValueError."""
+    """Return the labeled videos of an annotation JSON in file order.
+
+    Raises:
+      ValueError: if the file is not in the format of ActivityNet and Kinetics.
+    """
     try:
         database = json.loads(path.read_text("utf-8"))["database"]
-        known = [(k, v["subset"], v["annotations"]["label"]) for k, v in database.items()
-                 if v["subset"] in ("training", "validation")]  # fmt: skip
+        labeled = [(k, v["subset"], v["annotations"]["label"]) for k, v in database.items()
+                   if v["subset"] in ("training", "validation")]  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not an annotation file: {error!r}") from error
     split = {"training": "train", "validation": "test"}
     return [
-        Video(f"{s}/{label.replace(' ', '_')}/{key}", split[s], label) for key, s, label in known
+        Video(f"{s}/{label.replace(' ', '_')}/{key}", split[s], label) for key, s, label in labeled
     ]
 
 
 def manifest(videos: list[Video], folder: Path) -> tuple[str, list[str]]:
-    """A manifest (TSV) of those of `videos` that are files in `folder`, and the ids of the others.
+    """Return a manifest (TSV) of the videos with a file below `folder`, and the missing ids.
 
-    Files may lie as the released code has them, or in folders of labels; any suffix.
+    A file is matched by its name without suffix, in any subfolder.
     """
     files = {p.stem: p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES}
     table, missing = io.StringIO(), []

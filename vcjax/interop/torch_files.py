@@ -1,8 +1,8 @@
-"""Files of torch.save without torch: read with nothing executed, written for torch.load.
+"""Reader and writer of the files of torch.save that need no torch and execute no code.
 
-A pickle is a program. Of what it may call only the making of tensors and dictionaries is known
-here; objects of the few classes in `_INERT` become `Inert`, which keeps their state and does
-nothing; anything else is refused before it is called.
+A pickle is a program that can call any function. Here it can only build tensors and dictionaries.
+Objects of the classes in `_INERT` become `Inert`, which stores their state without running their
+code; every other name is rejected before it is called.
 """
 
 import pickle
@@ -39,15 +39,15 @@ _INERT = {
     *((core, name) for core in ("numpy.core.multiarray", "numpy._core.multiarray")
       for name in ("_reconstruct", "scalar")),
 }  # fmt: skip
-_MAGIC = 0x1950A86A20F9469CFC6C  # first object of a file in the format before PyTorch 1.6
+_MAGIC = 0x1950A86A20F9469CFC6C  # first object of the format before PyTorch 1.6
 
 
 class TorchFileError(ValueError):
-    """A file is not one of torch.save, or holds what is not read; the message names it."""
+    """The file was not written by torch.save, or contains an unsupported object."""
 
 
 class Inert(dict):
-    """An object of a class that is not imported: its items, and its `state` as it was pickled."""
+    """A placeholder for an object of a class that is not imported, with its pickled `state`."""
 
     state: Any = None
 
@@ -61,7 +61,7 @@ class Inert(dict):
 @dataclass
 class _Storage:
     dtype: np.dtype
-    array: np.ndarray | None = None  # of the format before 1.6 this comes after the objects
+    array: np.ndarray | None = None  # the format before 1.6 stores it after the objects
 
 
 class _Tensor(NamedTuple):
@@ -71,11 +71,11 @@ class _Tensor(NamedTuple):
     stride: tuple[int, ...]
 
     def array(self) -> np.ndarray:
-        """The values. Raises TorchFileError where the tensor leaves its storage."""
+        """Return the values. Raise TorchFileError if the tensor extends beyond its storage."""
         stored = self.storage.array
         numbers = (self.offset, *self.size, *self.stride)
         if stored is None or len(self.size) != len(self.stride) or min(numbers) < 0:
-            raise TorchFileError("a tensor is not described as torch.save does")
+            raise TorchFileError("invalid offset, size or stride of a tensor")
         reach = sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
         if 0 not in self.size and self.offset + reach >= stored.size:
             raise TorchFileError("a tensor is larger than its storage")
@@ -115,28 +115,34 @@ class _Unpickler(pickle.Unpickler):
         memory_bank = name == "MemoryBank" and module.startswith("src.")
         if memory_bank or (module, name) in _INERT:
             return Inert
-        raise TorchFileError(f"refused: the file asks for {module}.{name}, which is not read")
+        raise TorchFileError(f"refused: the file uses {module}.{name}, which is not supported")
 
     def persistent_load(self, identity: Any) -> _Storage:
         kind, dtype, key, _, _ = identity[:5]
         if kind != "storage" or not isinstance(dtype, np.dtype):
-            raise TorchFileError(f"refused: an object {kind!r} outside the pickle")
+            raise TorchFileError(f"refused: an external object of kind {kind!r}")
         if len(identity) > 5 and identity[5] is not None:
-            raise TorchFileError("views of storages are not read; save the tensors cloned")
+            raise TorchFileError(
+                "storage views are not supported; clone the tensors before torch.save"
+            )
         return self._storages.setdefault(str(key), _Storage(dtype))
 
 
 def read(path: Path) -> Any:
-    """What torch.save wrote to `path`, its tensors as NumPy arrays. Raises TorchFileError."""
+    """Return the object that torch.save wrote to `path`, with tensors as NumPy arrays.
+
+    Raises:
+      TorchFileError: if the file has another format, or contains an unsupported object.
+    """
     try:
         with open(path, "rb") as file:
-            found = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
-        return _arrays(found)
+            content = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
+        return _arrays(content)
     except TorchFileError as error:
         raise TorchFileError(f"{path}: {error}") from error
     except OSError:
         raise
-    # unpickling what is no pickle fails in as many ways as there are opcodes
+    # Unpickling arbitrary bytes can raise almost any exception.
     except Exception as error:
         raise TorchFileError(f"{path}: not a file of torch.save: {error}") from error
 
@@ -146,15 +152,15 @@ def _read_zip(file: IO[bytes]) -> Any:
         names = members.namelist()
         root = next((n.removesuffix("data.pkl") for n in names if n.endswith("/data.pkl")), None)
         if root is None:
-            raise TorchFileError("a zip without data.pkl")
+            raise TorchFileError("not a file of torch.save: the zip archive has no data.pkl")
         if f"{root}byteorder" in names and members.read(f"{root}byteorder") != b"little":
-            raise TorchFileError("written on a big-endian machine")
+            raise TorchFileError("files of big-endian machines are not supported")
         storages: dict[str, _Storage] = {}
         with members.open(f"{root}data.pkl") as pickled:
-            found = _Unpickler(pickled, storages).load()
+            content = _Unpickler(pickled, storages).load()
         for key, storage in storages.items():
             storage.array = np.frombuffer(members.read(f"{root}data/{key}"), storage.dtype)
-        return found
+        return content
 
 
 def _read_legacy(file: IO[bytes]) -> Any:
@@ -168,35 +174,38 @@ def _read_legacy(file: IO[bytes]) -> Any:
         raise TorchFileError("not a file of torch.save")
     _, system = load(), load()
     if not system.get("little_endian", True):
-        raise TorchFileError("written on a big-endian machine")
-    found = load()
+        raise TorchFileError("files of big-endian machines are not supported")
+    content = load()
     for key in load():
         storage = storages[str(key)]
         (count,) = struct.unpack("<q", file.read(8))
         data = file.read(count * storage.dtype.itemsize)
         storage.array = np.frombuffer(data, storage.dtype, count)
-    return found
+    return content
 
 
-def _arrays(found: Any) -> Any:
-    """`found` with every tensor read."""
-    if isinstance(found, _Tensor):
-        return found.array()
-    if isinstance(found, Inert):
-        found.state = _arrays(found.state)
-    if isinstance(found, dict):
-        for key, value in found.items():
-            found[key] = _arrays(value)
-        return found
-    if isinstance(found, list | tuple):
-        return [_arrays(value) for value in found]
-    return found
+def _arrays(content: Any) -> Any:
+    """Return `content` with tensors replaced by arrays, in place in dicts; tuples become lists."""
+    if isinstance(content, _Tensor):
+        return content.array()
+    if isinstance(content, Inert):
+        content.state = _arrays(content.state)
+    if isinstance(content, dict):
+        for key, value in content.items():
+            content[key] = _arrays(value)
+        return content
+    if isinstance(content, list | tuple):
+        return [_arrays(value) for value in content]
+    return content
 
 
 def write(arrays: Mapping[str, np.ndarray], file: IO[bytes]) -> None:
-    """Writes float32 or int64 `arrays` as a state dict that torch.load reads, `weights_only` too.
+    """Write `arrays` as a state dict for torch.load, with or without `weights_only`.
 
-    The order of the names stays. Raises ValueError for other types.
+    The order of the names is kept.
+
+    Raises:
+      ValueError: if an array is neither float32 nor int64.
     """
     kinds = {np.dtype(np.float32): "FloatStorage", np.dtype(np.int64): "LongStorage"}
     if wrong := [name for name, array in arrays.items() if array.dtype not in kinds]:
@@ -211,7 +220,7 @@ def write(arrays: Mapping[str, np.ndarray], file: IO[bytes]) -> None:
                 stride // array.itemsize for stride in np.empty_like(array, order="C").strides
             ]
             body += _integer(0) + _integers(array.shape) + _integers(strides)
-            body += b"\x89ccollections\nOrderedDict\n)RtR"  # no gradient, no hooks
+            body += b"\x89ccollections\nOrderedDict\n)RtR"  # requires_grad=False, no hooks
             members.writestr(f"archive/data/{key}", np.ascontiguousarray(array).tobytes())
         members.writestr("archive/data.pkl", bytes(body + b"u."))
         members.writestr("archive/byteorder", "little")

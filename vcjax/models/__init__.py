@@ -1,1 +1,1 @@
-"""Clips to embeddings."""
+"""The 3D ResNet that embeds clips (Sec. 4.2)."""

@@ -1,9 +1,9 @@
-"""3-D convolution and pooling in the forms that each platform runs fast; all forms agree.
+"""3D convolution and max pooling in equivalent forms, each fast on some platform.
 
-XLA's own 3-D convolution is slow on CPUs, and its gradient slower. There, a sum of 2-D
-convolutions, one a tap of the kernel in time, runs several times faster; where a plane is a few
-pixels, one matrix product; and for the stem, whose wide kernel sees three channels, one product a
-clip that has the taps in space as columns and those in time as outputs.
+XLA's native 3D convolution is slow on CPUs, and its gradient is slower still. Three forms replace
+it there: a sum of 2D convolutions, one per temporal tap of the kernel (several times faster); a
+single matrix product for frames of a few pixels; and for the stem, whose wide kernel has three
+input channels, a matrix product per clip with spatial taps as columns and temporal taps as outputs.
 """
 
 import functools
@@ -19,12 +19,12 @@ Kernel = Float[Array, "kt kh kw c d"]
 Stride = tuple[int, int, int]
 Convolution = Callable[[Clips, Kernel, Stride], Clips]
 
-_MAX_PRODUCT_PIXELS = 4  # of a plane that one matrix product takes faster than the sum of planes
-_MAX_STEM_CHANNELS = 4  # of clips that are pixels still
+_MAX_PRODUCT_PIXELS = 4  # largest frame for which the matrix product beats the sum of planes
+_MAX_STEM_CHANNELS = 4  # a stem reads pixels; later layers have more channels
 
 
 def conv3d(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
-    """Convolution padded by half the kernel, in the form for the platform that runs it."""
+    """Convolve `clips`, padded by half the kernel, in the fastest form for the platform."""
     return jax.lax.platform_dependent(
         clips,
         kernel,
@@ -43,7 +43,7 @@ def _for_cpu(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
 
 
 def native(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
-    """XLA's own convolution."""
+    """Convolve with XLA's native 3D convolution."""
     return jax.lax.conv_general_dilated(
         clips,
         kernel,
@@ -54,7 +54,7 @@ def native(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
 
 
 def sum_of_planes(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
-    """One 2-D convolution of all frames for each tap in time, summed."""
+    """Convolve as the sum over temporal taps of a 2D convolution of all frames."""
     num_taps, reach = kernel.shape[0], kernel.shape[0] // 2
     padded = jnp.pad(clips, ((0, 0), (reach, reach), (0, 0), (0, 0), (0, 0)))
     length = (padded.shape[1] - num_taps) // stride[0] + 1
@@ -74,7 +74,7 @@ def sum_of_planes(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
 
 
 def matrix_product(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
-    """All of a kernel's inputs side by side, times the kernel as one matrix."""
+    """Convolve as a single product of all patches with the kernel reshaped to a matrix."""
     sizes = kernel.shape[:3]
     padded = jnp.pad(clips, ((0, 0), *((size // 2, size // 2) for size in sizes), (0, 0)))
     out = [(n - s) // d + 1 for n, s, d in zip(padded.shape[1:4], sizes, stride, strict=True)]
@@ -90,10 +90,10 @@ def matrix_product(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product_by_clip(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
-    """One matrix product a clip, of its patches in space with the kernel's taps in time as outputs.
+    """Convolve as a product per clip of spatial patches with a column per temporal tap and feature.
 
-    The patches of one clip stay in the processor's cache, and the gradient gathers them again.
-    Stride 1 in time.
+    The patches of a single clip fit into the processor's cache; the gradient recomputes them. The
+    temporal stride must be 1.
     """
     num_taps, height, width, _, features = kernel.shape
     matrix = jnp.moveaxis(kernel, 0, 3).reshape(-1, num_taps * features)
@@ -122,9 +122,9 @@ def _backward_by_clip(stride: Stride, saved: tuple, gradient: Clips) -> tuple[Cl
     reach = num_taps // 2
 
     def add(total: Array, pair: tuple[Array, Array]) -> tuple[Array, None]:
-        clip, wanted = pair
+        clip, gradient = pair
         patches = _patches(clip, (height, width), stride[1:])
-        padded = jnp.pad(wanted, ((reach, reach), (0, 0), (0, 0), (0, 0)))
+        padded = jnp.pad(gradient, ((reach, reach), (0, 0), (0, 0), (0, 0)))
         starts = range(num_taps - 1, -1, -1)
         taps = jnp.concatenate([padded[start : start + len(clip)] for start in starts], -1)
         pixels = patches.reshape(-1, patches.shape[-1])
@@ -143,9 +143,9 @@ product_by_clip.defvjp(_forward_by_clip, _backward_by_clip)
 def _patches(
     clip: Float[Array, "t h w c"], size: tuple[int, int], stride: tuple[int, int]
 ) -> Float[Array, "t h2 w2 p"]:
-    """The neighborhood of every output pixel, padded by half the kernel: rows, columns, channels.
+    """Return the zero-padded patch of every output pixel, flattened as (row, column, channel).
 
-    Columns first, then rows: the second copy is of longer pieces.
+    Columns are gathered before rows, so that the second copy moves longer runs of memory.
     """
     for axis in (2, 1):
         length = (clip.shape[axis] - 1) // stride[axis - 1] + 1
@@ -160,17 +160,19 @@ def _patches(
             ],
             axis=-1,
         )
-        clip = jax.lax.optimization_barrier(clip)  # else both copies become one of single pixels
+        clip = jax.lax.optimization_barrier(
+            clip
+        )  # keeps XLA from fusing both copies into one by pixels
     return clip
 
 
 def max_pool(clips: Clips) -> Clips:
-    """Maximum over 3x3x3, stride 2 in time and space, padded by one (with nothing)."""
+    """Return the maximum over 3x3x3 windows at stride 2, padded by one element of -inf."""
     return jax.lax.platform_dependent(clips, cpu=separable_max_pool, default=native_max_pool)
 
 
 def native_max_pool(clips: Clips) -> Clips:
-    """XLA's own window maximum."""
+    """Pool with XLA's native window reduction."""
     return jax.lax.reduce_window(
         clips,
         -jnp.inf,
@@ -182,7 +184,7 @@ def native_max_pool(clips: Clips) -> Clips:
 
 
 def separable_max_pool(clips: Clips) -> Clips:
-    """The same, an axis at a time, as maxima of three strided slices."""
+    """Pool one axis at a time, as the maximum of three strided slices."""
     for axis in (1, 2, 3):
         pad = [(0, 0)] * 5
         pad[axis] = (1, 1)

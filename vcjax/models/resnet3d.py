@@ -1,4 +1,4 @@
-"""The 3D ResNet of Hara et al. (2018), depth 18 or 34, with an embedding head (Sec. 4.2)."""
+"""3D ResNet of Hara et al. (2018), depth 18 or 34, with a linear embedding head (Sec. 4.2)."""
 
 import functools
 
@@ -15,7 +15,7 @@ Clips = Float[Array, "b t h w c"]
 
 
 class Conv3d(nnx.Module):
-    """A convolution without bias, padded by half its kernel; He initialisation by fan-in."""
+    """A convolution without bias, padded by half its kernel, with He initialization by fan-in."""
 
     def __init__(
         self,
@@ -33,17 +33,17 @@ class Conv3d(nnx.Module):
         self.stride, self.dtype = stride, dtype
 
     def __call__(self, clips: Clips) -> Clips:
-        """The convolution of `clips`."""
+        """Convolve `clips` in the precision of the layer."""
         kernel = self.kernel[...].astype(self.dtype)
         return conv3d.conv3d(clips.astype(self.dtype), kernel, self.stride)
 
 
-# momentum as PyTorch's 0.1; statistics in float32, over the global batch
+# momentum=0.9 here is PyTorch's 0.1. Statistics are in float32, over the batch of all devices.
 _norm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5, param_dtype=jnp.float32)
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3x3 convolutions beside a shortcut, projected where the shape changes (type B)."""
+    """Two 3x3x3 convolutions with a shortcut that is projected if the shape changes (type B)."""
 
     def __init__(
         self, features_in: int, features: int, *, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
@@ -59,7 +59,7 @@ class BasicBlock(nnx.Module):
             self.shortcut_norm = norm(features)
 
     def __call__(self, clips: Clips) -> Clips:
-        """Both convolutions of `clips`, and the shortcut."""
+        """Return the sum of both branches after a ReLU."""
         hidden = nnx.relu(self.first_norm(self.first(clips)))
         hidden = self.second_norm(self.second(hidden))
         shortcut = self.shortcut_norm(self.shortcut(clips)) if self.projects else clips
@@ -67,9 +67,10 @@ class BasicBlock(nnx.Module):
 
 
 class ResNet3D(nnx.Module):
-    """Clips [b, t, h, w, 3], mean subtracted, to unit embeddings [b, embedding_dim].
+    """3D ResNet from mean-subtracted clips [b, t, h, w, 3] to unit embeddings [b, embedding_dim].
 
-    Raises ValueError for a depth that is not in `STAGE_BLOCKS`.
+    Raises:
+      ValueError: if `depth` is not a key of `STAGE_BLOCKS`.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class ResNet3D(nnx.Module):
         )
 
     def pooled(self, clips: Clips) -> Float[Array, "b f"]:
-        """Features before the head, 8 * width, float32: the mean over time and space."""
+        """Return float32 features before the head (f = 8 * width), averaged over time and space."""
         hidden = nnx.relu(self.stem_norm(self.stem(clips)))
         hidden = conv3d.max_pool(hidden)
         for stage in self.stages:
@@ -113,19 +114,19 @@ class ResNet3D(nnx.Module):
         return hidden.astype(jnp.float32).mean(axis=(1, 2, 3))
 
     def __call__(self, clips: Clips) -> Float[Array, "b d"]:
-        """Embeddings, unit L2 norm."""
+        """Return embeddings of unit L2 norm."""
         embedding = self.head(self.pooled(clips))
         return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True).clip(1e-12)
 
 
 def split(model: ResNet3D) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """The network's structure, its parameters and its running statistics."""
+    """Return the structure of the network, its parameters and its running statistics."""
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
     return graphdef, states[0], states[1]
 
 
 def decayed(params: nnx.State) -> nnx.State:
-    """Which parameters weight decay applies to: all but those of normalisation."""
+    """Return a mask that is True for parameters with weight decay: all but normalization layers."""
 
     def is_decayed(path: tuple, value: Array) -> bool:
         return not any("norm" in str(getattr(entry, "key", entry)) for entry in path)

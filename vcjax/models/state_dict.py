@@ -1,4 +1,4 @@
-"""Parameters of the 3D ResNet here and in PyTorch (the names of Hara et al.'s 3D-ResNets)."""
+"""Conversion of 3D ResNet parameters to and from PyTorch (names of Hara et al.'s 3D-ResNets)."""
 
 import re
 from collections.abc import Mapping
@@ -24,26 +24,30 @@ _VALUES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var":
 
 
 class WeightsError(ValueError):
-    """Weights are not of the 3D ResNet that is here; the message names what differs."""
+    """The weights do not match the 3D ResNet; the message names the difference."""
 
 
 def arrays(model: ResNet3D) -> Arrays:
-    """Parameters and running statistics by name, such as stages.0.1.first.kernel."""
+    """Return parameters and running statistics by name, such as stages.0.1.first.kernel."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     return {name: np.asarray(value[...]) for name, value in _variables(state).items()}
 
 
 def load(model: ResNet3D, values: Mapping[str, np.ndarray]) -> None:
-    """Puts `values`, all of them and as `arrays` names them, into `model`. Raises WeightsError."""
+    """Set all parameters and running statistics of `model` to `values`, named as by `arrays`.
+
+    Raises:
+      WeightsError: if a name is missing or unknown, or a shape differs.
+    """
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-    wanted = _variables(state)
-    if missing := sorted(wanted.keys() - values.keys()):
+    variables = _variables(state)
+    if missing := sorted(variables.keys() - values.keys()):
         raise WeightsError(f"{len(missing)} weights are missing, first {missing[0]}")
-    if unknown := sorted(values.keys() - wanted.keys()):
+    if unknown := sorted(values.keys() - variables.keys()):
         raise WeightsError(f"{len(unknown)} weights are unknown, first {unknown[0]}")
-    for name, variable in wanted.items():
+    for name, variable in variables.items():
         if variable.shape != values[name].shape:
-            raise WeightsError(f"{name} is {values[name].shape}, not {variable.shape}")
+            raise WeightsError(f"{name} has shape {values[name].shape}, expected {variable.shape}")
         variable[...] = np.asarray(values[name], np.float32)
     nnx.update(model, state)
 
@@ -53,36 +57,47 @@ def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
 
 
 def to_torch(values: Mapping[str, np.ndarray]) -> Arrays:
-    """The state dict of the same network in PyTorch: kernels [out, in, t, h, w]."""
-    found = {_torch_name(name): _to_torch(name, value) for name, value in values.items()}
-    norms = [name.removesuffix("running_mean") for name in found if name.endswith("running_mean")]
+    """Return the PyTorch state dict of the same network, with kernels as [out, in, t, h, w]."""
+    state_dict = {_torch_name(name): _to_torch(name, value) for name, value in values.items()}
+    norms = [
+        name.removesuffix("running_mean") for name in state_dict if name.endswith("running_mean")
+    ]
     counts = {f"{norm}num_batches_tracked": np.zeros((), np.int64) for norm in norms}
-    return dict(sorted((found | counts).items()))
+    return dict(sorted((state_dict | counts).items()))
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray]) -> Arrays:
-    """The inverse of `to_torch`. Prefixes `module.` fall. Raises WeightsError."""
+    """Return the parameters and running statistics of a PyTorch state dict, named as by `arrays`.
+
+    The inverse of `to_torch`. A leading `module.` (DataParallel) is stripped.
+
+    Raises:
+      WeightsError: if the state dict is of another network.
+    """
     named = {name.removeprefix("module."): value for name, value in state_dict.items()}
     if any(".conv3." in name for name in named):
-        raise WeightsError("a network of bottlenecks; only depths 18 and 34 are here")
+        raise WeightsError("the network has bottlenecks; only depths 18 and 34 are supported")
     if "layer2.0.conv1.weight" in named and "layer2.0.downsample.0.weight" not in named:
-        raise WeightsError("shortcuts without a projection (type A); only type B is here")
+        raise WeightsError("the shortcuts have no projection (type A); only type B is supported")
     depth, width, dim = shape(named)
     network = nnx.eval_shape(lambda: _network(depth, width, dim))
-    found = {}
+    values = {}
     for name in _variables(nnx.state(network, nnx.Any(nnx.Param, nnx.BatchStat))):
         if _torch_name(name) not in named:
             raise WeightsError(f"no {_torch_name(name)} in the state dict")
-        found[name] = _from_torch(name, named.pop(_torch_name(name)))
+        values[name] = _from_torch(name, named.pop(_torch_name(name)))
     if left := sorted(name for name in named if not name.endswith("num_batches_tracked")):
         raise WeightsError(f"{len(left)} weights of another network, first {left[0]}")
-    return found
+    return values
 
 
 def shape(named: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
-    """Depth, width and size of the head of the network with this state dict. Raises WeightsError.
+    """Return depth, width and embedding dimension of the network with this state dict.
 
-    Names have no prefix.
+    Names must have no `module.` prefix.
+
+    Raises:
+      WeightsError: if it is not a 3D ResNet of depth 18 or 34.
     """
     blocks = [
         len({m[1] for n in named if (m := re.match(rf"layer{s}\.(\d+)\.", n))}) for s in range(1, 5)

@@ -1,1 +1,1 @@
-"""Embeddings and bank to losses."""
+"""Self-supervised objectives: losses of embeddings against the memory bank (Sec. 3.1-3.2)."""

@@ -1,10 +1,13 @@
-"""Local aggregation: pulled to the cluster, pushed from the nearest others (Sec. 3.2, Eq. 3-4).
+"""Local aggregation: pull a clip to its clusters and push it from other neighbors (Sec. 3.2).
 
-The background neighbors B_i are the `num_background` rows of the bank most similar to the
-embedding. Only their threshold is needed, never which rows they are. A bank split over devices
-stays where it is: counts and sums travel. Besides its r rows of the bank, of d float32 values, a
-device holds similarities, and a few arrays of their size, for at most d/2 of the b clips at a time:
-memory follows that of the bank and not the number of clips.
+`reference_loss` is the paper's objective (Eq. 3-4) in plain JAX. `loss` returns the same values and
+gradients for large banks that are split over devices:
+
+- B_i is selected by the similarity of its last member, so no rows are sorted or gathered.
+- Rows of the bank stay on their device. Only counts, sums and gradients are exchanged.
+- The gradient has a closed form and is computed in the forward pass, so nothing of size [b, rows]
+  is stored. At most d/2 clips are compared with the bank at a time: memory grows with the bank and
+  not with the number of clips.
 """
 
 import functools
@@ -20,8 +23,38 @@ from vcjax.clustering.kmeans import UNLABELLED
 from vcjax.objectives import inverted_file, top_k
 from vcjax.runtime import sharding
 
-_EPSILON = 1e-7  # released; the loss of a clip without close neighbor is -log of it, 16.118
-_BLOCK = 512  # rows
+# As in the released code. Without a close neighbor in B_i the loss is -log(1e-7) = 16.118.
+_EPSILON = 1e-7
+_BLOCK = 512  # rows summed in float32 before their sums are added
+
+
+def reference_loss(
+    embedding: Float[Array, "b d"],
+    bank: Float[Array, "rows d"],
+    labels: Int[Array, "runs n"],
+    index: Int[Array, " b"],
+    *,
+    num_background: int,
+    temperature: float,
+) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
+    """Return -log P(C_i and B_i | d) / P(B_i | d) of each clip as defined by Eq. 3-4.
+
+    `loss` computes the same faster; see there for arguments and edge cases.
+    """
+    bank = jax.lax.stop_gradient(bank[: labels.shape[1]])
+    similarity = jnp.matmul(embedding, bank.T, precision="highest")  # [b, n]
+    labeled = (labels[0] != UNLABELLED)[None, :]
+    # B_i: the rows most similar to the embedding, including ties with the last
+    similarity = jnp.where(labeled, similarity, -jnp.inf)
+    most_similar, _ = jax.lax.top_k(similarity, min(num_background, len(bank)))
+    background = labeled & (similarity >= most_similar[:, -1:])
+    # C_i: the union over the runs of K-means of the cluster of clip i
+    close = (labels[:, index, None] == labels[:, None, :]).any(axis=0)
+    # P(j|d) of Eq. 2, times a constant that cancels in Eq. 3: exp(1 / temperature) / Z
+    p = jnp.exp((similarity - 1) / temperature)
+    p_background = jnp.sum(p, axis=1, where=background)  # P(B_i|d), Eq. 4
+    p_close = jnp.sum(p, axis=1, where=background & close)  # P(C_i and B_i|d), Eq. 4
+    return -jnp.log(p_close / p_background + _EPSILON), (background & close).any(axis=1)
 
 
 def loss(
@@ -32,18 +65,27 @@ def loss(
     *,
     num_background: int,
     temperature: float,
-    cells: inverted_file.Cells | None = None,
+    cells: inverted_file.InvertedFile | None = None,
     num_candidates: int = 0,
     mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
-    """-log P(C_i and B_i | d) / P(B_i | d) per clip, and which clips have a close neighbor in B_i.
+    """Return the loss of Eq. 3 for each clip, and whether B_i contains a close neighbor.
 
-    C_i are the rows that share the clip's cluster in any of the runs. Rows labelled `UNLABELLED`,
-    and those of `bank` beyond the n that have labels, do not count. Rows as similar as the last of
-    B_i belong to it too. A clip whose C_i misses B_i has no gradient. The partition function of
-    Eq. 2 cancels.
-    With `cells`, B_i is sought among `num_candidates` rows of the nearest cells alone. `mesh` is
-    that over which the rows of the bank are split.
+    The close neighbors C_i are the rows that share a cluster with the clip in any run of K-means.
+    The background neighbors B_i are the `num_background` rows most similar to the embedding, and
+    all rows tied with the last of them. The gradient flows through the embedding only; it is zero
+    for a clip whose B_i contains no close neighbor.
+
+    Args:
+      embedding: Embeddings of the clips, unit L2 norm.
+      bank: Memory bank, unit L2 norm. Rows beyond the n labeled ones are padding and ignored.
+      labels: Cluster of each row in each run. Rows whose first label is `UNLABELLED` are ignored.
+      index: Row of the bank of each clip.
+      num_background: Size of B_i; every labeled row if there are fewer.
+      temperature: Temperature of Eq. 2.
+      cells: Inverted file of the bank. If given, B_i is searched for in the nearest cells only.
+      num_candidates: Number of rows taken from the nearest cells, over all devices.
+      mesh: Devices over which the rows of the bank are split; None for a single device.
     """
     if padding := bank.shape[0] - labels.shape[1]:
         labels = jnp.pad(labels, ((0, 0), (0, padding)), constant_values=UNLABELLED)
@@ -52,6 +94,8 @@ def loss(
 
 
 class _Options(NamedTuple):
+    """Static options of the loss, as in `loss`."""
+
     num_background: int
     num_candidates: int
     temperature: float
@@ -59,35 +103,59 @@ class _Options(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _loss(*arguments: Any) -> tuple[Array, Array]:
-    return _over_mesh(*arguments, with_gradient=False)[0]
+def _loss(
+    embedding: Float[Array, "b d"],
+    bank: Float[Array, "rows d"],
+    labels: Int[Array, "runs rows"],
+    own: Int[Array, "runs b"],
+    cells: inverted_file.InvertedFile | None,
+    options: _Options,
+) -> tuple[Float[Array, " b"], Bool[Array, " b"]]:
+    losses, has_close, _ = _loss_and_gradient(
+        embedding, bank, labels, own, cells, options, with_gradient=False
+    )
+    return losses, has_close
 
 
-def _forward(*arguments: Any) -> tuple[tuple[Array, Array], Array]:
-    return _over_mesh(*arguments, with_gradient=True)
+def _forward(
+    embedding: Float[Array, "b d"],
+    bank: Float[Array, "rows d"],
+    labels: Int[Array, "runs rows"],
+    own: Int[Array, "runs b"],
+    cells: inverted_file.InvertedFile | None,
+    options: _Options,
+) -> tuple[tuple[Float[Array, " b"], Bool[Array, " b"]], Float[Array, "b d"]]:
+    losses, has_close, gradient = _loss_and_gradient(
+        embedding, bank, labels, own, cells, options, with_gradient=True
+    )
+    return (losses, has_close), gradient
 
 
 def _backward(
-    options: _Options, gradient: Array, wanted: tuple[Array, Any]
-) -> tuple[Array, None, None, None, None]:
-    return wanted[0][:, None] * gradient, None, None, None, None
+    options: _Options,
+    gradient: Float[Array, "b d"],
+    cotangents: tuple[Float[Array, " b"], Any],
+) -> tuple[Float[Array, "b d"], None, None, None, None]:
+    return cotangents[0][:, None] * gradient, None, None, None, None
 
 
 _loss.defvjp(_forward, _backward)
 
 
-def _over_mesh(
+def _loss_and_gradient(
     embedding: Float[Array, "b d"],
     bank: Float[Array, "rows d"],
     labels: Int[Array, "runs rows"],
     own: Int[Array, "runs b"],
-    cells: inverted_file.Cells | None,
+    cells: inverted_file.InvertedFile | None,
     options: _Options,
     *,
     with_gradient: bool,
-) -> tuple[tuple[Array, Array], Array]:
-    """(Losses, whether there is a close neighbor), and the losses' gradients."""
-    on_device = functools.partial(_on_device, options=options, with_gradient=with_gradient)
+) -> tuple[Float[Array, " b"], Bool[Array, " b"], Float[Array, "b d"]]:
+    """Return losses, whether B_i and C_i meet, and gradients (zeros unless `with_gradient`)."""
+    shard: Callable[..., tuple[Array, Array, Array]] = functools.partial(
+        _loss_shard, options=options, with_gradient=with_gradient
+    )
     if options.mesh:
         in_specs = (
             P(),
@@ -96,114 +164,128 @@ def _over_mesh(
             P(),
             cells and inverted_file.SPECS,
         )
-        on_device = jax.shard_map(on_device, mesh=options.mesh, in_specs=in_specs, out_specs=P())
-    losses, has_close, gradient = on_device(embedding, bank, labels, own, cells)
-    return (losses, has_close), gradient
+        shard = jax.shard_map(shard, mesh=options.mesh, in_specs=in_specs, out_specs=P())
+    return shard(embedding, bank, labels, own, cells)
 
 
-def _on_device(
+def _loss_shard(
     embedding: Float[Array, "b d"],
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
     own: Int[Array, "runs b"],
-    cells: inverted_file.Cells | None,
-    **settings: Any,
-) -> tuple[Array, Array, Array]:
-    """The above from the rows of this device, some clips at a time."""
+    cells: inverted_file.InvertedFile | None,
+    *,
+    options: _Options,
+    with_gradient: bool,
+) -> tuple[Float[Array, " b"], Bool[Array, " b"], Float[Array, "b d"]]:
+    """Compare all clips with the r rows of this device, in chunks of at most d/2 clips."""
     num_clips, dim = embedding.shape
-    num_parts = -(-num_clips // max(1, dim // 2))
-    padding = -num_clips % num_parts
-    clips = jnp.pad(embedding, ((0, padding), (0, 0))).reshape(num_parts, -1, dim)
-    owns = jnp.pad(own.T, ((0, padding), (0, 0))).reshape(num_parts, -1, len(own))
-    compared = _with_all if cells is None else functools.partial(_with_some, cells=cells)
-    parts = jax.lax.map(
-        lambda part: _few_clips(part[0], compared, bank, labels, part[1], **settings),
-        (clips, owns),
-    )
-    losses, has_close, gradient = (x.reshape(-1, *x.shape[2:])[:num_clips] for x in parts)
+    num_chunks = -(-num_clips // max(1, dim // 2))
+    padding = -num_clips % num_chunks
+    clips = jnp.pad(embedding, ((0, padding), (0, 0))).reshape(num_chunks, -1, dim)
+    owns = jnp.pad(own.T, ((0, padding), (0, 0))).reshape(num_chunks, -1, len(own))
+
+    def chunk(clips_and_owns: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        clips, own = clips_and_owns
+        return _loss_chunk(
+            clips, bank, labels, own, cells, options=options, with_gradient=with_gradient
+        )
+
+    chunks = jax.lax.map(chunk, (clips, owns))
+    losses, has_close, gradient = (x.reshape(-1, *x.shape[2:])[:num_clips] for x in chunks)
     return losses, has_close, gradient
 
 
-class _Compared(NamedTuple):
-    """Clips and the m rows that each is compared with."""
-
-    similarity: Float[Array, "c m"]  # -inf: no row
-    labels: Int[Array, "runs c m"]  # or 1 for c: the same for all clips
-    weighted: Callable[[Float[Array, "c m"]], Float[Array, "c d"]]  # sums of the rows
-
-
-def _with_all(
+def _loss_chunk(
     embedding: Float[Array, "c d"],
-    bank: Float[Array, "r d"],
-    labels: Int[Array, "runs r"],
-    options: _Options,
-) -> _Compared:
-    similarity = jnp.matmul(embedding, bank.T, precision="highest")
-    similarity = jnp.where((labels[0] != UNLABELLED)[None, :], similarity, -jnp.inf)
-    return _Compared(
-        similarity, labels[:, None], lambda slope: jnp.matmul(slope, bank, precision="highest")
-    )
-
-
-def _with_some(
-    embedding: Float[Array, "c d"],
-    bank: Float[Array, "r d"],
-    labels: Int[Array, "runs r"],
-    options: _Options,
-    *,
-    cells: inverted_file.Cells,
-) -> _Compared:
-    """A clip at a time: the rows of all would be many times the similarities."""
-    count = -(-options.num_candidates // (options.mesh.size if options.mesh else 1))
-    rows, there = inverted_file.candidates(embedding, cells, min(count, len(bank)))
-
-    def times(a: Array, b: Array) -> Array:
-        return jnp.matmul(a, b, precision="highest")
-
-    similarity = jax.lax.map(lambda x: times(bank[x[1]], x[0]), (embedding, rows))
-    return _Compared(
-        jnp.where(there, similarity, -jnp.inf),
-        labels[:, rows],
-        lambda slope: jax.lax.map(lambda x: times(x[0], bank[x[1]]), (slope, rows)),
-    )
-
-
-def _few_clips(
-    embedding: Float[Array, "c d"],
-    compared: Callable[..., _Compared],
     bank: Float[Array, "r d"],
     labels: Int[Array, "runs r"],
     own: Int[Array, "c runs"],
+    cells: inverted_file.InvertedFile | None,
     *,
     options: _Options,
     with_gradient: bool,
 ) -> tuple[Float[Array, " c"], Bool[Array, " c"], Float[Array, "c d"]]:
+    """Return losses, whether B_i and C_i meet, and gradients of a few clips over all devices."""
     axis = sharding.AXIS if options.mesh else None
-    similarity, labels, weighted = compared(embedding, bank, labels, options)
-    bound = top_k.selecting(similarity, options.num_background, axis=axis)
-    background = similarity >= bound[:, None]
-    close = (own.T[:, :, None] == labels).any(axis=0)
-    # rows and embedding have unit norm: 1 is the largest similarity that there can be
-    weights = jnp.where(background, jnp.exp((similarity - 1) / options.temperature), 0.0)
-    of_close = jnp.where(close, weights, 0.0)
-    has_close = (close & background).astype(jnp.float32)
-    sums = _sums_by_blocks([weights, of_close, has_close])
-    total, of_close, has_close = jax.lax.psum(sums, axis) if axis else sums
-    share = of_close / total
+    if cells is None:
+        scores = _exact_scores(embedding, bank, labels)
+    else:
+        num_candidates = -(-options.num_candidates // (options.mesh.size if options.mesh else 1))
+        scores = _approximate_scores(embedding, bank, labels, cells, min(num_candidates, len(bank)))
+    bound = top_k.kth_largest(scores.similarity, options.num_background, axis=axis)
+    background = scores.similarity >= bound[:, None]
+    close = (own.T[:, :, None] == scores.labels).any(axis=0)
+    # Embeddings and rows have unit norm: no similarity exceeds 1, so exp cannot overflow.
+    p = jnp.where(background, jnp.exp((scores.similarity - 1) / options.temperature), 0.0)
+    p_close = jnp.where(close, p, 0.0)
+    is_close = (close & background).astype(jnp.float32)
+    sums = _blockwise_sums([p, p_close, is_close])
+    total, total_close, num_close = jax.lax.psum(sums, axis) if axis else sums
+    share = total_close / total  # P(C_i and B_i | d) / P(B_i | d)
     gradient = jnp.zeros_like(embedding)
     if with_gradient:
-        # d share / d similarity_j = weight_j (close_j - share) / (total * temperature)
-        gradient = weighted(weights * (close - share[:, None]))
+        # d share / d similarity_j = p_j (close_j - share) / (total * temperature)
+        gradient = _weighted_rows(p * (close - share[:, None]), bank, scores.rows)
         gradient = jax.lax.psum(gradient, axis) if axis else gradient
         gradient /= -(options.temperature * total * (share + _EPSILON))[:, None]
-    return -jnp.log(share + _EPSILON), has_close > 0, gradient
+    return -jnp.log(share + _EPSILON), num_close > 0, gradient
 
 
-def _sums_by_blocks(operands: Sequence[Float[Array, "c r"]]) -> list[Float[Array, " c"]]:
-    """Sums over the rows, of blocks first: a running sum in float32 would gather errors."""
+class _Scores(NamedTuple):
+    """Similarities of c clips to m rows of the bank each."""
+
+    similarity: Float[Array, "c m"]  # -inf in place of a row that does not count
+    labels: Int[Array, "runs c m"]  # of the rows; [runs, 1, m] if the same for all clips
+    rows: Int[Array, "c m"] | None  # None if column j is row j of the bank for every clip
+
+
+def _exact_scores(
+    embedding: Float[Array, "c d"], bank: Float[Array, "r d"], labels: Int[Array, "runs r"]
+) -> _Scores:
+    """Return the similarities of the clips to all rows."""
+    similarity = jnp.matmul(embedding, bank.T, precision="highest")
+    similarity = jnp.where((labels[0] != UNLABELLED)[None, :], similarity, -jnp.inf)
+    return _Scores(similarity, labels[:, None], None)
+
+
+def _approximate_scores(
+    embedding: Float[Array, "c d"],
+    bank: Float[Array, "r d"],
+    labels: Int[Array, "runs r"],
+    cells: inverted_file.InvertedFile,
+    num_candidates: int,
+) -> _Scores:
+    """Return the similarities of each clip to `num_candidates` rows of its nearest cells."""
+    rows, valid = inverted_file.probe(embedding, cells, num_candidates)
+
+    def similarities(clip_and_rows: tuple[Array, Array]) -> Array:
+        clip, rows = clip_and_rows
+        return jnp.matmul(bank[rows], clip, precision="highest")
+
+    # One clip at a time: the gathered rows of all clips would be d times their similarities.
+    similarity = jax.lax.map(similarities, (embedding, rows))
+    return _Scores(jnp.where(valid, similarity, -jnp.inf), labels[:, rows], rows)
+
+
+def _weighted_rows(
+    weights: Float[Array, "c m"], bank: Float[Array, "r d"], rows: Int[Array, "c m"] | None
+) -> Float[Array, "c d"]:
+    """Return for each clip the sum of its rows of the bank times their weights."""
+    if rows is None:
+        return jnp.matmul(weights, bank, precision="highest")
+
+    def weighted(weights_and_rows: tuple[Array, Array]) -> Array:
+        weights, rows = weights_and_rows
+        return jnp.matmul(weights, bank[rows], precision="highest")
+
+    return jax.lax.map(weighted, (weights, rows))
+
+
+def _blockwise_sums(operands: Sequence[Float[Array, "c r"]]) -> list[Float[Array, " c"]]:
+    """Return the sums over the rows, taken in blocks to limit the rounding error in float32."""
     whole = operands[0].shape[1] // _BLOCK * _BLOCK
     blocks = [x[:, :whole].reshape(len(x), -1, _BLOCK) for x in operands]
-    of_blocks = top_k.sums(top_k.sums(blocks, axis=2))
-    return [
-        a + b for a, b in zip(of_blocks, top_k.sums([x[:, whole:] for x in operands]), strict=True)
-    ]
+    block_sums = top_k.sums(top_k.sums(blocks, axis=2))
+    remainders = top_k.sums([x[:, whole:] for x in operands])
+    return [a + b for a, b in zip(block_sums, remainders, strict=True)]

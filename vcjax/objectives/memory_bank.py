@@ -1,7 +1,7 @@
-"""The memory bank: one running embedding a video, unit rows, split over the devices by rows.
+"""Memory bank D of Sec. 3.1: a running unit-norm embedding per video, split over devices by rows.
 
-The bank is padded with rows of zeros to a multiple of the devices. Only rows below the number of
-videos count; whoever reads the bank says how many these are.
+The bank is padded with zero rows to a multiple of the number of devices. Functions that read it
+take the number of videos and ignore the padding.
 """
 
 import jax
@@ -21,7 +21,17 @@ def init(
     dtype: jnp.dtype = jnp.float32,
     mesh: jax.sharding.Mesh,
 ) -> Bank:
-    """Uniform random rows in +-1/sqrt(dim/3), normalised; the same for any number of devices."""
+    """Return a bank of random unit rows, independent of the number of devices.
+
+    Elements are uniform in [-1/sqrt(dim/3), 1/sqrt(dim/3)] before the rows are normalized.
+
+    Args:
+      key: Random key.
+      num_rows: Number of videos.
+      dim: Dimension of the embedding.
+      dtype: Precision in which the rows are stored.
+      mesh: Devices over which the rows are split.
+    """
     num_devices = mesh.shape[sharding.AXIS]
     padding = -num_rows % num_devices
 
@@ -34,11 +44,6 @@ def init(
     return jax.jit(make, out_shardings=sharding.rows(mesh))()
 
 
-def gather(bank: Bank, index: Int[Array, " b"]) -> Float[Array, "b d"]:
-    """Rows `index` of the bank."""
-    return bank[index]
-
-
 def update(
     bank: Bank,
     index: Int[Array, " b"],
@@ -47,11 +52,16 @@ def update(
     momentum: float,
     where: Bool[Array, ""] | bool = True,
 ) -> Bank:
-    """The bank, its rows `index` moved towards `embedding` and back onto the unit sphere.
+    """Return the bank with rows `index` moved towards `embedding` and renormalized.
 
-    A row that stands several times in `index` moves towards the mean of its embeddings. All is in
-    the precision of the embedding, and rounded to that of the bank. Unless `where`, the bank as it
-    is.
+    Args:
+      bank: The memory bank.
+      index: Rows to update. A row that occurs several times moves towards the mean of its
+        embeddings.
+      embedding: New embeddings, unit L2 norm. Rows are computed in their precision and then rounded
+        to the precision of the bank.
+      momentum: Weight of the old row; the embedding gets 1 - momentum.
+      where: If False, the bank is returned unchanged.
     """
     same = (index[:, None] == index[None, :]).astype(embedding.dtype)
     mean = same @ embedding / same.sum(axis=1, keepdims=True)

@@ -1,8 +1,9 @@
-"""Which values are the k largest, exactly, from counts alone; values may lie on many devices.
+"""Exact selection of the k-th largest value from counts alone; values may be split over devices.
 
-A pass counts what fifteen thresholds leave between a lower and an upper bound, in the order of the
-values' bits, and so settles four bits. A sample of the values gives the first bounds, and a search
-ends where a threshold leaves exactly k: some four passes instead of eight over all 32 bits.
+The search runs on the bits of the values, which sort as the values do. Each pass counts the values
+at or above fifteen thresholds between a lower and an upper bound, which settles four bits. The
+first bounds come from a sample of the values, and the search ends once a threshold is reached by
+exactly k values: about four passes instead of the eight that 32 bits would take.
 """
 
 from collections.abc import Sequence
@@ -13,42 +14,48 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped, UInt32
 
-_THRESHOLDS = 15  # counted in a pass
-_SAMPLE = 1 << 14  # values of a row, at most, that the first bounds are taken from
-_DEVIATIONS = 5  # of a rank in the sample, to either side of the one that is wanted
+_THRESHOLDS = 15  # per pass
+_SAMPLE = 1 << 14  # most values of a row that are sampled for the first bounds
+_DEVIATIONS = 5  # standard deviations of the sampled rank between the target and either bound
 _SIGN = np.uint32(1 << 31)
-# sortable bits of the least finite value and of inf
+# sortable bits of the lowest finite value and of inf
 _LEAST, _INFINITY = np.uint32(0x00800000), np.uint32(0xFF800000)
 
 
 class _Bounds(NamedTuple):
-    """In sortable bits: k values reach `low`, fewer reach `high`; `found`: exactly k reach `low`.
+    """Bounds of the k-th largest value in sortable bits, one pair per row.
 
-    Where there are fewer than k values, `low` is that of the least that there can be.
+    At least k values are >= `low`, and fewer than k are >= `high`. If a row has fewer than k
+    values, `low` is the lowest finite value.
     """
 
     low: UInt32[Array, " b"]
     high: UInt32[Array, " b"]
-    found: Bool[Array, " b"]
+    done: Bool[Array, " b"]  # exactly k values are >= `low`
 
 
-def selecting(
+def kth_largest(
     values: Float[Array, "b n"], k: int, *, axis: str | None = None
 ) -> Float[Array, " b"]:
-    """A bound for each row that its k largest values reach, those equal to the last, and no other.
+    """Return a bound for each row that exactly its k largest values, ties included, are >= to.
 
-    Values of -inf do not count; where there are fewer than k others, all of them reach the bound.
-    With `axis`, a row's values lie on all devices along that axis of the mesh.
+    The bound lies above the next smaller value, but need not be one of the values. Values of -inf
+    are ignored; if fewer than k values remain, all of them reach the bound.
+
+    Args:
+      values: One row of values per search.
+      k: Rank of the value to select, counted from 1.
+      axis: Axis of the mesh over which the values of a row are split, if any.
     """
-    wanted = jnp.full(values.shape[0], k)
-    bounds = _widest(wanted)
+    ranks = jnp.full(values.shape[0], k)
+    bounds = _widest(ranks)
     if values.shape[1] > _SAMPLE:
-        bounds = _pass(values, wanted, bounds, *_likely(values, k, axis), axis)
-    return _from_sortable(_search(values, wanted, bounds, axis).low)
+        bounds = _pass(values, ranks, bounds, *_likely(values, k, axis), axis)
+    return _from_sortable(_search(values, ranks, bounds, axis).low)
 
 
 def sums(operands: Sequence[Shaped[Array, "..."]], *, axis: int = 1) -> list[Array]:
-    """Sum of each of several arrays of one shape along an axis, in one pass over them."""
+    """Return the sum of each array along `axis`, in one pass over arrays of the same shape."""
     zeros = [jnp.zeros((), x.dtype) for x in operands]
     return jax.lax.reduce(
         list(operands), zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (axis,)
@@ -56,7 +63,7 @@ def sums(operands: Sequence[Shaped[Array, "..."]], *, axis: int = 1) -> list[Arr
 
 
 def _from_sortable(bits: UInt32[Array, "..."]) -> Float[Array, "..."]:
-    """The float32 value of bits that sort as the values do."""
+    """Return the float32 values of bits that sort as the values do."""
     return jax.lax.bitcast_convert_type(jnp.where(bits >= _SIGN, bits ^ _SIGN, ~bits), jnp.float32)
 
 
@@ -69,7 +76,7 @@ def _search(
     values: Float[Array, "b n"], k: Int[Array, " b"], bounds: _Bounds, axis: str | None
 ) -> _Bounds:
     def is_open(bounds: _Bounds) -> Array:
-        return (~bounds.found & (bounds.high - bounds.low > 1)).any()
+        return (~bounds.done & (bounds.high - bounds.low > 1)).any()
 
     def narrow(bounds: _Bounds) -> _Bounds:
         return _pass(values, k, bounds, bounds.low, bounds.high, axis)
@@ -85,12 +92,12 @@ def _pass(
     last: UInt32[Array, " b"],
     axis: str | None,
 ) -> _Bounds:
-    """`bounds` after counting at thresholds from `first` (excluded) to `last`."""
+    """Return `bounds` narrowed by counting at thresholds from `first` (exclusive) to `last`."""
     width = last - first
     step = width // (_THRESHOLDS + 1) + 1
     steps = jnp.arange(1, _THRESHOLDS + 1, dtype=jnp.uint32)
     thresholds = first[:, None] + jnp.minimum(steps[None] * step[:, None], width[:, None])
-    # one reduction of many operands reads the values once, and is vectorised on CPUs
+    # One reduction of many operands reads the values once and is vectorized on CPUs.
     reach = [values >= t[:, None] for t in _from_sortable(thresholds).T]
     counts = jnp.stack(sums([x.astype(jnp.int32) for x in reach]), axis=1)
     if axis:
@@ -98,24 +105,24 @@ def _pass(
     enough = counts >= k[:, None]
     low = jnp.maximum(bounds.low, jnp.where(enough, thresholds, _LEAST).max(axis=1))
     high = jnp.minimum(bounds.high, jnp.where(enough, _INFINITY, thresholds).min(axis=1))
-    found = (counts == k[:, None]).any(axis=1)
-    return _Bounds(jnp.where(bounds.found, bounds.low, low), high, bounds.found | found)
+    done = (counts == k[:, None]).any(axis=1)
+    return _Bounds(jnp.where(bounds.done, bounds.low, low), high, bounds.done | done)
 
 
 def _likely(
     values: Float[Array, "b n"], k: int, axis: str | None
 ) -> tuple[UInt32[Array, " b"], UInt32[Array, " b"]]:
-    """Bits most likely below and above those of the k-th largest, by a sample on each device."""
+    """Return bits that most likely enclose the k-th largest value, from a sample on each device."""
     sample = values[:, :: -(-values.shape[1] // _SAMPLE)]
     devices = jax.lax.axis_size(axis) if axis else 1
     rank = k * sample.shape[1] / (values.shape[1] * devices)
     spread = _DEVIATIONS * rank**0.5
     ranks = [max(1, round(rank - spread)), min(sample.shape[1], round(rank + spread) + 1)]
-    wanted = jnp.repeat(jnp.array(ranks), len(values))
-    bounds = _widest(wanted)
+    targets = jnp.repeat(jnp.array(ranks), len(values))
+    bounds = _widest(targets)
     if axis:
         bounds = jax.lax.pcast(bounds, axis, to="varying")
-    found = _search(jnp.concatenate([sample, sample]), wanted, bounds, None)
-    # the thresholds of the next pass come after the first of these two
-    high, low = jnp.split(found.low - jnp.uint32(1), 2)
+    bounds = _search(jnp.concatenate([sample, sample]), targets, bounds, None)
+    # The thresholds of the next pass exclude the lower bound, hence the 1.
+    high, low = jnp.split(bounds.low - jnp.uint32(1), 2)
     return (jax.lax.pmin(low, axis), jax.lax.pmax(high, axis)) if axis else (low, high)

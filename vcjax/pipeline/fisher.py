@@ -21,18 +21,18 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
 
     def run(directory: Path) -> None:
         manifest = workdirs.manifest(workdir)
-        if config.fisher.fitted_to not in ("train", "all"):
+        if config.fisher.fit_split not in ("train", "all"):
             raise settings.SettingsError(
-                f"fisher.fitted_to is {config.fisher.fitted_to!r}; use train or all"
+                f"fisher.fit_split is {config.fisher.fit_split!r}; use train or all"
             )
         known = fisher_vectors.known(directory, workdir / "idt")
         share = config.data.max_changed_share
         try:
-            if splits.few_changes(known.video_ids, manifest.video_ids, max_share=share):
+            if splits.mostly_unchanged(known.video_ids, manifest.video_ids, max_share=share):
                 model = fisher.Model.load(directory / "model.npz")
             else:
                 (directory / "vectors.npz").unlink(missing_ok=True)  # of another mixture
-                fitted = manifest if config.fisher.fitted_to == "all" else manifest.subset("train")
+                fitted = manifest if config.fisher.fit_split == "all" else manifest.subset("train")
                 ids, seed = fitted.video_ids, config.seed
                 model = fisher_vectors.fit(ids, workdir / "idt", config.fisher, seed=seed)
                 model.save(directory / "model.npz")
@@ -41,7 +41,7 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
                 model,
                 manifest.video_ids,
                 workdir / "idt",
-                reading=config.fisher.reading,
+                variant=config.fisher.variant,
                 known=known,
             )
         except storage.StorageError as error:

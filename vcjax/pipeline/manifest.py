@@ -39,7 +39,7 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             )
         manifest, problems = verify.verify(
             manifests.read(source),
-            on_missing=config.data.on_missing,
+            on_error=config.data.on_error,
             decode=config.data.verify == "decode",
             num_workers=workdirs.num_workers(config),
         )
@@ -51,7 +51,7 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             seed=seed,
             known=_known_split(directory / "manifest.tsv", manifest, config),
         )
-        manifest = splits.limit(manifest, config.data.num_videos, seed=seed)
+        manifest = splits.subsample(manifest, config.data.num_videos, seed=seed)
         manifests.save(manifest, directory / "manifest.tsv")
         log.info("%s", manifests.summary(manifest, problems))
         return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]
@@ -62,7 +62,7 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         (),
         run,
         keeps=True,
-        which_videos=("manifest", "source", "on_missing", "verify"),
+        which_videos=("manifest", "source", "on_error", "verify"),
         by_video=("manifest.tsv",),
     )
 
@@ -73,7 +73,7 @@ def _known_split(path: Path, manifest: Manifest, config: ConfigDict) -> dict[str
         return {}
     before = manifests.load(path)
     share = config.data.max_changed_share
-    if not splits.few_changes(before.video_ids, manifest.video_ids, max_share=share):
+    if not splits.mostly_unchanged(before.video_ids, manifest.video_ids, max_share=share):
         return {}
     return dict(zip(before.video_ids, before.split, strict=True))
 

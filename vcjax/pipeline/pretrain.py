@@ -13,7 +13,7 @@ from vcjax.training import pretrain
 def training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     """Training by the section `name` of the settings, by all processes, into `checkpoints`."""
     stage = config[name]
-    inputs = ["manifest", *([stage.start] if stage.start else [])]
+    inputs = ["manifest", *([stage.init_from] if stage.init_from else [])]
     depends: dict[str, Any] = {name: stage.to_dict(), "seed": config.seed}
     depends |= {k: config[k].to_dict() for k in ("clip", "model")}
     depends["epochs_scale"] = config.epochs_scale

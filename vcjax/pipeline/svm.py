@@ -28,7 +28,7 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             raise settings.SettingsError("svm.leave_groups_out needs --config.data.group=COLUMN")
         model = fisher.Model.load(workdir / "fisher" / "model.npz")
         found = workdirs.fisher_vectors(workdir, manifest)
-        vectors = fisher_vectors.apart(model, found.vectors)
+        vectors = fisher_vectors.split_by_descriptor(model, found.vectors)
         rows = slice(None) if config.svm.leave_groups_out else manifest.rows("train")
         report = evaluation.evaluate_baseline(
             manifest,

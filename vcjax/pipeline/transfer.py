@@ -11,7 +11,7 @@ from vcjax import evaluation, settings
 from vcjax.data import manifest as manifests
 from vcjax.evaluation import measures, transfer_results
 from vcjax.evaluation.outputs import ModelOutputs
-from vcjax.evaluation.protocol import Sides
+from vcjax.evaluation.protocol import TrainTest
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import hosts
 from vcjax.runtime.stage_cache import Stage
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     """Finetuning on each split of labeled videos by all processes, into `result.json`."""
     stage = config[name]
-    inputs = ("manifest", *([stage.start] if stage.start else []))
+    inputs = ("manifest", *([stage.init_from] if stage.init_from else []))
     depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
 
     def run(directory: Path) -> None:
@@ -36,13 +36,15 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
                 rows,
                 label,
                 group=group,
-                start=workdirs.network_directory(workdir, stage.start) if stage.start else None,
+                start=workdirs.network_directory(workdir, stage.init_from)
+                if stage.init_from
+                else None,
                 workdir=workdir,
             )
             for split, rows in splits.items()
         }
         _write_result(
-            directory, name, transfer_results.result(found, label=label, start=stage.start)
+            directory, name, transfer_results.result(found, label=label, start=stage.init_from)
         )
 
     return Stage(name, depends, inputs, run, together=True)
@@ -51,26 +53,26 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
 def few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     """Probes of the frozen features on each split of labeled videos, into `result.json`."""
     stage = config[name]
-    inputs = ("manifest", *([stage.start] if stage.start else []))
+    inputs = ("manifest", *([stage.init_from] if stage.init_from else []))
     depends = _transfer_settings(name, config)
 
     def run(directory: Path) -> None:
         manifest, label, _, splits = _labeled(stage, config, directory, workdir)
-        models = {stage.start: workdirs.network(config, workdir, stage.start)}
-        embedded = workdirs.embedded(models, manifest, config)[stage.start]
+        models = {stage.init_from: workdirs.network(config, workdir, stage.init_from)}
+        embedded = workdirs.embedded(models, manifest, config)[stage.init_from]
         unclustered = np.zeros((1, len(manifest)), np.int32)
         output = ModelOutputs(embedded.embedding, embedded.pooled, unclustered)
         columns = {label: np.array(manifest.labels[label])}
         found = {}
         for split, rows in splits.items():
-            sides = {label: Sides(rows.train, rows.test, within_test=False)}
+            sides = {label: TrainTest(rows.train, rows.test, within_test=False)}
             probed, _ = measures.measure(
                 output, columns, sides, workdirs.probing(config), seed=config.seed
             )
             found[split] = {k: v[label] for k, v in probed.items()}
             found[split]["accuracy"] = found[split]["linear"]
         _write_result(
-            directory, name, transfer_results.result(found, label=label, start=stage.start)
+            directory, name, transfer_results.result(found, label=label, start=stage.init_from)
         )
 
     return Stage(name, depends, inputs, run)
@@ -95,7 +97,7 @@ def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Pa
 
 
 def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
-    if not hosts.is_first():
+    if not hosts.is_primary():
         return
     evaluation.write(result, directory / "result.json")
     log.info("%s: %.1f%% of held-out videos right", name, 100 * result["accuracy"])

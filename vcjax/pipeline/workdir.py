@@ -15,7 +15,7 @@ from vcjax.models.resnet3d import ResNet3D
 from vcjax.training import networks
 
 # Settings of data.* that change how a run goes, not what comes out.
-_HOW = ("num_threads", "num_workers", "max_bad_share", "max_changed_share")
+_HOW = ("num_threads", "num_workers", "max_corrupt_fraction", "max_changed_share")
 
 
 def manifest(workdir: Path) -> Manifest:
@@ -65,11 +65,11 @@ def embedded(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> 
         models, manifest, config, clips_per_video=config.evaluation.clips_per_video
     )
     for name in found.keys() & set(settings.FINETUNING_STAGES):
-        found[name] = inference.Embedded(probes.unit(found[name].pooled), found[name].pooled)
+        found[name] = inference.Features(probes.unit(found[name].pooled), found[name].pooled)
     return found
 
 
-def probing(config: ConfigDict) -> evaluation.Probing:
+def probing(config: ConfigDict) -> evaluation.ProbeSettings:
     """How features are probed: `evaluation.Probing` of the settings."""
     wanted = config.evaluation.to_dict()
-    return evaluation.Probing(**{k: wanted[k] for k in evaluation.Probing._fields})
+    return evaluation.ProbeSettings(**{k: wanted[k] for k in evaluation.ProbeSettings._fields})

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also if the process that writes them is killed."""
+"""Atomic writes: a file is complete or absent, even if the process that writes it is killed."""
 
 import fcntl
 import glob
@@ -10,27 +10,27 @@ from typing import IO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` when the block ends without an error.
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a temporary file that replaces `path` if the block ends without an error.
 
-    What processes have left that died while they wrote the same is removed.
+    Temporary files of the same `path` left by processes that died are removed.
     """
     _remove_leftovers(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed, or the process dies
+            fcntl.flock(file, fcntl.LOCK_EX)  # marks the file as in use while this process lives
             yield file
             file.flush()
-            os.fsync(file.fileno())  # or power that fails leaves the new name and no content
+            os.fsync(file.fileno())  # a power failure must not leave the new name without content
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Puts `text`, as UTF-8, into the place of `path`."""
-    with replacing(path) as file:
+    """Write `text` as UTF-8 to `path`, atomically."""
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
@@ -40,5 +40,5 @@ def _remove_leftovers(path: Path) -> None:
             with leftover.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 leftover.unlink()
-        except (BlockingIOError, FileNotFoundError):  # another process is at it
+        except (BlockingIOError, FileNotFoundError):  # another process is writing or removing it
             pass

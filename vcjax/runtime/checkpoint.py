@@ -1,7 +1,7 @@
-"""Checkpoints of everything that training needs, by orbax: no pickle, asynchronous, atomic.
+"""Checkpoints of the whole training state, written by orbax: no pickle, asynchronous, atomic.
 
-Each has `checksums.json` beside its arrays, since orbax itself restores some flipped bits as they
-are. It is written before orbax commits the checkpoint: none is there without it.
+Each checkpoint has a file `checksums.json`, since orbax restores some flipped bits without an
+error. The file is written before orbax commits the checkpoint, so every committed one has it.
 """
 
 import contextlib
@@ -26,32 +26,35 @@ log = logging.getLogger(__name__)
 _CHECKSUMS = "checksums.json"
 _BEST = "best.json"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
-_PADDED = ("bank", "labels")  # to a multiple of the devices
+_PADDED = ("bank", "labels")  # entries padded to a multiple of the number of devices
 
 
 class CheckpointError(OSError):
-    """A checkpoint cannot be written; the message says where and why."""
+    """A checkpoint cannot be written; the message names the folder and the reason."""
 
 
 class Best(NamedTuple):
-    """The best checkpoint of a stage so far; the higher its score, the better."""
+    """Step and validation score of the best checkpoint of a stage; higher scores are better."""
 
     step: int
     score: float
 
 
 class Checkpoints:
-    """The newest checkpoints of one stage and the best, each a pytree of arrays.
+    """The newest `keep` checkpoints of one stage and the best one, each a pytree of arrays.
 
-    Damaged ones that are newer than a sound one are removed, with a warning that names the file.
-    Raises DamagedError if none is sound.
+    On opening, unfinished checkpoints are removed, and so are damaged checkpoints newer than the
+    newest intact one, with a warning that names the damaged file.
+
+    Raises:
+      DamagedError: if there are checkpoints, but all of them are damaged.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self._directory = directory = directory.absolute()
-        hosts.on_first(lambda: _clean(directory))
-        found = hosts.on_first(lambda: _best(directory))
-        self._best = Best(*found) if found else None
+        hosts.run_on_primary(lambda: _clean(directory))
+        best = hosts.run_on_primary(lambda: _best(directory))
+        self._best = Best(*best) if best else None
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
@@ -60,7 +63,7 @@ class Checkpoints:
                 ),
                 create=True,
                 async_options=AsyncOptions(
-                    # or threads wait 20 minutes for a folder that could not be made
+                    # Otherwise threads wait 20 minutes for a folder that could not be created.
                     create_directories_asynchronously=False,
                     post_finalization_callback=lambda: _write_checksums(directory),
                 ),
@@ -69,39 +72,50 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest whole checkpoint."""
+        """The step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     @property
     def best(self) -> Best | None:
-        """The checkpoint that `keep_best` named last, if it is there."""
+        """The checkpoint last passed to `keep_best`, or None."""
         return self._best
 
     def keep_best(self, step: int, score: float) -> None:
-        """Keeps the checkpoint of `step`, once it is written, until another one is better."""
+        """Wait for the checkpoint of `step` and keep it as the best one, replacing the former."""
         with self._explained():
             self._manager.wait_until_finished()
             self._best = best = Best(step, score)
-            hosts.on_first(lambda: checksums.write_json(self._directory / _BEST, best._asdict()))
+            hosts.run_on_primary(
+                lambda: checksums.write_json(self._directory / _BEST, best._asdict())
+            )
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to write `state`, arrays only, as the checkpoint of `step`.
+        """Start to write `state`, a pytree of arrays, as the checkpoint of `step`.
 
-        Raises CheckpointError where the one before it could not be written, as `close` does.
+        Writing is asynchronous, so an error may surface at the next call of `save` or `close`.
+
+        Raises:
+          CheckpointError: if this or the previous checkpoint cannot be written.
         """
         with self._explained():
             self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
 
     def restore(self, template: Any) -> Any:
-        """The newest state; shapes, types and shardings as in `template`, as by `restore_part`."""
+        """Return the newest state with the shapes, dtypes and shardings of `template`.
+
+        See `restore_part`.
+        """
         return restore_part(self._directory, template)
 
     def reached_preemption(self, count: int) -> bool:
-        """Whether the processes of a run, told to stop, agreed on their call number `count`."""
+        """Return True if the processes, asked to stop, agreed to stop after call `count`.
+
+        All processes must call it with the same counts, and all receive the same answer.
+        """
         return self._manager.reached_preemption(count)
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Wait until pending checkpoints are written, and release resources."""
         with self._explained():
             self._manager.wait_until_finished()
             self._manager.close()
@@ -113,14 +127,15 @@ class Checkpoints:
         except (ValueError, OSError) as error:
             code = re.search(r"os_error_code='(\d+)'", str(error))
             reason = os.strerror(int(code[1])) if code else str(error).partition("\n")[0]
-            whole = f"that of step {self.latest} is whole" if self.latest else "there is none"
+            latest = f"the checkpoint of step {self.latest} is intact"
             raise CheckpointError(
-                f"{self._directory}: a checkpoint cannot be written: {reason}; {whole}"
+                f"{self._directory}: a checkpoint cannot be written: {reason}; "
+                f"{latest if self.latest else 'there is no earlier checkpoint'}"
             ) from error
 
 
 def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays that are entries of the states under `directory`."""
+    """Return {name: shape} of the top-level arrays of the newest checkpoint in `directory`."""
     step = max(ocp.utils.checkpoint_steps(directory.absolute()))
     entries = ocp.StandardCheckpointHandler().metadata(directory.absolute() / str(step) / "state")
     return {k: tuple(v.shape) for k, v in entries.tree.items() if hasattr(v, "shape")}
@@ -129,14 +144,25 @@ def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
 def restore_part(
     directory: Path, template: dict[str, Any], *, alone: bool = False, best: bool = False
 ) -> dict[str, Any]:
-    """Those entries of the newest state under `directory` that `template` has, shaped as there.
+    """Restore the entries of a checkpoint that `template` has.
 
-    With `best` those of the best state. On another number of devices the entries `bank` and
-    `labels` are cut or padded with zeros. With `alone` this process reads by itself, whatever
-    others of the run do. Raises FileNotFoundError where there is no such checkpoint, DamagedError
-    where it is damaged.
+    Args:
+      directory: the folder of the checkpoints of a stage.
+      template: arrays, or their structs, with the shapes, dtypes and shardings to restore to. The
+        entries `bank` and `labels` are cropped or padded with zeros if the saved array was padded
+        for another number of devices; any other difference in shape is an error.
+      alone: read in this process only, independently of the other processes of the run.
+      best: read the checkpoint with the best validation score instead of the newest one.
+
+    Returns:
+      The restored entries, by name.
+
+    Raises:
+      FileNotFoundError: if there is no such checkpoint.
+      DamagedError: if the checkpoint fails the verification of its checksums.
+      ValueError: if an entry other than `bank` and `labels` has another shape.
     """
-    # Another manager than the one that saves: which handler an item has is fixed at first use.
+    # A manager fixes the handler of an item at its first use, so the one that saves cannot be used.
     me = jax.process_index()
     processes = MultiprocessingOptions(
         primary_host=me if alone else 0, active_processes={me} if alone else None
@@ -151,9 +177,9 @@ def restore_part(
         step = chosen.step if chosen else manager.latest_step()
         if step is None or (best and not chosen):
             raise FileNotFoundError(f"no {'best ' * best}checkpoint in {directory}")
-        if found := damaged(directory / str(step)):
+        if bad := damaged(directory / str(step)):
             raise DamagedError(
-                f"{found[0]}: damaged; run the stage again, it goes on from an older checkpoint"
+                f"{bad[0]}: damaged; run the stage again to resume from an older checkpoint"
             )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
         restore = ocp.args.PyTreeRestore(
@@ -171,19 +197,19 @@ def restore_part(
 
 
 def damaged(checkpoint: Path) -> list[Path]:
-    """The files of a checkpoint, a folder DIRECTORY/STEP, that are not as they were written."""
+    """Return the missing and damaged files of a checkpoint, a folder DIRECTORY/STEP."""
     try:
         recorded = checksums.read_json(checkpoint / _CHECKSUMS)
-    except FileNotFoundError:  # of before there were checksums
+    except FileNotFoundError:  # a checkpoint of an older version, without checksums
         return []
     except DamagedError:
         return [checkpoint / _CHECKSUMS]
     missing = checksums.missing(recorded, checkpoint)
-    return missing + checksums.damaged(recorded, checkpoint)
+    return missing + checksums.find_corrupt(recorded, checkpoint)
 
 
 def committed(directory: Path) -> list[Path]:
-    """The checkpoints under `directory`, the newest first."""
+    """Return the folders of the committed checkpoints in `directory`, newest first."""
     if not directory.is_dir():
         return []
     return sorted(
@@ -198,11 +224,11 @@ class _IsBest(preservation_policy.PreservationPolicy):
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         best = self._checkpoints.best
-        return [best is not None and found.step == best.step for found in checkpoints]
+        return [best is not None and saved.step == best.step for saved in checkpoints]
 
 
 def _best(directory: Path) -> Best | None:
-    """What is recorded of the best checkpoint, if that is there."""
+    """Return the recorded best checkpoint, or None if its record or its folder is missing."""
     try:
         best = Best(**checksums.read_json(directory / _BEST))
     except (FileNotFoundError, DamagedError):
@@ -211,38 +237,38 @@ def _best(directory: Path) -> Best | None:
 
 
 def _clean(directory: Path) -> None:
-    """Removes what killed runs were writing, and checkpoints until the newest is sound.
+    """Remove unfinished checkpoints, then damaged ones until the newest is intact.
 
-    The best one too, if it is damaged.
+    The best checkpoint is removed as well if it is damaged.
     """
     for unfinished in directory.glob(_UNFINISHED):
         shutil.rmtree(unfinished)
     bad: dict[Path, Path] = {}
     for checkpoint in committed(directory):
-        if not (found := damaged(checkpoint)):
+        if not (files := damaged(checkpoint)):
             break
-        bad[checkpoint] = found[0]
+        bad[checkpoint] = files[0]
     else:
         if bad:
             listed = ", ".join(map(str, bad.values()))
             raise DamagedError(
-                f"all checkpoints are damaged: {listed}; remove {directory} to train the stage anew"
+                f"all checkpoints are damaged: {listed}; remove {directory} to restart the stage"
             )
     for checkpoint, file in bad.items():
-        log.warning("%s: damaged; the checkpoint before it is used", file)
+        log.warning("%s: damaged; using the previous checkpoint", file)
         shutil.rmtree(checkpoint)
-    if (best := _best(directory)) and (found := damaged(directory / str(best.step))):
-        log.warning("%s: damaged; the best checkpoint is that of a later validation", found[0])
+    if (best := _best(directory)) and (files := damaged(directory / str(best.step))):
+        log.warning("%s: damaged; a later validation selects a new best checkpoint", files[0])
         shutil.rmtree(directory / str(best.step))
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a message is not the traceback of what orbax raises, too, at the next call."""
+    """Return False for a logged traceback of an error that orbax also raises at its next call."""
     if not record.exc_info:
         return True
-    # of the many arrays that cannot be written orbax raises the first; asyncio tells of the others
-    others = record.name == "asyncio" and "_GatheringFuture" in record.getMessage()
-    return not (others or "orbax" in Path(record.pathname).parts)
+    # If several arrays cannot be written, orbax raises the first error and asyncio logs the rest.
+    rest = record.name == "asyncio" and "_GatheringFuture" in record.getMessage()
+    return not (rest or "orbax" in Path(record.pathname).parts)
 
 
 for _logger in ("absl", "asyncio"):
@@ -250,7 +276,10 @@ for _logger in ("absl", "asyncio"):
 
 
 def _write_checksums(directory: Path) -> None:
-    """Of the checkpoint that is about to be committed: all but orbax's own record of the commit."""
+    """Write the checksums of the checkpoint that is about to be committed.
+
+    They cover all files but orbax's own record of the commit, which does not exist yet.
+    """
     for checkpoint in directory.glob(_UNFINISHED):
         files = (path for path in checkpoint.glob("*/**/*") if path.is_file())
-        checksums.write_json(checkpoint / _CHECKSUMS, checksums.of_files(files, checkpoint))
+        checksums.write_json(checkpoint / _CHECKSUMS, checksums.checksums_of(files, checkpoint))

@@ -1,4 +1,4 @@
-"""Checksums of what a run leaves, so that a flipped bit or half a file is noticed and not used."""
+"""Checksums of the files of a run, by which flipped bits and truncated files are detected."""
 
 import hashlib
 import json
@@ -8,55 +8,60 @@ from typing import Any
 
 from vcjax.runtime import atomic
 
-_OWN = "checksum"  # key of a JSON file's own
+_OWN = "checksum"  # key of the checksum that a JSON file holds of itself
 
 
 class DamagedError(ValueError):
-    """A file is not as it was written; the message names it."""
+    """The content of a file, named in the message, differs from the content that was written."""
 
 
-def of_file(path: Path) -> str:
-    """Size in bytes and BLAKE2b of a file's content."""
+def checksum(path: Path) -> str:
+    """Return "SIZE:DIGEST" of a file: its size in bytes and the BLAKE2b hash of its content."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
         return f"{file.tell()}:{digest.hexdigest()}"
 
 
-def of_files(paths: Iterable[Path], base: Path) -> dict[str, str]:
-    """`of_file` of each, by its path in the folder `base`."""
-    return {path.relative_to(base).as_posix(): of_file(path) for path in sorted(paths)}
+def checksums_of(paths: Iterable[Path], base: Path) -> dict[str, str]:
+    """Return {path relative to `base`: checksum} for `paths`, all inside `base`."""
+    return {path.relative_to(base).as_posix(): checksum(path) for path in sorted(paths)}
 
 
 def missing(recorded: Mapping[str, str], base: Path) -> list[Path]:
-    """The files of `recorded`, as `of_files` gives it, that are not in `base` any more."""
+    """Return the files of `recorded` (from `checksums_of`) that no longer exist in `base`."""
     return [base / name for name in recorded if not (base / name).is_file()]
 
 
-def damaged(recorded: Mapping[str, str], base: Path) -> list[Path]:
-    """The files of `recorded`, as `of_files` gives it, that are in `base` with other content."""
-    there = [(base / name, wanted) for name, wanted in recorded.items()]
-    return [path for path, wanted in there if path.is_file() and of_file(path) != wanted]
+def find_corrupt(recorded: Mapping[str, str], base: Path) -> list[Path]:
+    """Return the files of `recorded` (from `checksums_of`) whose content in `base` has changed."""
+    files = [(base / name, expected) for name, expected in recorded.items()]
+    return [path for path, expected in files if path.is_file() and checksum(path) != expected]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes `content` with its checksum, atomically."""
+    """Write `content` with its checksum to `path`, atomically."""
     atomic.write_text(path, as_json(content))
 
 
 def as_json(content: Mapping[str, Any]) -> str:
-    """`content` with its checksum, for `read_json`."""
+    """Return `content` with its checksum as JSON text, in the format that `read_json` reads."""
     return json.dumps({**content, _OWN: _of_json(content)}, indent=1)
 
 
 def read_json(path: Any) -> dict[str, Any]:
-    """What `write_json` wrote. Raises DamagedError if it is anything else, FileNotFoundError."""
+    """Return the content of a file written by `write_json`, without its checksum.
+
+    Raises:
+      DamagedError: if the file is not JSON or does not match its checksum.
+      FileNotFoundError: if there is no file.
+    """
     try:
         content = dict(json.loads(path.read_bytes()))
     except (ValueError, TypeError) as error:
         raise DamagedError(f"{path}: damaged: {error}") from error
-    # files of before there were checksums have none
+    # Files of older versions have no checksum.
     if content.pop(_OWN, None) not in (None, _of_json(content)):
-        raise DamagedError(f"{path}: damaged; its content is not what was written")
+        raise DamagedError(f"{path}: damaged; its content does not match its checksum")
     return content
 
 

@@ -1,6 +1,6 @@
-"""The experiment that a command line names, and the settings that it changes.
+"""Resolution of `--config` on the command line, and one-line messages for invalid flags.
 
-Those of `configs/` are in a checkout at its top, in a wheel in the package.
+The experiments of `configs/` are at the top of a checkout and inside the package in a wheel.
 """
 
 import re
@@ -10,52 +10,56 @@ from pathlib import Path
 
 from absl import flags
 
-_CONFIGS = Path(__file__).parent.parent / "configs"  # a link to the checkout's, files in a wheel
+_CONFIGS = Path(__file__).parent / "configs"  # a link in a checkout, a folder in a wheel
 
 
 def find(config: str) -> str:
-    """`config`, FILE.py[:VARIANT], with FILE's path where it is not there but comes with vcjax.
+    """Return `config`, FILE.py[:VARIANT], with the path of the experiment that vcjax provides.
 
-    Both `la_idt.py:rendered` and `configs/la_idt.py:rendered` mean the one that comes with vcjax.
+    Both `la_idt.py:rendered` and `configs/la_idt.py:rendered` select the provided experiment. A
+    file that exists takes precedence: then, and if vcjax has no such experiment, `config` is
+    returned unchanged.
     """
     file, colon, variant = config.partition(":")
     path = Path(file)
     if path.exists() or path.parent.name not in ("", "configs") or path.is_absolute():
         return config
-    known = _CONFIGS / path.name
-    return f"{known}{colon}{variant}" if known.exists() else config
+    provided = _CONFIGS / path.name
+    return f"{provided}{colon}{variant}" if provided.exists() else config
 
 
 def find_in_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command line in which `--config=FILE` and `--config FILE` are found by `find`."""
-    found = []
+    """Return the command line with the value of `--config` resolved by `find`."""
+    resolved = []
     for last, argument in zip(["", *arguments], arguments, strict=False):
         flag, equals, value = argument.partition("=")
         if equals and flag in ("--config", "-config"):
             argument = f"{flag}={find(value)}"
         elif last in ("--config", "-config"):
             argument = find(argument)
-        found.append(argument)
-    return found
+        resolved.append(argument)
+    return resolved
 
 
-def parse(arguments: Sequence[str], known: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """What is left of a command line without its flags; ends with one line on a wrong one."""
+def parse(arguments: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parse the flags and return the remaining arguments.
+
+    Exit with a one-line message if a flag is invalid.
+    """
     try:
-        return known(find_in_arguments(arguments))
-    # config files are programs, and raise whatever they do
-    except Exception as error:
+        return flag_values(find_in_arguments(arguments))
+    except Exception as error:  # config files are programs and may raise any exception
         sys.exit(f"vcjax: {_reason(error, arguments)}; see --help")
 
 
 def _reason(error: Exception, arguments: Sequence[str]) -> str:
-    """One line that names what on the command line is wrong."""
+    """Return one line that names the invalid argument."""
     reason = str(error).strip() or type(error).__name__
-    if isinstance(error, AttributeError):  # of ml_collections for an unknown setting
+    if isinstance(error, AttributeError):  # raised by ml_collections for an unknown setting
         names = re.findall(r"\w+", reason.replace("\\n", " "))
         keys = [argument.partition("=")[0] for argument in arguments]
         unknown = [key for key in keys if names and names[0] in key.split(".")]
         return f"there is no setting {unknown[0] if unknown else reason}"
-    if "Traceback" in reason:  # of a config file, whose last line says what it is
+    if "Traceback" in reason:  # an error in a config file, whose last line has the message
         reason = f"{reason.partition(': ')[0]}: {reason.splitlines()[-1].partition(': ')[2]}"
     return " ".join(reason.split())

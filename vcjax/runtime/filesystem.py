@@ -1,6 +1,6 @@
-"""Files in object stores: `gs://`, `s3://`, or whatever else fsspec knows.
+"""Files in object stores: `gs://`, `s3://` and any other protocol of fsspec.
 
-What touches the network is tried again, each time after a longer pause. Needs the extra `remote`.
+Network operations are retried with exponential backoff. Requires the extra `remote`.
 """
 
 import contextlib
@@ -19,20 +19,24 @@ from vcjax.runtime import atomic
 T = TypeVar("T")
 
 _ATTEMPTS = 6
-_LONGEST_PAUSE = 60  # seconds
+_MAX_PAUSE = 60  # seconds
 _CACHE = "VCJAX_CACHE"  # environment variable: folder of local copies
-_NEVER_MENDED = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_PERMANENT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` is an address such as `gs://bucket/folder`."""
+    """Return True if `path` is a remote address such as `gs://bucket/folder`."""
     return not isinstance(path, Path) and bool(
         re.match(r"(?!file:)[a-z][a-z0-9+.-]+://", str(path))
     )
 
 
 def path_of(path: str | os.PathLike[str]) -> Any:
-    """The path or address as a pathlib.Path, or a UPath, which behaves like one."""
+    """Return a `pathlib.Path`, or for a remote address a `UPath` with the same interface.
+
+    Raises:
+      ValueError: if the address is remote and the extra `remote` is not installed.
+    """
     text = str(path)
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
@@ -41,71 +45,81 @@ def path_of(path: str | os.PathLike[str]) -> Any:
     try:
         from upath import UPath
     except ImportError as error:
-        raise ValueError(f"{text}: install vcjax[remote] to read such addresses") from error
+        raise ValueError(f"{text}: install vcjax[remote] to read remote files") from error
     return UPath(text)
 
 
 def absolute(path: str) -> str:
-    """The path without dots, from the root; an address stays."""
+    """Return a local path as a normalized absolute path, a remote address unchanged."""
     return path if is_remote(path) else os.path.abspath(path_of(path))
 
 
-def patiently(work: Callable[[], T]) -> T:
-    """What `work` returns, which is called again after errors that time may mend."""
+def retry(work: Callable[[], T]) -> T:
+    """Return the result of `work`, calling it up to 6 times while it raises a transient OSError.
+
+    Errors that repeat (a missing file, denied permission) are raised at once.
+    """
     import tenacity
 
     return tenacity.Retrying(
-        wait=tenacity.wait_random_exponential(max=_LONGEST_PAUSE),
+        wait=tenacity.wait_random_exponential(max=_MAX_PAUSE),
         stop=tenacity.stop_after_attempt(_ATTEMPTS),
         retry=tenacity.retry_if_exception(
-            lambda error: isinstance(error, OSError) and not isinstance(error, _NEVER_MENDED)
+            lambda error: isinstance(error, OSError) and not isinstance(error, _PERMANENT_ERRORS)
         ),
         reraise=True,
     )(work)
 
 
 def files(folder: Any) -> list[Any]:
-    """All files below the remote `folder`, sorted."""
-    found = patiently(lambda: folder.fs.find(folder.path))
+    """Return all files below the remote `folder`, sorted."""
+    names = retry(lambda: folder.fs.find(folder.path))
     start = len(folder.path.rstrip("/")) + 1
-    return [folder / str(name)[start:] for name in sorted(map(str, found))]
+    return [folder / str(name)[start:] for name in sorted(map(str, names))]
 
 
 def size_of(path: Any) -> int:
-    """Bytes of a file, of which there are none where it is not there."""
+    """Return the size of a file in bytes, or -1 if it does not exist."""
     try:
-        return patiently(lambda: path.stat().st_size) if is_remote(path) else path.stat().st_size
+        return retry(lambda: path.stat().st_size) if is_remote(path) else path.stat().st_size
     except FileNotFoundError:
         return -1
 
 
-def stamp(path: str) -> tuple[int, str]:
-    """Size of a file and what else tells another content of it. Raises FileNotFoundError."""
+def file_version(path: str) -> tuple[int, str]:
+    """Return the size of a file in bytes and a text that changes with its content.
+
+    The text is the modification time in nanoseconds of a local file, and the entity tag, hash or
+    time that the store reports for a remote one ("" if it reports none).
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+    """
     if not is_remote(path):
         status = os.stat(path_of(path))
         return status.st_size, str(status.st_mtime_ns)
     place = path_of(path)
-    information = patiently(lambda: place.fs.info(place.path))
-    named = ("etag", "ETag", "md5Hash", "mtime", "LastModified", "updated", "created")
-    version = next((str(information[name]) for name in named if information.get(name)), "")
+    information = retry(lambda: place.fs.info(place.path))
+    version_keys = ("etag", "ETag", "md5Hash", "mtime", "LastModified", "updated", "created")
+    version = next((str(information[name]) for name in version_keys if information.get(name)), "")
     return int(information["size"]), version
 
 
 @contextlib.contextmanager
 def writing(target: Any) -> Iterator[Path]:
-    """A local file to write, which is put to its place when the block ends without an error."""
+    """Yield a local file to write; move or upload it to `target` if the block raises no error."""
     if not is_remote(target):
-        with atomic.replacing(target) as file:
+        with atomic.atomic_write(target) as file:
             yield Path(file.name)
         return
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "written"
         yield written
-        patiently(lambda: target.fs.put_file(str(written), target.path))
+        retry(lambda: target.fs.put_file(str(written), target.path))
 
 
 def write_text(target: Any, text: str) -> None:
-    """Puts `text`, as UTF-8, into the place of `target`, whole or not at all."""
+    """Write `text` to `target` as UTF-8, either completely or not at all."""
     if is_remote(target):
         with writing(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -115,7 +129,7 @@ def write_text(target: Any, text: str) -> None:
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """A file to open while the block runs: `path` itself, or a copy that is gone afterwards."""
+    """Yield a local path: `path` itself, or a temporary copy that is deleted after the block."""
     if not is_remote(path):
         yield path_of(path)
         return
@@ -126,7 +140,7 @@ def local_copy(path: str) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """The folder of copies, which is there."""
+    """Return the folder of local copies of remote files; create it if necessary."""
     folder = Path(os.environ.get(_CACHE) or Path.home() / ".cache" / "vcjax")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -134,14 +148,15 @@ def cache_folder() -> Path:
 
 @functools.lru_cache(4096)
 def cached(path: str) -> Path:
-    """`path` itself, or a copy in the folder `VCJAX_CACHE` (by default ~/.cache/vcjax).
+    """Return a local `path` itself, or a copy in `$VCJAX_CACHE` (default: ~/.cache/vcjax).
 
-    It is fetched once for all processes, and again once it has changed.
+    A remote file is downloaded once for all processes, and again if it has changed since. Each
+    process checks for changes on its first call for `path` only.
     """
     if not is_remote(path):
         return path_of(path)
     folder = cache_folder()
-    digest = hashlib.sha256(repr((path, stamp(path))).encode()).hexdigest()[:32]
+    digest = hashlib.sha256(repr((path, file_version(path))).encode()).hexdigest()[:32]
     target = folder / f"{digest}{path_of(path).suffix}"
     with (folder / f"{digest}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -153,4 +168,4 @@ def cached(path: str) -> Path:
 
 def _fetch(path: str, target: Path) -> None:
     place = path_of(path)
-    patiently(lambda: place.fs.get_file(place.path, str(target)))
+    retry(lambda: place.fs.get_file(place.path, str(target)))

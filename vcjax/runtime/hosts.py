@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, as one run with one folder that all of them see."""
+"""Runs of several processes, on one or more machines, that share one folder."""
 
 import itertools
 import json
@@ -11,45 +11,51 @@ from vcjax.runtime import preemption
 
 T = TypeVar("T")
 
-_POLL = 1000  # milliseconds, after which Python sees signals
-_count = itertools.count()  # the same in all processes, which do the same in the same order
-_waiting = False  # whether the others wait for what this process does
+_POLL = 1000  # milliseconds; a blocking call of jax handles no signals, so it must be short
+_count = itertools.count()  # equal in all processes, since all call `on_first` in the same order
+_waiting = False  # True in the first process while the other processes wait for its work
 
 
 class FirstProcessError(ValueError):
-    """What the first process had to do failed there; it says why itself."""
+    """Work of the first process failed; that process reports the reason."""
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes."""
+def is_primary() -> bool:
+    """Return True in the process with index 0, the only one that writes files."""
     return jax.process_index() == 0
 
 
-def on_first(work: Callable[[], T]) -> T:
-    """What `work` returns, which JSON holds, done by the first process while the others wait.
+def run_on_primary(work: Callable[[], T]) -> T:
+    """Run `work` in the first process only and return its result in every process.
 
-    An error of the first is a FirstProcessError in the others; where it stops on request, so do
-    they, by interruption.Stopped. Within `work` the others wait already.
+    The other processes wait. Calls may be nested: within `work`, a call runs its own work directly.
+
+    Args:
+      work: a function whose result can be stored as JSON.
+
+    Raises:
+      FirstProcessError: in the other processes, if `work` raised an error.
+      interruption.Stopped: in all processes, if the first one stopped on request.
     """
     global _waiting
     if jax.process_count() == 1 or _waiting:
         return work()
-    # not a collective of the devices: these give up on hours of waiting
+    # A key-value store, since collectives of the devices time out when the work takes hours.
     from jax._src import distributed
 
     client: Any = distributed.global_state.client
     key = f"vcjax/on_first/{next(_count)}"
-    if not is_first():
-        told = json.loads(_wait(client, key))
-        if "stopped" in told:
-            raise preemption.Stopped
-        if "error" in told:
-            raise FirstProcessError(f"the first process failed: {told['error']}")
-        return told["result"]
+    if not is_primary():
+        outcome = json.loads(_wait(client, key))
+        if "stopped" in outcome:
+            raise preemption.StopRequested
+        if "error" in outcome:
+            raise FirstProcessError(f"the first process failed: {outcome['error']}")
+        return outcome["result"]
     _waiting = True
     try:
         result = work()
-    except preemption.Stopped:
+    except preemption.StopRequested:
         client.key_value_set(key, json.dumps({"stopped": True}))
         raise
     except BaseException as error:
@@ -62,7 +68,7 @@ def on_first(work: Callable[[], T]) -> T:
 
 
 def _wait(client: Any, key: str) -> str:
-    while True:  # the first process may extract for days
+    while True:  # without a limit: the first process may extract trajectories for days
         try:
             return client.blocking_key_value_get(key, _POLL)
         except jax.errors.JaxRuntimeError as error:

@@ -1,7 +1,7 @@
-"""One run a folder: a lock that the kernel takes back when the process that holds it ends.
+"""A lock that admits one run per folder and that the kernel releases when its process ends.
 
-A record lock of POSIX, not a library's lock file: it never outlives its process, however that
-ends, its workers do not inherit it, and NFS passes it on to other hosts.
+It is a POSIX record lock rather than a lock file of a library: it never outlives its process, not
+even a killed one, worker processes do not inherit it, and NFS enforces it across hosts.
 """
 
 import contextlib
@@ -16,26 +16,30 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-NAME = "run.lock"  # the file stays; that it is there means nothing
+NAME = "run.lock"  # the file is never removed; only the kernel's lock on it counts
 
 
 class LockError(ValueError):
-    """Another run has the folder; the message names it."""
+    """Another run, named in the message, holds the lock of the folder."""
 
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Keeps other runs out of `workdir` while it is open. Raises LockError where one has it.
+    """Hold the lock of `workdir` while the context is open.
 
-    Where the file system knows no locks, or only this host's (buckets), it cannot.
+    A file system without locks, or with locks of one host only (mounted buckets), gives no
+    protection; if it refuses the lock, a warning is logged.
+
+    Raises:
+      LockError: if another run holds the lock.
     """
     with (workdir / NAME).open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # either, says POSIX
+        except (BlockingIOError, PermissionError):  # POSIX allows either error
             raise LockError(f"{workdir} is in use by {_holder(workdir)}") from None
         except OSError as error:
-            log.warning("%s cannot be locked (%s): start no second run in it", workdir, error)
+            log.warning("%s cannot be locked (%s): do not start a second run in it", workdir, error)
         file.truncate(0)
         json.dump(_me(), file)
         file.flush()
@@ -53,8 +57,8 @@ def _me() -> dict[str, str | int]:
 
 def _holder(workdir: Path) -> str:
     try:
-        told = json.loads((workdir / NAME).read_text())
-        who = f"process {told['pid']} on {told['host']} since {told['since']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
+        holder = json.loads((workdir / NAME).read_text())
+        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):  # the other run has not written it yet
         who = "another run"
-    return f"{who}; wait for it, stop it, or take another --workdir"
+    return f"{who}; wait for that run, stop it, or use another --workdir"

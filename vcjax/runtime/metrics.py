@@ -1,4 +1,4 @@
-"""What a run says while it goes on: one JSON line an event, and TensorBoard."""
+"""Metrics of a run, written as JSON lines and for TensorBoard."""
 
 import contextlib
 import json
@@ -11,11 +11,12 @@ from vcjax.runtime import atomic
 
 
 class Writer:
-    """Scalars of one stage, into `workdir/metrics.jsonl` and `workdir/tensorboard/<stage>`.
+    """Writer of the scalars of one stage.
 
-    Lines of the same stage from steps after `step`, left by a run that was killed between a
-    checkpoint and its next, are dropped: they are about to be written again. So are those of `step`
-    without a loss, from between two epochs. Of several processes only the first writes.
+    It appends to `workdir/metrics.jsonl` and to `workdir/tensorboard/<stage>`. Lines of the stage
+    after `step`, left by a run that was killed after its last checkpoint, are dropped, because the
+    resumed run writes them again. Lines of `step` itself without a loss, which are written between
+    two epochs, are dropped as well. In a run of several processes only the first one writes.
     """
 
     def __init__(self, workdir: Path, stage: str, *, step: int = 0) -> None:
@@ -24,14 +25,14 @@ class Writer:
         if not self._writes:
             return
         path = workdir / "metrics.jsonl"
-        _forget(path, stage, step)
+        _drop_later_lines(path, stage, step)
         self._file = path.open("a")
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard" / stage), purge_step=step + 1
         )
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes `scalars` of a step."""
+        """Write `scalars` of a step."""
         if not self._writes:
             return
         self._file.write(json.dumps({"stage": self._stage, "step": step} | scalars) + "\n")
@@ -40,14 +41,14 @@ class Writer:
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flushes and closes both files."""
+        """Flush and close both files."""
         if self._writes:
             self._file.close()
             self._board.close()
 
 
 def first_loss(workdir: Path, stage: str) -> float | None:
-    """The first loss that a stage has written, or None."""
+    """Return the first loss in `workdir/metrics.jsonl` of a stage, or None if it has none."""
     try:
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:
@@ -60,7 +61,7 @@ def first_loss(workdir: Path, stage: str) -> float | None:
     return None
 
 
-def _forget(path: Path, stage: str, step: int) -> None:
+def _drop_later_lines(path: Path, stage: str, step: int) -> None:
     if not path.exists():
         return
     kept = []

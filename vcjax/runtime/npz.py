@@ -1,9 +1,9 @@
-"""Arrays in .npz files."""
+"""Errors of .npz files."""
 
 import zipfile
 import zlib
 
-# What numpy and zipfile raise on damaged bytes; RuntimeError: flags that ask for a password.
+# Raised by numpy and zipfile on damaged bytes; RuntimeError: a flag that claims encryption.
 UNREADABLE = (
     OSError,
     EOFError,

@@ -1,8 +1,8 @@
-"""The processes of a run watch one another: when one ends, the others say which, and end too.
+"""Mutual monitoring of the processes of a run: if one process ends, the others report it and exit.
 
-Each keeps a connection to the first open, which the kernel closes whatever ends the process, and
-whose keepalive tells of a machine that is gone. jax's own heartbeats, slower and without a name,
-stay behind it.
+Every process keeps a TCP connection to the first one open. The kernel closes the connection
+however the process ends, and TCP keepalive detects a lost machine. JAX's own heartbeats, which are
+slower and do not name the lost process, remain as a fallback.
 """
 
 import contextlib
@@ -23,18 +23,19 @@ from vcjax.runtime import preemption
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_TIMEOUT = 40  # seconds, of jax's own
-_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # 30 s for a lost machine
-_PATIENCE = 35  # seconds to learn whose end made a collective fail
+HEARTBEAT_TIMEOUT = 40  # seconds, for JAX's own heartbeats
+_KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # detects a loss in 30 s
+_PATIENCE = 35  # seconds to wait for the cause of a failed collective
 _KEY = "vcjax/peers"
 _LEFT = "left"
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """While it is open, the end of another process of the run ends this one, and is explained.
+    """End this process, with an explanation, if another process of the run dies or fails.
 
-    An error inside is told to the others.
+    An error raised inside the context is reported to the other processes. In a run of one process
+    the context does nothing.
     """
     if jax.process_count() == 1:
         yield
@@ -42,12 +43,12 @@ def watched() -> Iterator[None]:
     links = _Links()
     try:
         yield
-    except (SystemExit, preemption.Stopped):
+    except (SystemExit, preemption.StopRequested):
         links.leave(_LEFT)
         raise
     except BaseException as error:
         if _is_of_another(error):
-            time.sleep(_PATIENCE)  # in which the link says whose
+            time.sleep(_PATIENCE)  # the link names the failed process and ends this one
         links.leave(f"1 {links.me} failed: {str(error) or type(error).__name__}")
         raise
     links.leave(_LEFT)
@@ -58,9 +59,9 @@ def _is_of_another(error: BaseException) -> bool:
 
 
 class _Links:
-    """The first process's connections to all others; or of another to the first.
+    """The connections of the first process to all other processes, or of another to the first.
 
-    A line is `left`, or EXIT_CODE and what happened.
+    The protocol has one line per message: `left`, or an exit code and the event that caused it.
     """
 
     def __init__(self) -> None:
@@ -76,10 +77,10 @@ class _Links:
             else:
                 self._join(state.client, state.coordinator_address)
         except OSError as error:
-            log.warning("processes cannot watch one another (%s): jax's heartbeats do", error)
+            log.warning("processes cannot connect (%s); falling back to JAX's heartbeats", error)
 
     def leave(self, line: str) -> None:
-        self._leaving = True  # the others may end before this one
+        self._leaving = True  # from here on, the end of another process is no failure
         for link in list(self._sockets):
             with contextlib.suppress(OSError):
                 link.sendall(f"{line}\n".encode())
@@ -89,9 +90,9 @@ class _Links:
         server = socket.create_server(
             ("", 0), family=family, dualstack_ipv6=family == socket.AF_INET6
         )
-        token = secrets.token_hex(16)  # or any scanner of ports could end the run
-        told = {"port": server.getsockname()[1], "token": token, "who": self.me}
-        client.key_value_set(_KEY, json.dumps(told))
+        token = secrets.token_hex(16)  # without it, a port scanner could end the run
+        address = {"port": server.getsockname()[1], "token": token, "who": self.me}
+        client.key_value_set(_KEY, json.dumps(address))
         threading.Thread(target=self._accept, args=(server, token), daemon=True).start()
 
     def _accept(self, server: socket.socket, token: str) -> None:
@@ -101,30 +102,31 @@ class _Links:
 
     def _greet(self, link: socket.socket, token: str) -> None:
         lines = link.makefile(encoding="utf-8")
-        said, _, who = lines.readline(1000).strip().partition(" ")
-        if secrets.compare_digest(said.encode(), token.encode()):
+        received, _, who = lines.readline(1000).strip().partition(" ")
+        if secrets.compare_digest(received.encode(), token.encode()):
             self._listen(link, lines, who)
         else:
             link.close()
 
     def _join(self, client: Any, coordinator: str) -> None:
-        told = json.loads(client.blocking_key_value_get(_KEY, 60_000))
+        address = json.loads(client.blocking_key_value_get(_KEY, 60_000))
         host = coordinator.rsplit(":", 1)[0].strip("[]")
-        link = socket.create_connection((host, told["port"]), timeout=60)
+        link = socket.create_connection((host, address["port"]), timeout=60)
         link.settimeout(None)
-        link.sendall(f"{told['token']} {self.me}\n".encode())
+        link.sendall(f"{address['token']} {self.me}\n".encode())
         lines = link.makefile(encoding="utf-8")
-        threading.Thread(target=self._listen, args=(link, lines, told["who"]), daemon=True).start()
+        who = address["who"]
+        threading.Thread(target=self._listen, args=(link, lines, who), daemon=True).start()
 
     def _listen(self, link: socket.socket, lines: Any, who: str) -> None:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
-            if hasattr(socket, name):  # Linux
+            if hasattr(socket, name):  # these options exist on Linux only
                 link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._sockets.append(link)
         try:
             line = lines.readline().strip()
-        except OSError:  # the keepalive's
+        except OSError:  # the keepalive timed out
             line = ""
         self._sockets.remove(link)
         if line != _LEFT and not self._leaving:
@@ -132,8 +134,8 @@ class _Links:
 
     def _end(self, line: str) -> NoReturn:
         self.leave(line)
-        code, _, happened = line.partition(" ")
-        log.error("vcjax: %s; this run ends. The same command goes on from what is kept", happened)
+        code, _, event = line.partition(" ")
+        log.error("vcjax: %s; the run ends. The same command resumes it", event)
         preemption.end_workers()
         sys.stderr.flush()
         os._exit(int(code))

@@ -1,8 +1,9 @@
-"""Stopping on request: SIGTERM, which schedulers send before they take a machine, and Ctrl-C.
+"""Stopping on request: SIGTERM, which schedulers send before they reclaim a machine, and Ctrl-C.
 
-A stage is broken off where it is, and goes on from its files. Training defers that: it finishes a
-step, writes a checkpoint, and stops then. In a run of several processes the notice to one reaches
-all, and they stop after the same step (jax's preemption service, as orbax asks it).
+Most stages are interrupted at once and later resume from their files. Training defers the request:
+it finishes the current step, writes a checkpoint and then stops. In a run of several processes, a
+signal to one process reaches all of them through JAX's preemption service, which orbax queries, and
+all processes stop after the same step.
 """
 
 import _thread
@@ -21,34 +22,37 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
-EXIT_CODE_BY_HAND = 130  # Ctrl-C, as shells have it
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes the run
+EXIT_CODE_BY_HAND = 130  # Ctrl-C, following the convention of shells
 
-_NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # where jax's preemption service says so to all processes
+_NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key that JAX's preemption service sets for all processes
 _POLL = 1.0  # seconds
-_calls = itertools.count(1)  # of `reached`: the same in all processes
-_several = False  # processes in this run
-_request: signal.Signals | None = None
-_deferrals = 0
-_lost = False  # whether Stopped was raised where nothing takes it
-_program: subprocess.Popen | None = None  # that this one has started and waits for
+_calls = itertools.count(1)  # calls of `reached`, equal in all processes
+_several = False  # True in a run of several processes
+_request: signal.Signals | None = None  # the first signal received
+_deferrals = 0  # number of open `deferred` contexts
+_lost = False  # True if Stopped was raised in code that drops exceptions
+_program: subprocess.Popen | None = None  # the child program that `run` waits for
 
 
-class Stopped(BaseException):
-    """The run stops because it was asked to; what it had is kept."""
+class StopRequested(BaseException):
+    """The run stops on request, with its progress saved."""
 
 
 def listen() -> None:
-    """Takes SIGTERM and Ctrl-C from here on; called before jax.distributed.initialize."""
+    """Install the handlers of SIGTERM and Ctrl-C. Call before jax.distributed.initialize."""
     signal.signal(signal.SIGTERM, _receive)
     signal.signal(signal.SIGINT, _receive)
     sys.unraisablehook = _raise_again
 
 
 def _raise_again(lost: Any) -> None:
-    """Stops a little later where Stopped met code whose errors Python drops (jax's at each gc)."""
+    """Repeat the request if Stopped was raised in code whose errors Python drops.
+
+    JAX runs such code in a callback of every garbage collection.
+    """
     global _lost
-    if lost.exc_type is Stopped:
+    if lost.exc_type is StopRequested:
         _lost = True
         threading.Timer(_POLL / 10, _thread.interrupt_main, [signal.SIGTERM]).start()
     else:
@@ -57,10 +61,9 @@ def _raise_again(lost: Any) -> None:
 
 @contextlib.contextmanager
 def listening_to_all() -> Iterator[None]:
-    """While it is open, takes what reaches any process of the run too.
+    """Also react to signals that other processes of the run receive, while the context is open.
 
-    Opened after jax.distributed.initialize, which has put its own handler of SIGTERM in the place
-    of ours.
+    Open it after jax.distributed.initialize, which replaces the handler of SIGTERM by its own.
     """
     from jax._src import distributed
 
@@ -71,7 +74,7 @@ def listening_to_all() -> Iterator[None]:
 
     def look() -> None:
         while not closed.wait(_POLL):
-            with contextlib.suppress(Exception):  # there is none; or the run has failed
+            with contextlib.suppress(Exception):  # no notice yet, or the run has failed
                 client.key_value_try_get(_NOTICE)
                 _thread.interrupt_main(signal.SIGTERM)
                 return
@@ -82,41 +85,44 @@ def listening_to_all() -> Iterator[None]:
         yield
     finally:
         closed.set()
-        thread.join()  # a thread in jax's client when Python ends is an abort
+        thread.join()  # a thread inside JAX's client at interpreter exit aborts the process
 
 
 def _receive(number: int, frame: Any) -> None:
     global _request, _lost
     if number == signal.SIGINT and _request:
         raise KeyboardInterrupt
-    if _request and not _lost:  # twice: to this process, and to all of its group
+    if _request and not _lost:  # a repeated signal: sent to the process and to its group
         return
     _lost = False
     _request = _request or signal.Signals(number)
     if _program:
-        _program.terminate()  # it says the rest
+        _program.terminate()  # the program logs that it stops
         return
     if not _deferrals:
         _stop()
-    log.warning("%s: stopping, with a checkpoint. Ctrl-C: at once", _request.name)
+    log.warning("%s: stopping after a checkpoint; press Ctrl-C to stop at once", _request.name)
     if number == signal.SIGINT and _several:
-        os.kill(os.getpid(), signal.SIGTERM)  # which jax tells the other processes
+        os.kill(os.getpid(), signal.SIGTERM)  # JAX forwards SIGTERM to the other processes
 
 
 def _stop() -> None:
-    end_workers()  # or a pool would wait for its work
-    raise Stopped
+    end_workers()  # otherwise a pool waits until its work is done
+    raise StopRequested
 
 
 def check() -> None:
-    """Raises Stopped where the run is to stop."""
+    """Raise Stopped if a stop was requested."""
     if _request:
         _stop()
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
-    """While it is open a request only shows in `reached`; it is obeyed at the end at the latest."""
+def defer_stop() -> Iterator[None]:
+    """Defer a stop while the context is open: Stopped is raised when the outermost one closes.
+
+    Within the context, `reached` reports the request and `interruptible` allows an immediate stop.
+    """
     global _deferrals
     _deferrals += 1
     try:
@@ -129,9 +135,10 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside `deferred`, work that may be broken off anywhere.
+    """Allow an immediate stop while the context is open, inside `deferred`.
 
-    Not in a run of several processes, where the others wait for this one at the step to stop at.
+    In a run of several processes this has no effect, since the other processes wait for this one
+    at the step where all of them stop.
     """
     global _deferrals
     if _several:
@@ -145,10 +152,11 @@ def interruptible() -> Iterator[None]:
         _deferrals = deferrals
 
 
-def reached(checkpoints: Any) -> bool:
-    """Whether to stop after this step; asked after each, and the same in all processes.
+def stop_requested(checkpoints: Any) -> bool:
+    """Return True if training must stop after this step. Call after every step.
 
-    `checkpoints` knows `reached_preemption(count)`, as orbax's manager.
+    The answer is the same in all processes. `checkpoints` has a method
+    `reached_preemption(count)`, like orbax's CheckpointManager.
     """
     if _several:
         return checkpoints.reached_preemption(next(_calls))
@@ -156,13 +164,16 @@ def reached(checkpoints: Any) -> bool:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-    """The exit code of a program of ours; a request to stop goes to it too, and is obeyed after it.
+    """Run a vcjax program as a child process and return its exit code.
 
-    Raises Stopped as well where the program alone was asked to. Ctrl-C of a terminal reaches it by
-    itself, before the SIGTERM from here, which then changes nothing.
+    A stop request is passed on to the child as SIGTERM, and this process stops after the child has
+    ended. A terminal sends Ctrl-C to the child directly; the SIGTERM that follows has no effect.
+
+    Raises:
+      Stopped: if a stop was requested, of this process or of the child alone.
     """
     global _program
-    with deferred(), subprocess.Popen(command, env=environment) as program:
+    with defer_stop(), subprocess.Popen(command, env=environment) as program:
         _program = program
         try:
             if _request:
@@ -174,19 +185,20 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         finally:
             _program = None
     if code in (EXIT_CODE, EXIT_CODE_BY_HAND):
-        raise Stopped
+        raise StopRequested
     return code
 
 
 def exit_code() -> int:
-    """What the process that stopped ends with."""
+    """Return the exit code of a process that stopped on request."""
     return EXIT_CODE_BY_HAND if _request == signal.SIGINT else EXIT_CODE
 
 
 def in_worker() -> Callable[[int, int], None] | None:
-    """What a worker process of this one does at first: leave to it the signals that reach both.
+    """Return an initializer that makes a worker process ignore SIGTERM and Ctrl-C.
 
-    For workers that are needed until this process has stopped; None where it does not listen.
+    It is for workers that must outlive a request until this process has stopped. Return None if
+    this process has not called `listen`.
     """
     return _ignore if signal.getsignal(signal.SIGTERM) is _receive else None
 
@@ -197,15 +209,15 @@ def _ignore(*_: int) -> None:
 
 
 def end_workers() -> None:
-    """Ends the worker processes of this one: what they write is whole or not there."""
+    """Kill the worker processes of this process. This is safe, since workers write atomically."""
     for child in multiprocessing.active_children():
         child.kill()
 
 
 def command() -> str:
-    """The command line of this process, to be given again."""
+    """Return the command line that started this process, quoted for a shell."""
     words = sys.orig_argv
     scripts = [i for i, word in enumerate(words[:2]) if os.path.basename(word) == "vcjax"]
-    if scripts:  # the interpreter stands before the script
+    if scripts:  # the console script, possibly preceded by the interpreter
         words = ["vcjax", *words[scripts[0] + 1 :]]
     return shlex.join(words)

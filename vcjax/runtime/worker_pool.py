@@ -1,4 +1,4 @@
-"""One function over many videos, in processes: what fails is told once the others are done."""
+"""Parallel processing of many videos, where failures are reported after all were tried."""
 
 import logging
 import multiprocessing
@@ -15,26 +15,26 @@ from vcjax.runtime import progress
 
 log = logging.getLogger(__name__)
 
-DIED = "the process that read it died"  # the problem of such a video
+DIED = "the process that read it died"  # `Result.problem` if the process of a video died
 
 
 class Job(Protocol):
-    """What is to be done with one video; goes to another process."""
+    """Work on one video, as sent to another process."""
 
     @property
     def video_id(self) -> str:
-        """Id of the video."""
+        """Return the id of the video."""
 
     @property
     def video(self) -> Path:
-        """File of the video."""
+        """Return the file of the video."""
 
 
 J = TypeVar("J", bound=Job)
 
 
 class Result(NamedTuple, Generic[J]):
-    """How much was found (trajectories, frames with people), or why there is nothing."""
+    """Count of a video (of trajectories or of frames with people), or the reason of a failure."""
 
     job: J
     num_found: int
@@ -44,10 +44,18 @@ class Result(NamedTuple, Generic[J]):
 def run(
     jobs: Sequence[J], work: Callable[[J], int], *, desc: str, num_workers: int, on_error: str
 ) -> tuple[dict[str, int], list[Result[J]]]:
-    """What `work` counted of each video, by id in the order of `jobs`, and those that failed.
+    """Run `work` on each job; return the counts by video id and the results that failed.
 
-    With `on_error` "skip" failures are logged and count 0; with "error" one ValueError names all
-    of them, once the others are done.
+    Args:
+        jobs: One job per video; the counts are in this order.
+        work: Function that processes a job and returns a count; has to be picklable.
+        desc: Name of the work in the progress bar and in messages.
+        num_workers: Number of processes; with 1, the work runs in this process.
+        on_error: "skip" logs failures and counts them as 0; "error" raises one ValueError that
+            names them, after all jobs were tried.
+
+    Raises:
+        ValueError: If `on_error` is "error" and jobs fail, or if it is not a valid choice.
     """
     if on_error not in ("error", "skip"):
         raise ValueError(f"on_error is {on_error!r}; use 'error' or 'skip'")
@@ -62,16 +70,18 @@ def run(
     bar.close()
     lines = [f"{result.job.video_id}: {result.problem}" for result in failed]
     if lines and on_error == "error":
-        raise ValueError(f"{desc}: {len(lines)} videos failed:\n  " + "\n  ".join(lines))
+        hint = "to leave them out: --skip, or --config.data.on_error=skip in a run"
+        raise ValueError(f"{desc}: {len(lines)} videos failed ({hint}):\n  " + "\n  ".join(lines))
     for line in lines:
-        log.warning("%s: nothing of %s", desc, line)
+        log.warning("%s: skipped video %s", desc, line)
     return {job.video_id: counts[job.video_id] for job in jobs}, failed
 
 
 def run_all(jobs: Sequence[J], work: Callable[[J], int], num_workers: int) -> Iterator[Result[J]]:
-    """The result of each job as it comes, large files first.
+    """Yield the result of each job as it completes; jobs with large files start first.
 
-    When a process dies, the jobs that were running then are run one by one to see which did it.
+    If a process dies, the jobs that were running are run again one at a time, to identify the job
+    that kills its process. Its result has the problem `DIED`.
     """
     waiting = deque(sorted(jobs, key=_size, reverse=True))
     if num_workers <= 1:
@@ -88,7 +98,9 @@ def run_all(jobs: Sequence[J], work: Callable[[J], int], num_workers: int) -> It
 def _run_in_pool(
     waiting: deque[J], work: Callable[[J], int], num_workers: int
 ) -> Generator[Result[J], None, list[J]]:
-    """Takes jobs off `waiting` until none is left or a process dies; returns those then running."""
+    """Yield results until `waiting` is empty or a process dies; return the jobs then running."""
+    # not pebble.ProcessPool (5.2.3): if a worker dies while it receives a job, the job stays
+    # pending, and the job of another worker is reported as dead
     running: dict[Future[Result[J]], J] = {}
     context = multiprocessing.get_context("forkserver")
     with ProcessPoolExecutor(num_workers, context, end_with_parent) as pool:
@@ -108,7 +120,7 @@ def _run_in_pool(
 
 
 def end_with_parent() -> None:
-    """Lets this process die with the one that started it, or a pool outlives a killed program."""
+    """End this process when its parent ends; a pool would otherwise outlive a killed program."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -124,10 +136,10 @@ def _size(job: Job) -> int:
 
 
 def attempt(work: Callable[[J], int], job: J) -> Result[J]:
-    """What `work` counted, or the one line that it failed with."""
+    """Return the count of `work`, or the message of its error as the problem."""
     try:
         return Result(job, work(job), "")
-    except Exception as error:  # whatever a decoder or OpenCV raises concerns this video alone
+    except Exception as error:  # any error of a decoder or OpenCV concerns this video only
         log.debug("%s", job.video_id, exc_info=True)
         expected = isinstance(error, ValueError | OSError)
         return Result(job, 0, str(error) if expected else f"{type(error).__name__}: {error}")

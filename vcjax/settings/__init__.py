@@ -1,7 +1,7 @@
 """Every setting of a run, once: `paper()` gives them, `vary` and `conclude` change them.
 
 A file in `configs/` starts from `paper()`, sets what its experiment changes, and ends with
-`vary(config, variant)`.
+`apply_variants(config, variant)`.
 """
 
 from vcjax.settings.defaults import (
@@ -14,7 +14,7 @@ from vcjax.settings.defaults import (
     num_epochs,
     paper,
 )
-from vcjax.settings.variants import VARIANTS, conclude, vary
+from vcjax.settings.variants import VARIANTS, append_evaluation, apply_variants
 
 __all__ = [
     "FINETUNING_STAGES",
@@ -22,10 +22,10 @@ __all__ = [
     "TRAINING_STAGES",
     "VARIANTS",
     "SettingsError",
-    "conclude",
+    "append_evaluation",
     "num_background",
     "num_clusters",
     "num_epochs",
     "paper",
-    "vary",
+    "apply_variants",
 ]

@@ -24,7 +24,7 @@ def paper() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # of everything random; the same seed gives the same run
     config.stages = ("manifest", "idt", "fisher", "ir", "la", "tune", "evaluate")
-    config.asked = ("evaluate",)  # stages that say what came of the training
+    config.eval_stages = ("evaluate",)  # stages that say what came of the training
     config.epochs_scale = 1.0  # shortens (< 1) or lengthens every stage, to at least one epoch
     config.num_workers = 0  # processes that render, verify and extract; 0: one a core
     config.bank_dtype = "float32"  # of the memory bank; bfloat16: half the memory
@@ -36,19 +36,23 @@ def paper() -> ConfigDict:
     config.idt = _idt()
     config.fisher = _fisher()
     config.clusters = _clusters()
-    config.ir = _training(epochs=40, drops=(160, 190), start="")  # Sec. 4.2, as in [49]
+    config.ir = _training(epochs=40, lr_milestones=(160, 190), init_from="")  # Sec. 4.2, as in [49]
     config.ir.objective = "instance_recognition"
     config.ir.estimator = "sampled_softmax"  # of Eq. 2; or full_softmax, nce (released)
     config.ir.num_negatives = 4096  # Sec. 4.2
     config.ir.scale_nce_constant = True  # with the collection; released: as for ImageNet
-    config.la = _aggregation(epochs=200, drops=(160, 190), start="ir", source="idt")
-    config.la_own = _aggregation(epochs=200, drops=(160, 190), start="ir", source="bank")
-    config.tune = _aggregation(epochs=25, drops=(10, 20), start="la", source="joint")  # released
+    config.la = _aggregation(epochs=200, lr_milestones=(160, 190), init_from="ir", source="idt")
+    config.la_own = _aggregation(
+        epochs=200, lr_milestones=(160, 190), init_from="ir", source="bank"
+    )
+    config.tune = _aggregation(
+        epochs=25, lr_milestones=(10, 20), init_from="la", source="joint"
+    )  # released
     # the baseline of Table 1, and transfer: to the run's own videos, to UCF101, to HMDB51
-    config.supervised = _finetuning(epochs=200, frozen_stages=0, start="")
-    config.finetune = _finetuning(epochs=40, frozen_stages=1, start="tune")
-    config.ucf101 = _finetuning(epochs=40, frozen_stages=1, start="tune")
-    config.hmdb51 = _finetuning(epochs=30, frozen_stages=2, start="tune")
+    config.supervised = _finetuning(epochs=200, frozen_stages=0, init_from="")
+    config.finetune = _finetuning(epochs=40, frozen_stages=1, init_from="tune")
+    config.ucf101 = _finetuning(epochs=40, frozen_stages=1, init_from="tune")
+    config.hmdb51 = _finetuning(epochs=30, frozen_stages=2, init_from="tune")
     config.few_shot = _few_shot()
     config.evaluation = _evaluation()
     config.svm = _svm()
@@ -62,9 +66,11 @@ def _data() -> ConfigDict:
     # "auto": the first of GROUP_COLUMNS that the manifest has
     data.holdout = 0.25  # share of videos held out for evaluation, without a `split` column
     data.num_videos = 0  # to train on, drawn at random, fewer among more (Fig. 4); 0: all
-    data.on_missing = "error"  # or "skip": bad videos are listed and left out
+    data.on_error = "error"  # or "skip": bad videos are listed and left out
     data.verify = "decode"  # every frame of every video once; "header": only what it declares
-    data.max_bad_share = 0.01  # of the training videos that may fail to decode and be replaced
+    data.max_corrupt_fraction = (
+        0.01  # of the training videos that may fail to decode and be replaced
+    )
     data.max_changed_share = 0.1  # of the videos that come or go, and what is known of the others
     # stays (vectors, rows of the bank, labels); more, and stages begin anew
     data.num_threads = 2  # that read clips ahead of the device
@@ -84,7 +90,7 @@ def _clip() -> ConfigDict:
     clip.side = 112  # pixels, Sec. 4.2; Table 7: 224
     clip.scales = tuple(2 ** (-j / 4) for j in range(5))  # of the crop, in short sides [14]
     clip.flip = 0.5  # probability
-    clip.greyscale = 0.2  # probability, released
+    clip.grayscale = 0.2  # probability, released
     clip.jitter = (0.4, 0.4, 0.4, 0.4)  # brightness, contrast, saturation, hue; released
     return clip
 
@@ -107,13 +113,13 @@ def _idt() -> ConfigDict:
 
 def _fisher() -> ConfigDict:
     fisher = ConfigDict()
-    fisher.energy = 0.9  # kept by the PCA, Sec. 4.2
+    fisher.explained_variance = 0.9  # kept by the PCA, Sec. 4.2
     fisher.num_components = 256  # of the mixture, Sec. 4.2
-    fisher.fitted_to = "train"  # or "all" videos: no label is used
+    fisher.fit_split = "train"  # or "all" videos: no label is used
     fisher.num_videos = 3500  # drawn to fit PCA and mixture, Sec. 4.2
-    fisher.rows_per_video = 500  # Sec. 4.2
+    fisher.descriptors_per_video = 500  # Sec. 4.2
     fisher.sketch_dim = 2000  # Sec. 3.3
-    fisher.reading = "paper"  # Eq. 5-6; or "released"
+    fisher.variant = "paper"  # Eq. 5-6; or "released"
     fisher.descriptors = ("all",)  # jointly; ("trajectory", "hog", "hof", "mbh"): each with a PCA
     # and a mixture of its own, vectors side by side (Wang & Schmid 2013)
     fisher.square_root = False  # of the descriptors, before the PCA (Wang & Schmid 2013)
@@ -130,11 +136,11 @@ def _clusters() -> ConfigDict:
     return clusters
 
 
-def _training(*, epochs: int, drops: tuple[int, ...], start: str) -> ConfigDict:
+def _training(*, epochs: int, lr_milestones: tuple[int, ...], init_from: str) -> ConfigDict:
     stage = ConfigDict()
     stage.epochs = epochs
-    stage.drops = drops  # epochs after which the learning rate falls to a tenth
-    stage.start = start  # stage whose weights and bank this one takes over; "": random
+    stage.lr_milestones = lr_milestones  # epochs after which the learning rate falls to a tenth
+    stage.init_from = init_from  # stage whose weights and bank this one takes over; "": random
     stage.batch_size = 256  # Sec. 4.2
     stage.accumulation_steps = 1  # parts of a batch, one after the other, for less memory; batch
     # normalisation sees a part
@@ -149,8 +155,10 @@ def _training(*, epochs: int, drops: tuple[int, ...], start: str) -> ConfigDict:
     return stage
 
 
-def _aggregation(*, epochs: int, drops: tuple[int, ...], start: str, source: str) -> ConfigDict:
-    stage = _training(epochs=epochs, drops=drops, start=start)
+def _aggregation(
+    *, epochs: int, lr_milestones: tuple[int, ...], init_from: str, source: str
+) -> ConfigDict:
+    stage = _training(epochs=epochs, lr_milestones=lr_milestones, init_from=init_from)
     stage.objective = "local_aggregation"
     stage.source = source  # of the clusters: idt (fixed), bank or joint (anew every epoch)
     stage.num_background = 4096  # |B_i|, released; 0: the paper's proportion of the collection
@@ -159,12 +167,12 @@ def _aggregation(*, epochs: int, drops: tuple[int, ...], start: str, source: str
     return stage
 
 
-def _finetuning(*, epochs: int, frozen_stages: int, start: str) -> ConfigDict:
+def _finetuning(*, epochs: int, frozen_stages: int, init_from: str) -> ConfigDict:
     stage = ConfigDict()
     stage.manifest = ""  # labeled videos, as data.manifest; "": the run's own
     stage.label = ""  # column of the classes; "": class, label, action or motion
     stage.splits = ()  # columns that say train or test; (): split1 to split3 if there, else split
-    stage.start = start  # stage whose weights this one takes over; "": random
+    stage.init_from = init_from  # stage whose weights this one takes over; "": random
     stage.epochs = epochs  # released
     stage.batch_size = 128  # Sec. 4.2
     stage.learning_rate = 0.1  # Sec. 4.2
@@ -172,7 +180,7 @@ def _finetuning(*, epochs: int, frozen_stages: int, start: str) -> ConfigDict:
     stage.dampening = 0.9  # released
     stage.weight_decay = 1e-3  # not on normalisation; released
     stage.patience = 5  # epochs without a better loss that the learning rate survives; released
-    stage.watched = (
+    stage.plateau_split = (
         "holdout"  # whose loss that is: a share of the training side; or test (released)
     )
     stage.holdout = 0.1  # that share
@@ -191,7 +199,7 @@ def _few_shot() -> ConfigDict:
     stage.manifest = ""  # labeled videos, as data.manifest; "": the run's own
     stage.label = ""  # column of the classes; "": class, label, action or motion
     stage.splits = ()  # columns that say train or test; (): split1 to split3 if there, else split
-    stage.start = "tune"  # stage whose frozen network is asked; "": random
+    stage.init_from = "tune"  # stage whose frozen network is asked; "": random
     return stage
 
 
@@ -201,7 +209,7 @@ def _evaluation() -> ConfigDict:
     evaluation.batch_size = 32
     evaluation.shots = (1, 5, 10, 20)  # labeled videos of each class, Table 2
     evaluation.num_draws = 10  # random samples of that many, for the mean and its 95% interval
-    evaluation.draw = "random"  # or "first": one sample, the first in the list (released)
+    evaluation.sampling = "random"  # or "first": one sample, the first in the list (released)
     evaluation.retrieval = (1, 5, 10, 20, 50)  # depths k of R@k
     evaluation.num_neighbors = 20  # that vote, weighted by exp(cosine / temperature)
     evaluation.temperature = 0.07  # of the vote (Wu et al. 2018)

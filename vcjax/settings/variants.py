@@ -17,13 +17,13 @@ def _small(config: ConfigDict) -> None:
     config.clusters.num_clusters = 0
     config.fisher.num_components = 32
     config.ir.estimator = "full_softmax"
-    for stage, epochs, drops in (
+    for stage, epochs, lr_milestones in (
         (config.ir, 20, ()),
         (config.la_own, 20, (16,)),
         (config.la, 20, (16,)),
         (config.tune, 5, (4,)),
     ):
-        stage.epochs, stage.drops, stage.batch_size = epochs, drops, 16
+        stage.epochs, stage.lr_milestones, stage.batch_size = epochs, lr_milestones, 16
         stage.validate_epochs = 5
         if stage.objective == "local_aggregation":
             stage.num_background = 0
@@ -40,7 +40,7 @@ def _rendered(config: ConfigDict) -> None:
     config.clip.scales = (1.0, 2**-0.25)  # an actor fills most of the picture
     config.fisher.num_components = 4  # a video has some thousand trajectories, all of one actor
     for aggregation in (config.la_own, config.la):
-        aggregation.epochs, aggregation.drops = 100, (85,)
+        aggregation.epochs, aggregation.lr_milestones = 100, (85,)
         aggregation.validate_epochs = 20
     for name in TRAINING_STAGES:
         config[name].batch_size = 32
@@ -70,23 +70,23 @@ def _released(config: ConfigDict) -> None:
     config.ir.estimator = "nce"
     config.ir.scale_nce_constant = False
     for stage in (config.ir, config.la, config.la_own):
-        stage.drops = (161, 191)
-    config.fisher.reading = "released"
-    config.evaluation.draw = "first"
+        stage.lr_milestones = (161, 191)
+    config.fisher.variant = "released"
+    config.evaluation.sampling = "first"
     for name in FINETUNING_STAGES:
         stage = config[name]
-        stage.watched, stage.freeze_statistics = "test", False
+        stage.plateau_split, stage.freeze_statistics = "test", False
         stage.input_scale, stage.average = 255.0, "logits"
 
 
 def _transfer(config: ConfigDict) -> None:
     """Few-shot, UCF101 and HMDB51 (Tables 1-7), not the evaluation on the run's own videos."""
-    config.asked = ("few_shot", "ucf101", "hmdb51")
+    config.eval_stages = ("few_shot", "ucf101", "hmdb51")
 
 
 def _finetune(config: ConfigDict) -> None:
     """Finetuning on the run's own labels, after the rest."""
-    config.asked = (*config.asked, "finetune")
+    config.eval_stages = (*config.eval_stages, "finetune")
 
 
 def _no_tune(config: ConfigDict) -> None:
@@ -97,10 +97,10 @@ def _no_tune(config: ConfigDict) -> None:
 def _of(section: str, **values: int) -> Callable[[ConfigDict], None]:
     """A variant that sets `values` in a section of the config."""
 
-    def vary(config: ConfigDict) -> None:
+    def apply_variants(config: ConfigDict) -> None:
         config[section].update(values)
 
-    return vary
+    return apply_variants
 
 
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
@@ -122,7 +122,7 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
 }
 
 
-def vary(config: ConfigDict, variant: str) -> ConfigDict:
+def apply_variants(config: ConfigDict, variant: str) -> ConfigDict:
     """`config` with the comma-separated `variant`s applied in order: "rendered", "folder,released".
 
     Raises SettingsError for a variant that is not in `VARIANTS`.
@@ -134,15 +134,15 @@ def vary(config: ConfigDict, variant: str) -> ConfigDict:
     return config
 
 
-def conclude(config: ConfigDict, pretraining: Sequence[str]) -> ConfigDict:
+def append_evaluation(config: ConfigDict, pretraining: Sequence[str]) -> ConfigDict:
     """`config` with the stages `pretraining`, and then those that ask what came of the last one.
 
     Without any training among them that is the network from scratch, of which nothing is frozen.
     """
     trained = [s for s in pretraining if s in (*TRAINING_STAGES, "supervised")]
     for name in ("few_shot", "finetune", "ucf101", "hmdb51"):
-        config[name].start = trained[-1] if trained else ""
+        config[name].init_from = trained[-1] if trained else ""
         if not trained and name != "few_shot":
             config[name].frozen_stages = 0
-    config.stages = (*pretraining, *config.asked)
+    config.stages = (*pretraining, *config.eval_stages)
     return config

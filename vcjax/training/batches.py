@@ -66,13 +66,15 @@ def training_batches(
         return own.repeat(num_epochs)[first:]
 
     rows = sharding.rows(devices)
-    batches = decoder_crashes.outlived(
+    batches = decoder_crashes.skip_crashing_videos(
         dataset,
         train,
-        listed=workdir / "crashed.tsv",
+        listed=workdir / "excluded_videos.tsv",
         marks=workdir / name / f"reading.{jax.process_index()}",
         num_workers=config.data.num_workers,
         num_threads=config.data.num_threads,
     )
-    for batch in clips.watched(batches, train, max_bad_share=config.data.max_bad_share):
+    for batch in clips.limit_bad_videos(
+        batches, train, max_corrupt_fraction=config.data.max_corrupt_fraction
+    ):
         yield {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}

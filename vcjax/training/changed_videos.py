@@ -1,8 +1,8 @@
-"""What a training stage knows of each video, taken over by `video_id` when videos come or go.
+"""Transfer of the per-video state of a training stage when the collection of videos changes.
 
-`checkpoints/videos.txt` says which video each row of the bank and each column of the labels is of.
-A video that has come gets a random row, drawn by its id, and is a cluster of its own until the
-stage clusters again.
+`checkpoints/videos.txt` has the `video_id` of each row of the bank and of each column of the
+labels. A new video gets a random row, seeded by its id, and a cluster of its own until the stage
+clusters again.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _VIDEOS = "videos.txt"
 
 
-def continue_with(
+def remap_checkpoint(
     video_ids: Sequence[str],
     stored: dict[str, Any],
     checkpoints: Path,
@@ -36,28 +36,41 @@ def continue_with(
     max_share: float,
     seed: int,
 ) -> None:
-    """Makes the newest checkpoint one of `video_ids`, shaped and placed as `stored`.
+    """Rewrite the newest checkpoint for `video_ids` if the videos have changed since.
 
-    It then stands at the same epoch. With more than `max_share` of the videos changed there is no
-    checkpoint afterwards.
+    The rewritten checkpoint is at the same epoch and, as far as the new number of steps per epoch
+    allows, at the same step within the epoch.
+
+    Args:
+      video_ids: the current videos, in the order of the rows of the bank.
+      stored: the arrays of a checkpoint for `video_ids`, with their shapes and shardings.
+      checkpoints: the folder of the checkpoints of the stage.
+      batch_size: clips per step, from which the steps per epoch follow.
+      max_share: if more than this fraction of the videos has changed, the checkpoints are removed
+        and the stage starts from the beginning.
+      seed: seed of the bank rows of new videos.
     """
-    hosts.on_first(lambda: _finish_exchange(checkpoints))
+    hosts.run_on_primary(lambda: _finish_exchange(checkpoints))
     with contextlib.closing(checkpoint.Checkpoints(checkpoints)) as reader:
         step = reader.latest
-    if not hosts.on_first(lambda: _has_others(checkpoints, step, video_ids, max_share)):
+    if not hosts.run_on_primary(lambda: _has_others(checkpoints, step, video_ids, max_share)):
         return
     assert step is not None
-    known = _videos_of(checkpoints)
-    new_step = _same_place(step, *(len(ids) // batch_size for ids in (known, video_ids)))
+    old_ids = _videos_of(checkpoints)
+    new_step = _same_place(step, *(len(ids) // batch_size for ids in (old_ids, video_ids)))
     taken = restore(checkpoints, stored, video_ids, seed=seed)
     taken["optimizer"] = _with_count(taken["optimizer"], new_step)
     new = _exchanged(checkpoints)
-    hosts.on_first(lambda: shutil.rmtree(new, ignore_errors=True))
+    hosts.run_on_primary(lambda: shutil.rmtree(new, ignore_errors=True))
     with contextlib.closing(checkpoint.Checkpoints(new)) as writer:
         writer.save(new_step, taken)
-    hosts.on_first(lambda: _exchange(checkpoints, video_ids))
-    gone, come = len(set(known) - set(video_ids)), len(set(video_ids) - set(known))
-    log.info("%d videos less and %d more: what is known of the others stays", gone, come)
+    hosts.run_on_primary(lambda: _exchange(checkpoints, video_ids))
+    removed, added = len(set(old_ids) - set(video_ids)), len(set(video_ids) - set(old_ids))
+    log.info(
+        "collection changed: %d videos removed, %d added; state of the remaining videos is kept",
+        removed,
+        added,
+    )
 
 
 def _has_others(
@@ -66,14 +79,18 @@ def _has_others(
     video_ids: Sequence[str],
     max_share: float,
 ) -> bool:
-    """Whether its checkpoint is to be changed; where there is none, `video_ids` are noted."""
-    known = _videos_of(checkpoints)
-    if step is not None and known:
-        if known == tuple(video_ids):
+    """Return True if the checkpoint of `step` has to be rewritten for `video_ids`.
+
+    Otherwise `video_ids` are recorded as the videos of the checkpoints. If too many videos have
+    changed, the checkpoints are removed first.
+    """
+    old_ids = _videos_of(checkpoints)
+    if step is not None and old_ids:
+        if old_ids == tuple(video_ids):
             return False
-        if splits.few_changes(known, video_ids, max_share=max_share):
+        if splits.mostly_unchanged(old_ids, video_ids, max_share=max_share):
             return True
-        log.info("more than data.max_changed_share of the videos changed: the stage begins anew")
+        log.info("more than data.max_changed_share of the videos changed: the stage starts over")
         shutil.rmtree(checkpoints)
     _write_videos(checkpoints, video_ids)
     return False
@@ -82,29 +99,31 @@ def _has_others(
 def restore(
     checkpoints: Path, template: dict[str, Any], video_ids: Sequence[str], *, seed: int
 ) -> dict[str, Any]:
-    """Those entries of the newest state that `template` has, bank and labels for `video_ids`.
+    """Return the entries of the newest checkpoint that `template` has.
 
-    Raises FileNotFoundError where there is no checkpoint.
+    The rows of the bank and the columns of the labels are reordered to match `video_ids`.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
     """
-    known = _videos_of(checkpoints)
-    if not known or known == tuple(video_ids):
+    old_ids = _videos_of(checkpoints)
+    if not old_ids or old_ids == tuple(video_ids):
         return checkpoint.restore_part(checkpoints, template)
     shapes = checkpoint.shapes(checkpoints)
     by_row = {k: template[k] for k in ("bank", "labels") if k in template}
-    whole = sharding.replicated(
-        sharding.make()
-    )  # of other rows, which may not divide among the devices
+    # Replicated, since the old number of rows may not be divisible by the number of devices.
+    whole = sharding.replicated(sharding.make())
     stored = {
         k: jax.ShapeDtypeStruct(shapes[k], v.dtype, sharding=whole) for k, v in by_row.items()
     }
-    found = checkpoint.restore_part(checkpoints, template | stored)
-    place = {video_id: row for row, video_id in enumerate(known)}
-    rows = np.array([place.get(video_id, -1) for video_id in video_ids])
-    here = {k: np.asarray(found[k].addressable_data(0)) for k in by_row}
-    taken = {"bank": _bank(here["bank"], rows, video_ids, seed=seed)}
-    if "labels" in here:
-        taken["labels"] = _labels(here["labels"][:, : len(known)], rows)
-    return found | {k: _placed(taken[k], like) for k, like in by_row.items()}
+    restored = checkpoint.restore_part(checkpoints, template | stored)
+    old_rows = {video_id: row for row, video_id in enumerate(old_ids)}
+    rows = np.array([old_rows.get(video_id, -1) for video_id in video_ids])  # -1: a new video
+    old = {k: np.asarray(restored[k].addressable_data(0)) for k in by_row}
+    new = {"bank": _bank(old["bank"], rows, video_ids, seed=seed)}
+    if "labels" in old:
+        new["labels"] = _labels(old["labels"][:, : len(old_ids)], rows)
+    return restored | {k: _placed(new[k], like) for k, like in by_row.items()}
 
 
 def _bank(
@@ -133,20 +152,20 @@ def _labels(
 
 
 def _placed(values: np.ndarray, like: jax.Array) -> jax.Array:
-    """`values`, filled up with zeros to the shape of `like`, on its devices."""
+    """Return `values`, padded with zeros to the shape of `like`, with its dtype and sharding."""
     filled = np.zeros(like.shape, like.dtype)
     filled[tuple(slice(size) for size in values.shape)] = values
     return jax.make_array_from_callback(like.shape, like.sharding, lambda index: filled[index])
 
 
 def _same_place(step: int, old: int, new: int) -> int:
-    """The step, of epochs of `new` steps, at the place of `step` of epochs of `old`."""
+    """Convert `step` from epochs of `old` steps to epochs of `new` steps."""
     epoch, within = divmod(step, old)
     return epoch * new + min(within, new - 1)
 
 
 def _with_count(optimizer: Any, step: int) -> Any:
-    """The optimizer's state with its learning rate as after `step` steps."""
+    """Return the optimizer's state with its step count, hence its learning rate, at `step`."""
     count = optax.tree_utils.tree_get(optimizer, "count")
     return optax.tree_utils.tree_set(
         optimizer, count=jax.device_put(np.asarray(step, count.dtype), count.sharding)
@@ -163,7 +182,7 @@ def _videos_of(checkpoints: Path) -> tuple[str, ...]:
 
 def _write_videos(checkpoints: Path, video_ids: Sequence[str]) -> None:
     checkpoints.mkdir(parents=True, exist_ok=True)
-    with atomic.replacing(checkpoints / _VIDEOS) as file:
+    with atomic.atomic_write(checkpoints / _VIDEOS) as file:
         file.write("\n".join(video_ids).encode("utf-8", "surrogateescape"))
 
 
@@ -178,7 +197,10 @@ def _exchange(checkpoints: Path, video_ids: Sequence[str]) -> None:
 
 
 def _finish_exchange(checkpoints: Path) -> None:
-    """What a killed process may have left to do; a new folder beside the old one is not whole."""
+    """Finish or undo an exchange of checkpoints that was interrupted.
+
+    If both the old and the new folder exist, the new one is incomplete and is not used.
+    """
     if not checkpoints.exists() and _exchanged(checkpoints).exists():
         os.replace(_exchanged(checkpoints), checkpoints)
     shutil.rmtree(checkpoints.with_name("checkpoints.old"), ignore_errors=True)

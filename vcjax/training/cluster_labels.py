@@ -25,7 +25,7 @@ def clustering(
     num_videos: int,
     fisher: FisherVectors | None,
     devices: jax.sharding.Mesh,
-) -> Callable[[Array], tuple[Array, inverted_file.Cells | None, Scalars]] | None:
+) -> Callable[[Array], tuple[Array, inverted_file.InvertedFile | None, Scalars]] | None:
     """bank -> labels [runs, rows], cells if B_i is sought in them, what to log of both.
 
     None for an objective without clusters.
@@ -38,7 +38,7 @@ def clustering(
         )
     vectors: Any = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
     if stage.source == "joint":
-        vectors = sharding.put_rows(config.clusters.fisher_weight * vectors, devices)
+        vectors = sharding.shard_rows(config.clusters.fisher_weight * vectors, devices)
     points: dict[str, Callable[[Array], list[Any]]] = {
         "idt": lambda bank: [vectors],
         "bank": lambda bank: [bank],
@@ -54,7 +54,7 @@ def clustering(
         "mesh": devices,
     }
 
-    def cluster(bank: Array) -> tuple[Array, inverted_file.Cells | None, Scalars]:
+    def cluster(bank: Array) -> tuple[Array, inverted_file.InvertedFile | None, Scalars]:
         runs = kmeans.fit_runs(points[stage.source](bank), seeds=seeds, known=known, **options)
         sizes, inertia = np.asarray(runs.sizes[0]), np.asarray(runs.inertia[0])
         steps_down = " ".join(f"{value:.4g}" for value in inertia)

@@ -137,7 +137,7 @@ def make(
     def step(state: FinetuneState, batch: Batch, count: Array) -> tuple[FinetuneState, Scalars]:
         still = (0.0, 0.0, 0.0, 0.0)
         inputs = augment.augment(
-            batch["clip"], batch["key"], flip=flip, greyscale=0.0, jitter=still
+            batch["clip"], batch["key"], flip=flip, grayscale=0.0, jitter=still
         )
         trained, frozen = nnx.split_state(state.params, trains, ...)
 
@@ -207,8 +207,10 @@ def finetune(
             yield batch | {"class": classes_of(classes, batch["index"])}
 
     def end_epoch(state: FinetuneState, epoch: int) -> tuple[FinetuneState, Scalars]:
-        network = nnx.merge(graphdef, *sharding.here((state.params, state.statistics)), copy=True)
-        scalars = hosts.on_first(lambda: _validated(network, watched, config, stage))
+        network = nnx.merge(
+            graphdef, *sharding.local_copy((state.params, state.statistics)), copy=True
+        )
+        scalars = hosts.run_on_primary(lambda: _validated(network, watched, config, stage))
         plateau = Plateau(*map(np.asarray, state.plateau)).after(
             scalars["validation/loss"], patience=stage.patience
         )
@@ -227,7 +229,7 @@ def finetune(
     state = loop.run(
         name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
     )
-    return nnx.merge(graphdef, *sharding.here((state.params, state.statistics)))
+    return nnx.merge(graphdef, *sharding.local_copy((state.params, state.statistics)))
 
 
 def _validated(

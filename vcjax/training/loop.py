@@ -1,8 +1,8 @@
-"""The training loop: steps, logs, checkpoints, and what lies between two epochs.
+"""The training loop: steps, logs, checkpoints, and the work between two epochs.
 
-Everything that changes lives in the state and goes into the checkpoint; step s of a run is the
-same whether the run was interrupted before it or not. The checkpoint of an epoch's last step is
-from before what follows the epoch (validation), which is done again after it is restored.
+All mutable state is in the checkpoint, so step s of a run is the same whether or not the run was
+interrupted before s. The checkpoint of the last step of an epoch is taken before the work that
+ends the epoch (validation), which is repeated after that checkpoint is restored.
 """
 
 import contextlib
@@ -22,20 +22,21 @@ log = logging.getLogger(__name__)
 
 
 class Stage(NamedTuple):
-    """What a training stage brings to the loop; its states are pytrees of arrays."""
+    """The functions of a training stage that the loop calls; states are pytrees of arrays."""
 
-    state: Any  # before the first step, and the template of its checkpoints
-    take_over: Callable[[Any], Any]  # state -> the same with what another stage learned
+    state: Any  # initial state, and the template of the checkpoints
+    take_over: Callable[[Any], Any]  # state -> state initialized from another stage
     step: Callable[[Any, Batch, int], tuple[Any, Scalars]]
-    batches: Callable[[int], Iterator[Batch]]  # from a step on
+    batches: Callable[[int], Iterator[Batch]]  # first step -> batches of this and later steps
     begin_epoch: Callable[[Any, int], tuple[Any, Scalars]]  # state, epoch from 0
     end_epoch: Callable[[Any, int], tuple[Any, Scalars]]
     learning_rate: Callable[[Any, int], float]  # state, step
-    video_ids: Sequence[str]  # of the rows that a batch's `index` means
-    # a state -> the arrays of its checkpoint; first state, these -> the state, for these devices
+    video_ids: Sequence[str]  # by row of the bank, as in a batch's `index`
+    # state -> arrays of its checkpoint
     stored: Callable[[Any], dict[str, Any]] = lambda state: state._asdict()
-    restored: Callable[[Any, dict[str, Any]], Any] = lambda first, found: type(first)(**found)
-    # what `end_epoch` says -> how good the state before it is; None: it was not validated
+    # initial state, restored arrays -> state on the current devices
+    restored: Callable[[Any, dict[str, Any]], Any] = lambda first, arrays: type(first)(**arrays)
+    # scalars of `end_epoch` -> score of the state before it, or None if it was not validated
     score: Callable[[Scalars], float | None] = lambda scalars: None
 
 
@@ -48,13 +49,22 @@ def run(
     num_epochs: int,
     steps_per_epoch: int,
 ) -> Any:
-    """The state after all epochs, from the last checkpoint in `workdir/name` on.
+    """Train a stage, resuming from its last checkpoint, and return the state after all epochs.
 
-    `name` is a stage of `config`, or a part STAGE/PART of one. Raises FloatingPointError when the
-    loss is NaN or explodes, and interruption.Stopped, with a checkpoint, when that is asked for.
+    Args:
+      name: a section of `config`, or a part of it as STAGE/PART.
+      config: the settings of the run.
+      training: the functions and the initial state of the stage.
+      workdir: folder of the run; checkpoints are written to `workdir/name/checkpoints`.
+      num_epochs: total number of epochs.
+      steps_per_epoch: training steps per epoch.
+
+    Raises:
+      FloatingPointError: if the loss is not finite or explodes, or a weight is not finite.
+      interruption.Stopped: on request, after a checkpoint was written.
     """
-    # opened inside: what is being written is finished before a request to stop is obeyed
-    with preemption.deferred(), contextlib.ExitStack() as stack:
+    # The stack closes inside `deferred`: pending checkpoints are written before a stop is raised.
+    with preemption.defer_stop(), contextlib.ExitStack() as stack:
         return _Loop(
             name, config, training, workdir, num_epochs * steps_per_epoch, steps_per_epoch, stack
         ).run()
@@ -82,13 +92,13 @@ class _Loop:
             contextlib.closing(checkpoint.Checkpoints(directory / "checkpoints"))
         )
         self._first = self._checkpoints.latest or 0
-        self._window = diagnostics.Window(name, training.video_ids, directory)
+        self._window = diagnostics.LossMonitor(name, training.video_ids, directory)
         if self._first:
-            self._window.learn_limit(hosts.on_first(lambda: metrics.first_loss(workdir, name)))
+            self._window.set_limit(hosts.run_on_primary(lambda: metrics.first_loss(workdir, name)))
         self._writer = stack.enter_context(
             contextlib.closing(metrics.Writer(workdir, name, step=self._first))
         )
-        self._clock = stack.enter_context(contextlib.closing(diagnostics.Clock(name)))
+        self._clock = stack.enter_context(contextlib.closing(diagnostics.StallMonitor(name)))
         self._bar = stack.enter_context(
             progress.bar(desc=name, unit="step", total=num_steps, initial=self._first)
         )
@@ -116,11 +126,11 @@ class _Loop:
             self._first,
             self._num_steps,
         )
-        found = self._checkpoints.restore(self._training.stored(template))
-        return self._training.restored(template, found)
+        arrays = self._checkpoints.restore(self._training.stored(template))
+        return self._training.restored(template, arrays)
 
     def _between_epochs(self, state: Any, step: int) -> Any:
-        """Ends the epoch before `step`, and begins that after it."""
+        """End the epoch before `step`, and begin the epoch after `step`."""
         epoch, after = step // self._steps_per_epoch, state
         ended: Scalars = {}
         with self._kept_when_stopped(state, step):
@@ -136,8 +146,8 @@ class _Loop:
         return after
 
     def _keep_if_best(self, state: Any, step: int, ended: Scalars) -> None:
-        """Keeps the checkpoint of `state` if what its epoch ended with is the best so far."""
-        score = hosts.on_first(lambda: self._training.score(ended))
+        """Keep the checkpoint of `state` if its epoch ended with the best score so far."""
+        score = hosts.run_on_primary(lambda: self._training.score(ended))
         best = self._checkpoints.best
         if score is not None and score > (best.score if best else -math.inf):
             self._save(state, step)
@@ -146,7 +156,7 @@ class _Loop:
     def _step(self, state: Any, batches: Iterator[Batch], step: int) -> Any:
         with self._kept_when_stopped(state, step), self._clock.waits("input"):
             batch = next(batches)
-        with self._clock.waits("device"):  # where its queue is full
+        with self._clock.waits("device"):  # dispatch blocks if the queue of the device is full
             state, scalars = self._training.step(state, batch, step)
         self._window.add(step + 1, scalars, batch["index"])
         self._bar.update()
@@ -157,22 +167,22 @@ class _Loop:
             self._log(state, done)
         if done % self._checkpoint_steps == 0 or done == self._num_steps:
             self._save(state, done)
-        if preemption.reached(self._checkpoints):
+        if preemption.stop_requested(self._checkpoints):
             self._keep(state, done)
-            raise preemption.Stopped
+            raise preemption.StopRequested
 
     def _log(self, state: Any, done: int) -> None:
         num_clips = len(self._window) * self._batch_size
         with self._clock.waits("device"):
             scalars = self._window.close(self._checkpoints.latest)
         scalars |= self._clock.read(num_clips)
-        if done - self._first > self._log_steps:  # readers and compiler have begun
+        if done - self._first > self._log_steps:  # readers have started and the step is compiled
             self._clock.warn_if_starved(scalars)
         scalars["learning_rate"] = self._training.learning_rate(state, done - 1)
         self._write(done, scalars)
         self._bar.set_postfix(
             loss=f"{scalars['loss']:.3f}",
-            input=f"{100 * scalars['waiting_for_input']:.0f}%",
+            input=f"{100 * scalars['input_wait_fraction']:.0f}%",
             refresh=False,
         )
 
@@ -181,7 +191,7 @@ class _Loop:
             self._writer.write(step, scalars | {"epoch": step / self._steps_per_epoch})
 
     def _save(self, state: Any, done: int) -> None:
-        """Writes the checkpoint, unless there is one already or something is not finite."""
+        """Write the checkpoint unless it exists; raise if the loss or a weight is not finite."""
         latest = self._checkpoints.latest
         if latest == done:
             return
@@ -192,16 +202,16 @@ class _Loop:
 
     @contextlib.contextmanager
     def _kept_when_stopped(self, state: Any, step: int) -> Iterator[None]:
-        """What is inside may be broken off; `state` is what there is after `step` steps."""
+        """Allow an immediate stop inside the context; save `state`, at `step`, in that case."""
         try:
             with preemption.interruptible():
                 yield
-        except preemption.Stopped:
+        except preemption.StopRequested:
             self._keep(state, step)
             raise
 
     def _keep(self, state: Any, done: int) -> None:
-        """Logs and saves what a run that stops has."""
+        """Log the metrics and save the state of a run that stops."""
         if len(self._window):
             self._log(state, done)
         if done:

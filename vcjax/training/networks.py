@@ -12,7 +12,7 @@ from vcjax.runtime import checkpoint
 
 
 def new_model(config: ConfigDict) -> ResNet3D:
-    """The network of `config.model`, random by `config.seed`."""
+    """Return the network of `config.model` with random weights drawn from `config.seed`."""
     return ResNet3D(
         depth=config.model.depth,
         width=config.model.width,

@@ -47,7 +47,7 @@ def pretrain(
     if stage.get("num_candidates"):
         count = settings.num_clusters(config.clusters.num_clusters, len(train))
         state = state._replace(cells=inverted_file.empty(count, state.bank, devices))
-    changed_videos.continue_with(
+    changed_videos.remap_checkpoint(
         train.video_ids,
         _stored(state),
         workdir / name / "checkpoints",
@@ -57,12 +57,12 @@ def pretrain(
     )
 
     def take_over(state: TrainState) -> TrainState:
-        if not stage.start:
+        if not stage.init_from:
             return state
-        log.info("%s: starts from the weights and bank of %s", name, stage.start)
+        log.info("%s: starts from the weights and bank of %s", name, stage.init_from)
         part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
         found = changed_videos.restore(
-            workdir / stage.start / "checkpoints", part, train.video_ids, seed=config.seed
+            workdir / stage.init_from / "checkpoints", part, train.video_ids, seed=config.seed
         )
         return state._replace(**found)
 
@@ -70,12 +70,12 @@ def pretrain(
         if not cluster or (epoch > 0 and stage.source == "idt" and not stage.num_candidates):
             return state, {}
         labels, cells, scalars = cluster(state.bank)
-        collapse.see_clusters(scalars["largest_cluster"], len(train))
+        collapse.check_clusters(scalars["largest_cluster"], len(train))
         return state._replace(labels=labels, cells=cells), scalars
 
     def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
-        scalars = {"similarity": diagnostics.similarity(state.bank, len(train))}
-        collapse.see_embeddings(scalars["similarity"])
+        scalars = {"bank_mean_cosine": diagnostics.similarity(state.bank, len(train))}
+        collapse.check_embeddings(scalars["bank_mean_cosine"])
         if (epoch + 1) % stage.validate_epochs and epoch + 1 < num_epochs:
             return state, scalars
         return state, scalars | _validate(graphdef, state, config, train, test)
@@ -139,9 +139,9 @@ def _validate(
     if not len(test):
         return {}
     bank = sharding.gather(state.bank)[: len(train)]
-    if not hosts.is_first():  # which alone writes what comes out
+    if not hosts.is_primary():  # which alone writes what comes out
         return {}
-    model = nnx.merge(graphdef, *sharding.here((state.params, state.statistics)), copy=True)
+    model = nnx.merge(graphdef, *sharding.local_copy((state.params, state.statistics)), copy=True)
     views = inference.videos({"": model}, test, config, clips_per_video=1, skip_bad=True)
     embedding = views[""].embedding
     seen = embedding.any(axis=1)  # not of files that have vanished since

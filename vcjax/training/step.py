@@ -1,6 +1,7 @@
-"""One step of pretraining: augment, embed, loss against the old bank, update, write the bank.
+"""One step of pretraining: augment, embed, evaluate the loss, update the network and the bank.
 
-Pure functions of arrays: nothing here opens a file, reads a video or looks at a clock.
+The loss reads the bank as it was before the step. All functions are pure functions of arrays; none
+opens a file, decodes a video or reads a clock.
 """
 
 from collections.abc import Callable
@@ -27,26 +28,28 @@ Scalars = dict[str, Any]
 
 
 class TrainState(NamedTuple):
-    """What a step changes, and the checkpoint holds."""
+    """State of pretraining that a step updates and a checkpoint stores."""
 
     params: nnx.State
-    statistics: nnx.State  # of batch normalisation
+    statistics: nnx.State  # running mean and variance of batch normalization
     optimizer: Any
     bank: Float[Array, "rows d"]
-    labels: Int[Array, "runs rows"]  # of the clusters; zeros while there are none
-    cells: inverted_file.Cells | None = None  # that B_i is sought in, where it is not exact
+    labels: Int[Array, "runs rows"]  # of the clusters; zeros before the first clustering
+    cells: inverted_file.InvertedFile | None = (
+        None  # inverted file of an approximate B_i; None: exact
+    )
 
 
 def optimizer(
     stage: ConfigDict, epochs_scale: float, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, Callable[[int], float]]:
-    """SGD with momentum, its decay added to the gradient; and its learning rate by step."""
-    drops = {round(d * epochs_scale * steps_per_epoch): 0.1 for d in stage.drops}
-    schedule = optax.piecewise_constant_schedule(stage.learning_rate, drops)
+    """Return SGD with momentum and L2 weight decay, and its learning rate by step."""
+    lr_milestones = {round(d * epochs_scale * steps_per_epoch): 0.1 for d in stage.lr_milestones}
+    schedule = optax.piecewise_constant_schedule(stage.learning_rate, lr_milestones)
     if warmup := round(stage.warmup_epochs * epochs_scale * steps_per_epoch):
         rise = optax.linear_schedule(0.0, 1.0, warmup)
         constant = schedule
-        schedule = lambda count: rise(count) * constant(count)  # noqa: E731 - optax wants a callable
+        schedule = lambda count: rise(count) * constant(count)  # noqa: E731 - optax takes a callable
     return optax.chain(
         optax.add_decayed_weights(stage.weight_decay, mask=resnet3d.decayed),
         optax.sgd(schedule, momentum=stage.momentum),
@@ -59,7 +62,7 @@ def initial_state(
     num_videos: int,
     devices: jax.sharding.Mesh,
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """The network's structure, and the state before the first step, by `config.seed`."""
+    """Return the structure of the network, and the state before the first step."""
     model = networks.new_model(config)
     model.train()
     graphdef, params, statistics = resnet3d.split(model)
@@ -93,9 +96,20 @@ def make(
     num_videos: int,
     devices: jax.sharding.Mesh,
 ) -> Callable[[TrainState, Batch, int], tuple[TrainState, Scalars]]:
-    """The jitted step of `stage`: (state, batch, its number) -> state, scalars to log."""
+    """Return the jitted step of `stage`: (state, batch, step number) -> (state, scalars to log).
+
+    A step whose gradient is not finite leaves the bank unchanged. The state is donated.
+
+    Args:
+      graphdef: Structure of the network.
+      optimizer: Optimizer of the parameters.
+      config: Config of the run, for augmentation and seed.
+      stage: Section of the config with the objective and its settings.
+      num_videos: Number of rows of the bank that are videos.
+      devices: Devices over which batch and bank are split.
+    """
     objective = _objective(stage, num_videos, devices)
-    augmentation = {k: config.clip[k] for k in ("flip", "greyscale", "jitter")}
+    augmentation = {k: config.clip[k] for k in ("flip", "grayscale", "jitter")}
     momentum, seed, num_parts = stage.bank_momentum, config.seed, stage.accumulation_steps
 
     def step(state: TrainState, batch: Batch, count: Array) -> tuple[TrainState, Scalars]:
@@ -120,7 +134,7 @@ def make(
 
         parts = _parts(batch, num_parts), jnp.arange(num_parts)
         start = state.statistics, jax.tree.map(jnp.zeros_like, state.params)
-        if num_parts == 1:  # no loop: in the body of one XLA leaves convolutions on CPUs slow
+        if num_parts == 1:  # no scan: XLA compiles convolutions inside a loop to slow code on CPUs
             carried, outputs = one_part(start, jax.tree.map(lambda x: x[0], parts))
             outputs = jax.tree.map(lambda x: x[None], outputs)
         else:
@@ -129,7 +143,8 @@ def make(
         gradient = jax.tree.map(lambda x: x / num_parts, total)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         embedding = embedding.swapaxes(0, 1).reshape(-1, embedding.shape[-1])
-        # what depends on the gradient comes after all that reads the bank: else XLA copies the bank
+        # The update depends on the gradient, so that it follows every read of the bank; otherwise
+        # XLA copies the bank.
         finite = jnp.isfinite(optax.tree.norm(gradient))
         bank = memory_bank.update(
             state.bank, batch["index"], embedding, momentum=momentum, where=finite
@@ -142,14 +157,14 @@ def make(
 
 
 def _parts(batch: Batch, num_parts: int) -> Batch:
-    """Arrays [n, b / n, ...], each of the n parts on all devices; clip i is in part i % n."""
+    """Return arrays [n, b / n, ...] whose n parts span all devices; clip i is in part i % n."""
     return {k: v.reshape(-1, num_parts, *v.shape[1:]).swapaxes(0, 1) for k, v in batch.items()}
 
 
 def _objective(
     stage: ConfigDict, num_videos: int, devices: jax.sharding.Mesh
 ) -> Callable[..., tuple[Array, Scalars]]:
-    """(embedding, state, index, key) -> loss per clip, scalars to log."""
+    """Return the objective: (embedding, state, index, key) -> (loss per clip, scalars to log)."""
     if stage.objective == "local_aggregation":
         num_background = settings.num_background(stage.num_background, num_videos)
 
@@ -167,14 +182,18 @@ def _objective(
                 num_candidates=stage.num_candidates,
                 mesh=devices,
             )
-            return losses, {"rows_without_close": jnp.sum(~has_close)}
+            return losses, {"clips_without_close": jnp.sum(~has_close)}
 
         return aggregation
 
     if stage.estimator not in instance_recognition.ESTIMATORS:
-        known = sorted(instance_recognition.ESTIMATORS)
-        raise settings.SettingsError(f"no estimator {stage.estimator!r}; use one of {known}")
-    options: dict[str, Any] = {"num_rows": num_videos, "temperature": stage.temperature}
+        names = sorted(instance_recognition.ESTIMATORS)
+        raise settings.SettingsError(f"estimator is {stage.estimator!r}; use one of {names}")
+    options: dict[str, Any] = {
+        "num_rows": num_videos,
+        "temperature": stage.temperature,
+        "mesh": devices,
+    }
     if stage.estimator != "full_softmax":
         options["num_negatives"] = stage.num_negatives
     if stage.estimator == "nce":

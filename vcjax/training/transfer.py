@@ -41,7 +41,7 @@ def verified(
     def check() -> None:
         manifest, problems = verify.verify(
             manifests.read(source),
-            on_missing=config.data.on_missing,
+            on_error=config.data.on_error,
             decode=config.data.verify == "decode",
             num_workers=num_workers,
         )
@@ -49,7 +49,7 @@ def verified(
         manifests.save(manifest, kept)
         log.info("%s", manifests.summary(manifest, problems))
 
-    hosts.on_first(lambda: None if kept.exists() else check())
+    hosts.run_on_primary(lambda: None if kept.exists() else check())
     return manifests.load(kept)
 
 
@@ -134,13 +134,13 @@ def finetune_split(
         return Labeled(manifest.take(rows.tolist()), classes)
 
     test = labeled(split.test)
-    if stage.watched == "holdout":
+    if stage.plateau_split == "holdout":
         sides = watched(manifest, rows, group=group, holdout=stage.holdout, seed=config.seed)
         fit, seen = labeled(sides.train), labeled(sides.test)
-    elif stage.watched == "test":
+    elif stage.plateau_split == "test":
         fit, seen = labeled(rows), labeled(split.test[np.isin(values[split.test], names)])
     else:
-        raise settings.SettingsError(f"watched is {stage.watched!r}; use holdout or test")
+        raise settings.SettingsError(f"watched is {stage.plateau_split!r}; use holdout or test")
     network = finetune.finetune(
         name,
         config,
@@ -158,7 +158,7 @@ def finetune_split(
         return float(np.mean(finetune.predict(said, average=stage.average) == test.classes))
 
     return {
-        "accuracy": hosts.on_first(accuracy),
+        "accuracy": hosts.run_on_primary(accuracy),
         "num_train": len(fit.videos),
         "num_watched": len(seen.videos),
         "num_test": len(test.videos),

@@ -24,7 +24,7 @@ MARKUP = "</script><script>document.title='taken'</script>"
 def manifest(tmp_path_factory):
     source = synthetic.render(tmp_path_factory.mktemp("v"), num_videos=NUM, seed=0, num_workers=1)
     counted, _ = verify.verify(
-        manifests.read(source), on_missing="error", decode=False, num_workers=1
+        manifests.read(source), on_error="error", decode=False, num_workers=1
     )
     labels = {"motion": tuple([MARKUP, "run", "walk"][row % 3] for row in range(NUM))}
     ids = (*counted.video_ids[:-1], f"zz{MARKUP}")
@@ -39,7 +39,7 @@ def runs(manifest, tmp_path_factory):
     turn = 2 * np.pi * np.arange(NUM) / NUM
     circle = np.column_stack([np.cos(turn), np.sin(turn)])
     motion = np.eye(3)[np.arange(NUM) % 3] + 0.01 * np.random.default_rng(0).normal(size=(NUM, 3))
-    for name, embedding in (("round", circle), ("told", motion)):
+    for name, embedding in (("round", circle), ("motion", motion)):
         folder = tmp_path_factory.mktemp("runs") / name
         (folder / "evaluate").mkdir(parents=True)
         lines = [{"stage": "ir", "step": s, "epoch": s / 2, "loss": 4.0 - s} for s in (1, 2)]
@@ -67,12 +67,12 @@ def test_neighbors_clusters_answers_and_curves_are_the_runs(runs):
     assert {*source["neighbors"][5][:2]} == {4, 6} and len(source["neighbors"][5]) == 12
     assert [cluster["size"] for cluster in source["clusters"]] == [6, 5, 5]
     assert source["clusters"][0]["common"]["motion"] == [MARKUP, 1.0]
-    assert source["answers"]["motion"]["rows"] == list(range(16, NUM))
+    assert source["predictions"]["motion"]["rows"] == list(range(16, NUM))
     assert run["curves"] == {"ir": {"loss": [[0.5, 3.0], [1.0, 2.0]]}}
     right = np.mean(
         [
-            run["videos"][row]["labels"]["motion"] == told
-            for row, told in zip(*source["answers"]["motion"].values(), strict=True)
+            run["videos"][row]["labels"]["motion"] == predicted
+            for row, predicted in zip(*source["predictions"]["motion"].values(), strict=True)
         ]
     )
     report = json.loads((runs[0] / "report.json").read_text())
@@ -82,7 +82,7 @@ def test_neighbors_clusters_answers_and_curves_are_the_runs(runs):
 def test_two_runs_share_their_pictures(runs, tmp_path, capsys):
     main(["explore", *map(str, runs), "--out", str(tmp_path / "two.html")])
     data = _data(tmp_path / "two.html")
-    assert [run["name"] for run in data["runs"]] == ["round", "told"]
+    assert [run["name"] for run in data["runs"]] == ["round", "motion"]
     assert len(data["thumbs"]) == NUM and data["pair"] == [0, 1]
     assert all(thumb["uri"].startswith("data:image/jpeg;base64,") for thumb in data["thumbs"])
 
@@ -101,8 +101,8 @@ def test_a_map_keeps_what_is_apart_apart():
     assert np.abs(places).max() == pytest.approx(1)
     centers = places.reshape(3, 20, 2).mean(axis=1)
     spread = np.linalg.norm(places.reshape(3, 20, 2) - centers[:, None], axis=2).max()
-    apart = min(np.linalg.norm(centers[i] - centers[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
-    assert apart > 2 * spread
+    gap = min(np.linalg.norm(centers[i] - centers[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert gap > 2 * spread
 
 
 def test_runs_without_an_evaluation_say_what_to_do(tmp_path):
@@ -130,10 +130,10 @@ console.log("typed");
     page.write_text(page.read_text().replace("</body>", typing))
     dom, console = _browse(page.as_uri(), tmp_path / "profile")
     assert len(console) == 1 and "typed" in console[0]  # which it would say of errors too
-    assert "<title>Explorer: round and told</title>" in dom
+    assert "<title>Explorer: round and motion</title>" in dom
     left, right = (part.split("<h2>")[0] for part in dom.split('class="thumbs neighbors"')[1:])
-    found = re.findall(r'<figure title="(video\d+|zz)', left)
-    assert {*found[:2]} == {"video00004", "video00006"}
+    neighbors = re.findall(r'<figure title="(video\d+|zz)', left)
+    assert {*neighbors[:2]} == {"video00004", "video00006"}
     same = re.findall(r'<figcaption class="same">\d+\. (\w+)<', right)
     assert same == ["walk"] * 7  # all others of its motion come first
     assert dom.count("<circle") == 2 * NUM and "Cluster 0: 6 videos" in dom

@@ -6,9 +6,9 @@ from vcjax.idt.detectors import base
 
 
 def test_the_largest_stay():
-    found = np.float32([[0, 0, 10, 10, 0.9], [5, 5, 45, 45, 0.4], [0, 0, 20, 20, 0.5]])
-    np.testing.assert_array_equal(base.largest(found, 2), found[[1, 2]])
-    assert len(base.largest(found, 5)) == 3
+    detections = np.float32([[0, 0, 10, 10, 0.9], [5, 5, 45, 45, 0.4], [0, 0, 20, 20, 0.5]])
+    np.testing.assert_array_equal(base.largest(detections, 2), detections[[1, 2]])
+    assert len(base.largest(detections, 5)) == 3
 
 
 def test_of_boxes_that_overlap_the_surest_stays():
@@ -22,7 +22,7 @@ def test_of_boxes_that_overlap_the_surest_stays():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("yolo", "no detector 'yolo'; use hog"),
+        ("yolo", "unknown detector 'yolo'; use hog"),
         ("hog:file", "takes no file"),
         ("onnx", "needs a file"),
     ],

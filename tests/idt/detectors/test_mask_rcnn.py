@@ -26,12 +26,12 @@ def weights(tmp_path_factory):
 def test_only_people_that_are_sure_enough_are_kept(weights):
     model = mask_rcnn.load(weights, min_size=96, box_score_thresh=0.0).eval()
     with torch.inference_mode():
-        found = model([torch.from_numpy(FRAME).permute(2, 0, 1) / 255])[0]
-    threshold = float(found["scores"].median())
-    expected = (found["labels"] == 1) & (found["scores"] >= threshold)
+        output = model([torch.from_numpy(FRAME).permute(2, 0, 1) / 255])[0]
+    threshold = float(output["scores"].median())
+    expected = (output["labels"] == 1) & (output["scores"] >= threshold)
     people = mask_rcnn.MaskRcnnDetector(model, threshold)(FRAME)
     assert len(people) == int(expected.sum())
-    np.testing.assert_allclose(people[:, :4], found["boxes"][expected].numpy(), atol=1e-3)
+    np.testing.assert_allclose(people[:, :4], output["boxes"][expected].numpy(), atol=1e-3)
 
 
 def test_a_file_of_weights_makes_a_detector(weights):

@@ -17,8 +17,8 @@ def test_levels_are_distances_from_the_centers_of_cells():
     for side, bin_ in enumerate((1, 0, 2, 3)):
         logits[0, 6, side, bin_] = 100
     logits[0, 6, 2, 1] = 100  # half 1, half 2
-    boxes, found = onnx.read_levels([scores, logits.reshape(1, 8, 32)], SIZE)
-    np.testing.assert_allclose(found[6], 0.7)  # of a person, not of the other class
+    boxes, person_scores = onnx.read_levels([scores, logits.reshape(1, 8, 32)], SIZE)
+    np.testing.assert_allclose(person_scores[6], 0.7)  # of a person, not of the other class
     np.testing.assert_allclose(boxes[6], [40 - 16, 24, 40 + 24, 24 + 48])
 
 
@@ -52,7 +52,7 @@ def test_the_form_is_told_from_the_shapes():
 
 def test_cells_of_no_stride_are_an_error():
     scores, distances = np.zeros((1, 7, 2), np.float32), np.zeros((1, 7, 32), np.float32)
-    with pytest.raises(ValueError, match="7 cells are of no stride"):
+    with pytest.raises(ValueError, match="7 cells match no stride"):
         onnx.read_levels([scores, distances], SIZE)
 
 
@@ -68,10 +68,10 @@ def test_two_people_in_a_car_park_are_found_and_nothing_else(shared):
     detector = detectors.create(f"onnx:{shared / 'detectors' / 'picodet_s_416_coco.onnx'}")
     path = shared / "videos" / "interactions" / "set1_seq01_00_Punching.mp4"
     frame = next(islice(video.frames(path), 20, None))
-    found = detector(frame)
-    found = found[np.argsort(found[:, 0])]
-    # as looked at: each stands upright, over nearly all of the frame's height
-    np.testing.assert_allclose(found[:, :4], [[64, 16, 122, 224], [263, 12, 315, 221]], atol=6)
+    detections = detector(frame)
+    detections = detections[np.argsort(detections[:, 0])]
+    # verified by eye: both are upright, over nearly all of the frame's height
+    np.testing.assert_allclose(detections[:, :4], [[64, 16, 122, 224], [263, 12, 315, 221]], atol=6)
     strict = detectors.create(
         f"onnx:{shared / 'detectors' / 'picodet_s_416_coco.onnx'}", min_score=0.99
     )

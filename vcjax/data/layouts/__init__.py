@@ -1,4 +1,4 @@
-"""Data sets as they are published, joined with the files of a folder."""
+"""Official lists of public data sets, matched with the video files of a folder (Sec. 4.1)."""
 
 import contextlib
 import hashlib
@@ -22,22 +22,31 @@ _SIDES = {"train": "train", "training": "train"} | dict.fromkeys(
 
 
 @dataclass(frozen=True)
-class Found:
-    """Videos of a folder, and how they differ from the lists."""
+class MatchedVideos:
+    """Videos of a folder that are in a split, and the differences between folder and lists."""
 
-    layout: str
-    videos: Mapping[Path, Listed]  # of the split
-    missing: tuple[Listed, ...]  # of the split, without a file
-    left_out: int  # files of videos that the split leaves out
-    unlisted: tuple[Path, ...]  # files that are in no list
-    extra: tuple[Path, ...]  # second files of a video
+    layout: str  # name of the data set
+    videos: Mapping[Path, Listed]  # videos of the split by file
+    missing: tuple[Listed, ...]  # videos of the split without a file
+    left_out: int  # number of files whose videos are listed but not in the split
+    unlisted: tuple[Path, ...]  # files that are not in any list
+    extra: tuple[Path, ...]  # additional files of a video
 
 
-def find(root: Path, lists: Path | None, *, split: int | None) -> Found:
-    """The data set in `root` by the official lists in `lists`, or among its own files.
+def find(root: Path, lists: Path | None, *, split: int | None) -> MatchedVideos:
+    """Recognize the data set in `root` by its official lists and match its videos with them.
 
-    Of several data sets whose lists are there it is the one that knows the most files; without
-    lists, a plain folder. `split` numbers the splits of UCF101 and HMDB51. Raises ListError.
+    If several data sets have lists in the folder, the one whose lists match the most files is
+    chosen. Without any lists the data set is a plain folder.
+
+    Args:
+      root: folder of the videos.
+      lists: folder of the official lists (default: `root`).
+      split: number of the split of UCF101 or HMDB51 (default: 1).
+
+    Raises:
+      ListError: if a folder is missing, there are no videos, a list is invalid, or with `lists` or
+        `split` no list matches.
     """
     for folder in (root, *([lists] if lists else [])):
         if not folder.is_dir():
@@ -47,87 +56,95 @@ def find(root: Path, lists: Path | None, *, split: int | None) -> Found:
         raise ListError(f"{root}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder")
     lists_at = lists or root
     candidates = [p for p in _files(lists_at) if p.suffix.lower() in _LIST_SUFFIXES]
-    found = [
-        _join(layout, videos, files)
+    matches = [
+        _match(layout, videos, files)
         for layout in LAYOUTS
         if (layout.num_splits > 1 or not split) and (videos := layout.read(candidates, split or 1))
     ]
-    best = max(found, key=lambda x: len(x.videos) + x.left_out, default=None)
+    best = max(matches, key=lambda x: len(x.videos) + x.left_out, default=None)
     if best and (best.videos or best.left_out):
         return best
     if lists or split:
         names = [layout.name for layout in LAYOUTS if layout.num_splits > 1 or not split]
-        seen = ", ".join(x.layout for x in found) or f"none of {', '.join(names)}"
+        present = ", ".join(x.layout for x in matches) or f"none of {', '.join(names)}"
         raise ListError(
             f"no list in {lists_at} names any of the {len(files)} videos in {root}; "
-            f"lists there: {seen}"
+            f"lists there: {present}; pass the folder of the official lists by --lists"
         )
     return _folder(root, files)
 
 
-def find_splits(root: Path, lists: Path | None) -> dict[str, Found]:
-    """The data set as each of its official splits has it, by split1, ...; or as `find` alone by "".
+def find_splits(root: Path, lists: Path | None) -> dict[str, MatchedVideos]:
+    """Return the videos of every official split, by split1, split2 and split3.
 
-    Splits whose lists are not there are left out. Raises ListError.
+    A data set without numbered splits has the single key "". Splits without lists are omitted.
+
+    Raises:
+      ListError: as in `find`.
     """
     first = find(root, lists, split=None)
     layout = next((x for x in LAYOUTS if x.name == first.layout), None)
     if not layout or layout.num_splits == 1:
         return {"": first}
-    found = {"split1": first}
+    splits = {"split1": first}
     for number in range(2, layout.num_splits + 1):
         with contextlib.suppress(ListError):
-            found[f"split{number}"] = find(root, lists, split=number)
-    return found
+            splits[f"split{number}"] = find(root, lists, split=number)
+    return splits
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files below `folder`, through links too, sorted; hidden ones are not looked at."""
+    """Return all files below `folder`, sorted; follow links and ignore hidden files and folders."""
     if filesystem.is_remote(folder):
         return [path for path in filesystem.files(folder) if "/." not in path.as_posix()]
-    found, seen = [], set()
+    files, visited = [], set()
     for directory, folders, names in os.walk(folder, followlinks=True):
         place = os.path.realpath(directory)
-        if place in seen:  # links may go round in a circle
+        if place in visited:  # links may form a cycle
             folders.clear()
             continue
-        seen.add(place)
+        visited.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(directory, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
+        files += [Path(directory, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in files if path.is_file())
 
 
-def _join(layout: Layout, listed: Mapping[str, Listed], files: Sequence[Path]) -> Found:
+def _match(layout: Layout, listed: Mapping[str, Listed], files: Sequence[Path]) -> MatchedVideos:
+    """Match files with listed videos by the keys that the layout derives from a file name."""
     videos: dict[str, Path] = {}
-    known: dict[str, Listed] = {}
+    entries: dict[str, Listed] = {}
     unlisted, extra = [], []
-    for path in sorted(files, key=_worse):
+    for path in sorted(files, key=_preference):
         video = next((listed[key] for key in layout.keys(path) if key in listed), None)
         if video is None:
             unlisted.append(path)
         elif video.video_id in videos:
             extra.append(path)
         else:
-            videos[video.video_id], known[video.video_id] = path, video
-    wanted = {video.video_id: video for video in listed.values() if video.split}
-    return Found(
+            videos[video.video_id], entries[video.video_id] = path, video
+    in_split = {video.video_id: video for video in listed.values() if video.split}
+    return MatchedVideos(
         layout.name,
-        {path: known[name] for name, path in sorted(videos.items()) if name in wanted},
-        tuple(video for name, video in sorted(wanted.items()) if name not in videos),
-        len(videos.keys() - wanted.keys()),
+        {path: entries[name] for name, path in sorted(videos.items()) if name in in_split},
+        tuple(video for name, video in sorted(in_split.items()) if name not in videos),
+        len(videos.keys() - in_split.keys()),
         tuple(unlisted),
         tuple(extra),
     )
 
 
-def _worse(path: Path) -> tuple[bool, bool, Path]:
-    """Order of files of one video: not an empty one, and the replacement that Kinetics ships."""
+def _preference(path: Path) -> tuple[bool, bool, Path]:
+    """Return a sort key: non-empty files first, then replacement files shipped with Kinetics."""
     replaced = any(part.startswith("replacement") for part in path.parts)
     return not path.stat().st_size, not replaced, path
 
 
-def _folder(root: Path, files: Sequence[Path]) -> Found:
-    """The class is the parent folder; `train`, `val` and `test` folders at the top the split."""
+def _folder(root: Path, files: Sequence[Path]) -> MatchedVideos:
+    """Return the videos of a plain folder.
+
+    The class is the parent folder. The split is the top folder (train, val or test) if every video
+    is in such a folder and both sides occur; otherwise it is empty.
+    """
     parts = {path: path.relative_to(root).parts for path in files}
     sides = [_SIDES.get(p[0].lower(), "") if len(p) > 1 else "" for p in parts.values()]
     divided = all(sides) and len(set(sides)) == 2
@@ -136,11 +153,11 @@ def _folder(root: Path, files: Sequence[Path]) -> Found:
         folders = relative[1:-1] if divided else relative[:-1]
         name = path.relative_to(root).with_suffix("").as_posix()
         videos[path] = Listed(name, folders[-1] if folders else "", side if divided else "")
-    return Found(FOLDER, videos, (), 0, (), ())
+    return MatchedVideos(FOLDER, videos, (), 0, (), ())
 
 
 def duplicates(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
-    """Files of equal content, each group once; empty files are none. Only equal sizes are read."""
+    """Return groups of non-empty files with equal content; read only files of equal size."""
     groups: dict[tuple[int, str], list[Path]] = defaultdict(list)
     sizes: dict[int, list[Path]] = defaultdict(list)
     for path in paths:

@@ -1,7 +1,7 @@
-"""HMDB51 (Kuehne et al. 2011): CLASS_test_split1.txt, ..., 51 files a split, three splits.
+"""Lists of HMDB51 (Kuehne et al. 2011): CLASS_test_splitN.txt, 51 files for each of 3 splits.
 
-A line is a file's name and a mark: 1 to train on, 2 to test on, 0 not in this split. Most lines end
-in a space, so that splitting at single spaces finds an empty mark.
+A line is a file name and a mark: 1 for training, 2 for test, 0 for a video outside the split. Most
+lines end in a space, so they are stripped before they are split.
 """
 
 import re
@@ -15,7 +15,7 @@ _SIDES = {"0": "", "1": "train", "2": "test"}
 
 
 def read(lists: Sequence[Path], split: int) -> dict[str, Listed]:
-    """Videos of all marks by key."""
+    """Return all videos by key, including videos outside the split."""
     videos: dict[str, Listed] = {}
     for source in lists:
         match = re.fullmatch(rf"(\w+)_test_split{split}\.txt", source.name)
@@ -31,7 +31,7 @@ def read(lists: Sequence[Path], split: int) -> dict[str, Listed]:
 
 
 def keys(path: Path) -> tuple[str, ...]:
-    """The one key of a file: names are unique across classes."""
+    """Return the single key of a file, its stem, which is unique across classes."""
     return (path.stem,)
 
 

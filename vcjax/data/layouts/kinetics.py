@@ -1,7 +1,7 @@
-"""Kinetics-400, 600 and 700 (Carreira et al. 2017 to 2019): train.csv, validate.csv, test.csv.
+"""Lists of Kinetics-400, 600 and 700 (Carreira et al. 2017 to 2019): CSV files of three splits.
 
-Files are named ID.mp4 or ID_000010_000020.mp4, in any folders. Training is the split train, held
-out is the validation split; the test split, mostly without labels, is left out.
+Files are named ID.mp4 or ID_000010_000020.mp4 (start and end in seconds), in any folder. The
+validation split is the held-out set. The test split is left out, since most of it has no labels.
 """
 
 import csv
@@ -19,7 +19,7 @@ _COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 
 
 def read(lists: Sequence[Path], split: int) -> dict[str, Listed]:
-    """Videos by id and times, and by id alone where there is one video of it."""
+    """Return the videos by id and times, and also by id alone if one video has this id."""
     videos: dict[str, Listed] = {}
     for source in lists:
         if source.suffix.lower() == ".csv":
@@ -45,7 +45,7 @@ def _rows(source: Path) -> Iterator[tuple[str, Listed]]:
 
 
 def keys(path: Path) -> tuple[str, ...]:
-    """Key by id and times where the name has them, then by the id alone."""
+    """Return the keys of a file: id and times if the name contains them, then the id alone."""
     match = _NAME.fullmatch(path.stem)
     if not match:
         return ()

@@ -1,4 +1,4 @@
-"""What official lists say of a video, before any file is looked at."""
+"""Entries of official lists, independent of the files in a folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,40 +6,45 @@ from typing import NamedTuple
 
 
 class ListError(ValueError):
-    """An official list cannot be read; the message names the file, and the line if there is one."""
+    """Error of an official list; the message has the file, and the line if possible."""
 
 
 class Listed(NamedTuple):
-    """A video of an official list."""
+    """A video in an official list."""
 
     video_id: str
-    label: str  # class, "" where the list gives none
-    split: str  # train, test, or "" where this split leaves the video out
+    label: str  # class, "" if the list has none
+    split: str  # train, test, or "" if the video is not in the split
 
 
 class Layout(NamedTuple):
-    """A data set as it is published: how its lists are read, and its files' names."""
+    """Format of a public data set: how to read its lists and match its file names."""
 
     name: str
-    # Lists among the files, number of the split -> videos by key; empty if none is its own.
+    # Files that may be lists, number of the split -> videos by key; empty without such lists.
     read: Callable[[Sequence[Path], int], Mapping[str, Listed]]
-    # Keys under which a file may stand in the lists, the most specific first.
+    # Path of a video file -> keys that may be in the lists, the most specific first.
     keys: Callable[[Path], Sequence[str]]
     num_splits: int
 
 
 def add(videos: dict[str, Listed], key: str, video: Listed, source: Path) -> None:
-    """Enters `video`. Raises ListError where the lists contradict each other."""
-    known = videos.setdefault(key, video)
-    if known != video:
+    """Add `video`, read from the list `source`, to `videos`.
+
+    Raises:
+      ListError: if `videos` has a different entry under `key`.
+    """
+    listed = videos.setdefault(key, video)
+    if listed != video:
         raise ListError(
-            f"{source}: {video.video_id} is {video.label!r} in {video.split!r}, but {known.label!r}"
-            f" in {known.split!r} elsewhere; point --lists to the lists of one data set"
+            f"{source}: {video.video_id} has class {video.label!r} and split {video.split!r}, but "
+            f"class {listed.label!r} and split {listed.split!r} in another line or list; "
+            "point --lists to the lists of one data set"
         )
 
 
 def lines(path: Path) -> list[str]:
-    """Lines of a text file, without what surrounds them, and without empty ones."""
+    """Return the non-empty lines of a text file, stripped of surrounding space."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
-"""Something-Something v2 (Goyal et al. 2017): JSON lists of training, validation and test videos.
+"""Lists of Something-Something v2 (Goyal et al. 2017): JSON files of three splits.
 
-The class is the template, without the brackets around its slots; files are ID.webm. Held out is
-the validation split; the test split has no labels and is left out.
+The class is the template without the brackets around its slots. Files are named ID.webm. The
+validation split is the held-out set; the test split has no labels and is left out.
 """
 
 import json
@@ -12,18 +12,18 @@ from typing import Any
 from vcjax.data.layouts import listing
 from vcjax.data.layouts.listing import Layout, Listed, ListError
 
-# How the names end, of something-something-v2-train.json as of train.json.
+# By the end of the file name: something-something-v2-train.json or train.json.
 _SIDES = {"train": "train", "validation": "test", "test": ""}
 
 
 def read(lists: Sequence[Path], split: int) -> dict[str, Listed]:
-    """Videos by id."""
+    """Return the videos by id."""
     videos: dict[str, Listed] = {}
     for source in lists:
         side = _SIDES.get(source.stem.rpartition("-")[2])
         if source.suffix.lower() == ".json" and side is not None:
             for row in _rows(source):
-                if side and "template" not in row:  # a list of something else
+                if side and "template" not in row:  # a list of another data set
                     break
                 label = str(row.get("template", "")).replace("[", "").replace("]", "")
                 video = Listed(str(row["id"]), label, side)
@@ -41,7 +41,7 @@ def _rows(source: Path) -> Iterator[dict[str, Any]]:
 
 
 def keys(path: Path) -> tuple[str, ...]:
-    """The one key of a file."""
+    """Return the single key of a file, its stem."""
     return (path.stem,)
 
 

@@ -1,4 +1,4 @@
-"""UCF101 (Soomro et al. 2012): trainlist01.txt, testlist01.txt, ..., three splits."""
+"""Lists of UCF101 (Soomro et al. 2012): trainlistNN.txt and testlistNN.txt, three splits."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -8,14 +8,14 @@ from vcjax.data.layouts.listing import Layout, Listed, ListError
 
 
 def read(lists: Sequence[Path], split: int) -> dict[str, Listed]:
-    """Videos of `split` by key."""
+    """Return the videos of `split` by key."""
     videos: dict[str, Listed] = {}
     sides = {f"trainlist{split:02d}.txt": "train", f"testlist{split:02d}.txt": "test"}
     for source in lists:
         if source.name not in sides:
             continue
         for line in listing.lines(source):
-            name = PurePosixPath(line.split()[0])  # the training lists add the class's number
+            name = PurePosixPath(line.split()[0])  # in training lists followed by the class number
             if len(name.parts) != 2 or name.suffix != ".avi":
                 raise ListError(f"{source}: {line!r} is not CLASS/VIDEO.avi")
             video = Listed(name.stem, name.parts[0], sides[source.name])
@@ -24,12 +24,12 @@ def read(lists: Sequence[Path], split: int) -> dict[str, Listed]:
 
 
 def keys(path: Path) -> tuple[str, ...]:
-    """The one key of a file."""
+    """Return the single key of a file, its stem in lower case."""
     return (_key(path.stem),)
 
 
 def _key(stem: str) -> str:
-    # v_HandStandPushups in the lists and most copies, v_HandstandPushups in others
+    # Copies of the data set differ: v_HandStandPushups as in the lists, or v_HandstandPushups.
     return stem.casefold()
 
 

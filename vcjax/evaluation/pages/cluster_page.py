@@ -1,4 +1,4 @@
-"""The page of clusters: one HTML file and its PNGs, opened from disk."""
+"""The page of clusters: an HTML file and PNG images, which a browser opens from disk."""
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +13,10 @@ from vcjax.evaluation.pages import contact_sheets
 from vcjax.evaluation.pages.clusters import Cluster
 from vcjax.runtime import atomic, progress
 
-NUM_VIDEOS = 6  # of a cluster in its sheet
-_NUM_SHEETS = 60  # of a model, its largest clusters
-_NUM_ROWS = 12  # clusters in a model's overview
-_NUM_OVERVIEW_VIDEOS = 4  # of a cluster in the overview
+NUM_VIDEOS = 6  # in the image of each cluster
+_NUM_SHEETS = 60  # clusters shown of each model, the largest
+_NUM_ROWS = 12  # clusters in the overview of each model
+_NUM_OVERVIEW_VIDEOS = 4  # of each cluster in the overview
 _NUM_THREADS = 2  # that decode videos
 
 Pictures = Mapping[int, contact_sheets.Tiles]
@@ -28,20 +28,20 @@ def write(
     training: Manifest,
     described: Mapping[str, Sequence[Cluster]],
 ) -> None:
-    """Writes `index.html` and each model's `clusters.png` and `cluster_NNN.png`.
+    """Write `index.html`, and `clusters.png` and `cluster_NNN.png` in a folder for each model.
 
-    `described` are the clusters of each name of `tables.TITLES`, the largest first, in rows of
-    `training`.
+    `described` maps names in `tables.TITLES` to clusters by decreasing size; the clusters refer to
+    rows of `training`.
     """
     shown = {name: _shown(described[name]) for name in report_table.TITLES if name in described}
-    rows = {row for found in shown.values() for cluster in found for row in cluster.nearest}
+    rows = {row for drawn in shown.values() for cluster in drawn for row in cluster.nearest}
     pictures = _read(training, sorted(rows))
     sections, links = [], []
-    for name, found in shown.items():
+    for name, drawn in shown.items():
         folder = directory / name
         folder.mkdir(parents=True, exist_ok=True)
-        _draw(folder, found, pictures)
-        sections.append(_section(name, found, described[name], training))
+        _draw(folder, drawn, pictures)
+        sections.append(_section(name, drawn, described[name], training))
         links.append(f'<a href="#{name}">{html.escape(report_table.TITLES[name])}</a>')
     text = _PAGE.substitute(
         dataset=html.escape(report["dataset"]),
@@ -54,13 +54,13 @@ def write(
 
 
 def _shown(described: Sequence[Cluster]) -> list[Cluster]:
-    """The largest clusters, and the videos without one."""
+    """Return the largest clusters, and the group of videos without a cluster."""
     real = [cluster for cluster in described if cluster.number is not None]
     return real[:_NUM_SHEETS] + [cluster for cluster in described if cluster.number is None]
 
 
 def _read(training: Manifest, rows: Sequence[int]) -> dict[int, contact_sheets.Tiles]:
-    """Pictures of the videos in `rows`, each decoded once."""
+    """Return the frames to draw of the videos in `rows`."""
     paths = [training.paths[row] for row in rows]
     counts = [training.num_frames[row] for row in rows]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -69,13 +69,13 @@ def _read(training: Manifest, rows: Sequence[int]) -> dict[int, contact_sheets.T
         return dict(zip(rows, bar, strict=True))
 
 
-def _draw(folder: Path, found: Sequence[Cluster], pictures: Pictures) -> None:
-    for cluster in found:
+def _draw(folder: Path, shown: Sequence[Cluster], pictures: Pictures) -> None:
+    for cluster in shown:
         sheet = contact_sheets.contact_sheet([pictures[row] for row in cluster.nearest])
         contact_sheets.save(sheet, folder / _file(cluster))
     rows = [
         ([_title(cluster), *_common(cluster)], [pictures[row] for row in cluster.nearest])
-        for cluster in found
+        for cluster in shown
         if cluster.number is not None
     ]
     overview = contact_sheets.overview(rows[:_NUM_ROWS], num_videos=_NUM_OVERVIEW_VIDEOS)
@@ -83,17 +83,17 @@ def _draw(folder: Path, found: Sequence[Cluster], pictures: Pictures) -> None:
 
 
 def _section(
-    name: str, found: Sequence[Cluster], described: Sequence[Cluster], training: Manifest
+    name: str, shown: Sequence[Cluster], described: Sequence[Cluster], training: Manifest
 ) -> str:
-    cards = "\n".join(_card(name, cluster, training) for cluster in found)
+    cards = "\n".join(_card(name, cluster, training) for cluster in shown)
     real = [cluster for cluster in described if cluster.number is not None]
-    said = f"{len(real)} clusters of {sum(cluster.size for cluster in real)} training videos"
-    if left_out := len(described) - len(found):
-        said += f"; the {left_out} smallest are not shown"
+    summary = f"{len(real)} clusters of {sum(cluster.size for cluster in real)} training videos"
+    if left_out := len(described) - len(shown):
+        summary += f"; the {left_out} smallest are not shown"
     return _SECTION.substitute(
         folder=name,
         title=html.escape(report_table.TITLES[name]),
-        said=html.escape(said),
+        summary=html.escape(summary),
         cards=cards,
     )
 
@@ -137,7 +137,7 @@ def _common(cluster: Cluster) -> Iterable[str]:
 
 
 def _file(cluster: Cluster) -> str:
-    """A name from the cluster's number alone: labels never get into a path."""
+    """Return a file name made from the cluster's number, since labels are not safe in a path."""
     return "no_trajectories.png" if cluster.number is None else f"cluster_{cluster.number:03d}.png"
 
 
@@ -173,7 +173,7 @@ img { max-width: 100%; height: auto; display: block; }
 </style>
 </head>
 <body>
-<h1>What was learned from $dataset</h1>
+<h1>Evaluation of $dataset</h1>
 <div class="scroll"><table>
 $table
 </table></div>
@@ -181,12 +181,13 @@ $table
 $notes
 </ul>
 <h2>Clusters</h2>
-<p>Clusters of the training videos by K-means, the largest first. Labels played no part in them.
-Each row of pictures is one video, from its beginning to its end; the videos are the nearest to
-the cluster's mean. Percentages: how many of the cluster's videos have its most common value of
-each label.</p>
+<p>K-means clusters of the training videos, the largest first. No labels were used for clustering.
+Each row of an image shows frames of one video from beginning to end; the videos are the nearest to
+the cluster's mean. The text gives the most common value of each label in the cluster and the
+percentage of its videos that have this value.</p>
 <p>$links</p>
-<p><a href="explorer.html">Explorer</a>: neighbors of any video, maps, confusions, curves.</p>
+<p><a href="explorer.html">Explorer</a>: nearest neighbors of any video, maps of the embeddings,
+confusion matrices and learning curves.</p>
 $sections
 </body>
 </html>
@@ -194,7 +195,8 @@ $sections
 
 _SECTION = Template("""<section id="$folder">
 <h2>$title</h2>
-<p>$said. First the largest at a glance, two moments of four videos each; then one by one.</p>
+<p>$summary. The overview shows two frames of four videos for each of the largest clusters; below,
+each cluster is shown in detail.</p>
 <img class="overview" src="$folder/clusters.png" alt="Overview of the largest clusters">
 <div class="cards">
 $cards

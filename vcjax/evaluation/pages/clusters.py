@@ -1,4 +1,4 @@
-"""The clusters of one run, described: their size, their most typical videos, what they share."""
+"""Descriptions of the clusters of one K-means run: size, central videos, common labels."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 
 class Common(NamedTuple):
-    """The most frequent value of a label, and the share of the cluster's videos that have it."""
+    """The most frequent value of a label in a cluster, and its fraction of the cluster's videos."""
 
     value: str
     share: float
 
 
 class Cluster(NamedTuple):
-    """One cluster, or with `number` None the videos that belong to none."""
+    """A cluster; `number` is None for the group of all videos without a cluster."""
 
     number: int | None
     size: int
-    nearest: tuple[int, ...]  # rows of the points, the nearest to their mean first
+    nearest: tuple[int, ...]  # rows, by increasing distance to the cluster's mean
     common: Mapping[str, Common]
 
 
@@ -32,17 +32,25 @@ def describe(
     has_point: Bool[np.ndarray, " n"],
     num_nearest: int,
 ) -> list[Cluster]:
-    """Each cluster, the largest first; last, if there are any, the rows without a point."""
-    found = []
+    """Return the clusters by decreasing size, then the rows without a point as one group, if any.
+
+    Args:
+      points: features that distances to the cluster's mean are measured in.
+      labels: the cluster of each row.
+      columns: the labels of each row by name; "" is unlabeled.
+      has_point: False for the rows to group at the end.
+      num_nearest: maximum number of rows listed for each cluster.
+    """
+    described = []
     for number in np.unique(labels[has_point]).tolist():
         rows = np.flatnonzero(has_point & (labels == number))
         distance = np.linalg.norm(points[rows] - points[rows].mean(axis=0), axis=1)
         nearest = rows[np.argsort(distance, kind="stable")]
-        found.append(_cluster(number, nearest, columns, num_nearest))
-    found.sort(key=lambda cluster: -cluster.size)
+        described.append(_cluster(number, nearest, columns, num_nearest))
+    described.sort(key=lambda cluster: -cluster.size)
     if not has_point.all():
-        found.append(_cluster(None, np.flatnonzero(~has_point), columns, num_nearest))
-    return found
+        described.append(_cluster(None, np.flatnonzero(~has_point), columns, num_nearest))
+    return described
 
 
 def _cluster(

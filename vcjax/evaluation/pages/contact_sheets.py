@@ -1,4 +1,4 @@
-"""Pictures of clusters: frames of their most typical videos side by side (Fig. 2 and 3)."""
+"""Images of clusters: frames of their most central videos side by side (Fig. 2 and 3)."""
 
 import logging
 from collections.abc import Sequence
@@ -13,28 +13,33 @@ from vcjax.data import video
 log = logging.getLogger(__name__)
 
 WIDTH, HEIGHT = 112, 84  # pixels of a tile
-NUM_FRAMES = 5  # of a video in a sheet
+NUM_FRAMES = 5  # of each video in a sheet
 _PAPER, _INK, _GREY = (255, 255, 255), (34, 34, 34), 168
 _GAP = 2  # pixels between frames
 _SPACE = 10  # pixels between videos and between rows of the overview
 _CAPTION = 210  # pixels of text before a row of the overview
-_MOMENTS = (1, 2)  # frames of a video that the overview shows
+_MOMENTS = (1, 2)  # indices of the NUM_FRAMES frames that the overview shows
 
 Tiles = UInt8[np.ndarray, "t h w 3"]
 
 
 def read(path: str | Path, num_frames: int, count: int = NUM_FRAMES) -> Tiles:
-    """`count` small pictures evenly over a video of `num_frames`; grey where none is decoded."""
+    """Return `count` thumbnails, RGB in [0, 255], evenly spaced over a video of `num_frames`.
+
+    Frames that cannot be decoded are gray.
+    """
     tiles = np.full((count, HEIGHT, WIDTH, 3), _GREY, np.uint8)
-    wanted = ((np.arange(count) + 0.5) * max(num_frames, 1) / count).astype(int)
+    positions = ((np.arange(count) + 0.5) * max(num_frames, 1) / count).astype(int)
     try:
         for index, frame in enumerate(video.frames(path)):
-            if index in wanted:
-                tiles[wanted == index] = _tile(frame)
-            if index >= wanted[-1]:
+            if index in positions:
+                tiles[positions == index] = _tile(frame)
+            if index >= positions[-1]:
                 break
     except (video.DecodeError, OSError) as error:
-        log.warning("evaluate: grey in the pictures of clusters: %s", error)
+        log.warning(
+            "evaluate: frames that cannot be decoded are gray in the images of clusters: %s", error
+        )
     return tiles
 
 
@@ -44,7 +49,7 @@ def _tile(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def contact_sheet(videos: Sequence[Tiles]) -> Image.Image:
-    """One row a video, its frames from left to right."""
+    """Return an image with one row per video, its frames from left to right."""
     width = NUM_FRAMES * (WIDTH + _GAP) - _GAP
     sheet = Image.new("RGB", (width, len(videos) * (HEIGHT + _GAP) - _GAP), _PAPER)
     for row, tiles in enumerate(videos):
@@ -55,7 +60,10 @@ def contact_sheet(videos: Sequence[Tiles]) -> Image.Image:
 def overview(
     clusters: Sequence[tuple[Sequence[str], Sequence[Tiles]]], *, num_videos: int
 ) -> Image.Image:
-    """One row a cluster: what is said of it, and two frames of each of its first videos."""
+    """Return an image with one row per cluster: a caption and two frames of each of its videos.
+
+    `clusters` are pairs of caption lines (at most 5 are drawn) and videos (at most `num_videos`).
+    """
     place = len(_MOMENTS) * (WIDTH + _GAP) - _GAP + _SPACE
     width = _CAPTION + num_videos * place
     sheet = Image.new("RGB", (width, len(clusters) * (HEIGHT + _SPACE) + _SPACE), _PAPER)
@@ -71,7 +79,7 @@ def overview(
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Writes a PNG of 256 colors, a third of the size."""
+    """Write a PNG with a palette of 256 colors, about a third of the size of full color."""
     sheet.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 

@@ -1,6 +1,7 @@
-"""The explorer: one HTML file of one run or two side by side, with all its pictures inside.
+"""The explorer: a self-contained HTML page of one run, or of two runs side by side.
 
-Clusters, neighbors of any video, a map, confusions, learning curves (Fig. 2 beside Fig. 3).
+It shows clusters, nearest neighbors of any video, a map of the embeddings, confusion matrices and
+learning curves, for two representations at a time (the comparison of Fig. 2 and Fig. 3).
 """
 
 import base64
@@ -23,29 +24,30 @@ from vcjax.evaluation import probes, report_table
 from vcjax.evaluation.pages import clusters, contact_sheets
 from vcjax.runtime import atomic, progress, stage_cache
 
-_MAX_VIDEOS = 2000  # shown, drawn at random from more
-_MAX_MAPPED = 1000  # by t-SNE; more by their principal components
+_MAX_VIDEOS = 2000  # random sample of a larger collection
+_MAX_MAPPED = 1000  # videos for t-SNE; larger collections are mapped by PCA
 _NUM_NEIGHBORS = 12
-_NUM_NEAREST = 8  # videos of a cluster
-_MAX_BYTES = 14e6  # of the pictures, as text
-_BYTES_A_FRAME = 3600  # of a small JPEG, as text
-_MAX_FRAMES = 8  # of a video
+_NUM_NEAREST = 8  # videos shown of each cluster
+_MAX_BYTES = 14e6  # of all thumbnails in base64
+_BYTES_A_FRAME = 3600  # of one thumbnail in base64, estimated
+_MAX_FRAMES = 8  # of each video
 _NUM_THREADS = 2  # that decode videos
-_QUALITY = 60
-_SIZE = (96, 72)  # pixels of a picture
+_QUALITY = 60  # of the JPEGs
+_SIZE = (96, 72)  # width and height of a thumbnail in pixels
 
 
 class Source(NamedTuple):
-    """One representation of the sampled videos."""
+    """One representation of the videos, with its clusters and the predictions of a linear probe."""
 
     embedding: Float[np.ndarray, "n d"]
-    clusters: Int[np.ndarray, " n"]  # of the first run; -1: not a training video
-    has_point: Shaped[np.ndarray, " n"]
-    answers: Mapping[str, tuple[Int[np.ndarray, " q"], Shaped[np.ndarray, " q"]]]  # rows, told
+    clusters: Int[np.ndarray, " n"]  # of the first K-means run; -1 if not a training video
+    has_point: Shaped[np.ndarray, " n"]  # False without trajectories
+    # label -> rows of the test videos, and the predictions for them
+    predictions: Mapping[str, tuple[Int[np.ndarray, " q"], Shaped[np.ndarray, " q"]]]
 
 
 def sample(num_videos: int, seed: int) -> Int[np.ndarray, " n"]:
-    """Rows of the videos that are shown."""
+    """Return the sorted rows of a random sample of at most 2000 videos."""
     order = np.random.default_rng(seed).permutation(num_videos)
     return np.sort(order[:_MAX_VIDEOS])
 
@@ -57,7 +59,7 @@ def save(
     *,
     seed: int,
 ) -> None:
-    """Keeps what the page needs, of at most 2000 videos: `explorer.tsv` and `explorer.npz`."""
+    """Write the page's data, of at most 2000 videos, to `explorer.tsv` and `explorer.npz`."""
     rows = sample(len(manifest), seed)
     place = {row: i for i, row in enumerate(rows.tolist())}
     arrays: dict[str, np.ndarray] = {}
@@ -65,59 +67,61 @@ def save(
         arrays[f"{name}/embedding"] = source.embedding[rows].astype(np.float16)
         arrays[f"{name}/clusters"] = source.clusters[rows]
         arrays[f"{name}/has_point"] = source.has_point[rows]
-        for label, (asked, told) in source.answers.items():
-            shown = np.isin(asked, rows)
+        for label, (test, predictions) in source.predictions.items():
+            shown = np.isin(test, rows)
             arrays[f"{name}/rows/{label}"] = np.array(
-                [place[row] for row in asked[shown].tolist()], np.int64
+                [place[row] for row in test[shown].tolist()], np.int64
             )
-            arrays[f"{name}/told/{label}"] = told[shown].astype(str)
+            arrays[f"{name}/told/{label}"] = predictions[shown].astype(str)
     manifests.save(manifest.take(rows.tolist()), directory / "explorer.tsv")
-    with atomic.replacing(directory / "explorer.npz") as file:
+    with atomic.atomic_write(directory / "explorer.npz") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
-    """What `save` kept. Raises FileNotFoundError before the run was evaluated.
+    """Return the sampled videos and their representations, as written by `save`.
 
-    StageError if a file that the stage left there is damaged.
+    Raises:
+      FileNotFoundError: if the run has not been evaluated.
+      stages.StageError: if a file of the stage is corrupt.
     """
     if not (directory / "explorer.npz").exists():
         raise FileNotFoundError(f"no explorer.npz in {directory}; run the stage evaluate first")
     stage_cache.check(directory)
     manifest = manifests.load(directory / "explorer.tsv")
-    found = {}
+    sources = {}
     with np.load(directory / "explorer.npz", allow_pickle=False) as arrays:
         names = {key.split("/")[0] for key in arrays.files}
         for name in filter(names.__contains__, report_table.TITLES):
             start = f"{name}/rows/"
             labels = [key[len(start) :] for key in arrays.files if key.startswith(start)]
-            found[name] = Source(
+            sources[name] = Source(
                 arrays[f"{name}/embedding"].astype(np.float32),
                 arrays[f"{name}/clusters"],
                 arrays[f"{name}/has_point"],
                 {k: (arrays[start + k], arrays[f"{name}/told/{k}"]) for k in labels},
             )
-    return manifest, found
+    return manifest, sources
 
 
 def write(runs: Sequence[Path], out: Path) -> None:
-    """Writes the page of one run, or of two to compare, each a folder with `evaluate` in it."""
+    """Write the page of one run, or of two runs to compare, given the folders of evaluated runs."""
     loaded = [load(run / "evaluate") for run in runs]
     thumbs, places = _thumbs([manifest for manifest, _ in loaded])
     described = [
         _run(run, manifest, sources, place)
         for run, (manifest, sources), place in zip(runs, loaded, places, strict=True)
     ]
-    sources = [name for _, found in loaded for name in found]
-    data = {"runs": described, "thumbs": thumbs, "pair": _pair(sources)}
+    names = [name for _, sources in loaded for name in sources]
+    data = {"runs": described, "thumbs": thumbs, "pair": _pair(names)}
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    # "<" never ends the element that holds the data
-    page = resources.files("vcjax.evaluation.pages").joinpath("explorer.html").read_text("utf-8")
+    # Without "<", no text of the data can close the script element that holds it.
+    page = resources.files("vcjax.evaluation").joinpath("explorer.html").read_text("utf-8")
     atomic.write_text(out, page.replace("@DATA@", text.replace("<", "\\u003c")))
 
 
 def _pair(names: Sequence[str]) -> tuple[int, int]:
-    """Plain LA to the left, with the prior to the right; else the first and the last."""
+    """Return the indices of LA and LA + IDT, the pair shown first; fall back to first and last."""
     right = len(names) - 1
     left = names.index("la") if "la" in names[:right] else 0
     for name in ("la_idt", "la_idt_tune"):
@@ -156,8 +160,8 @@ def _source(
 ) -> dict[str, Any]:
     unit = probes.unit(source.embedding)
     count = min(_NUM_NEIGHBORS + 1, len(unit))
-    found = neighbors.nearest(unit, unit, num_neighbors=count)
-    near = [[int(j) for j in row if j != i][: count - 1] for i, row in enumerate(found)]
+    order = neighbors.nearest(unit, unit, num_neighbors=count)
+    near = [[int(j) for j in row if j != i][: count - 1] for i, row in enumerate(order)]
     training = np.flatnonzero(source.clusters >= 0)
     described = clusters.describe(
         source.embedding[training],
@@ -180,15 +184,19 @@ def _source(
             }
             for cluster in described
         ],
-        "answers": {
-            label: {"rows": rows.tolist(), "told": told.tolist()}
-            for label, (rows, told) in source.answers.items()
+        "predictions": {
+            label: {"rows": rows.tolist(), "values": predictions.tolist()}
+            for label, (rows, predictions) in source.predictions.items()
         },
     }
 
 
 def plane(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
-    """The points in two dimensions within +-1: by t-SNE, or many by their principal components."""
+    """Return a map of the points in two dimensions, scaled to [-1, 1].
+
+    By t-SNE, or by PCA for more than 1000 points. All zeros if there are fewer than 4 points or
+    they are all equal.
+    """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
@@ -198,7 +206,7 @@ def plane(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
     places = PCA(2, random_state=0).fit_transform(points)
     if len(points) <= _MAX_MAPPED:
         perplexity = min(30.0, (len(points) - 1) / 3)
-        # Its threads wait for one another in loops: where cores are shared, one is much faster.
+        # OpenMP threads spin while they wait, which is very slow on shared cores.
         with threadpool_limits(1):
             places = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points)
     places = places - (places.max(axis=0) + places.min(axis=0)) / 2
@@ -206,55 +214,58 @@ def plane(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
 
 
 def curves(path: Path) -> dict[str, dict[str, list[list[float]]]]:
-    """stage -> metric -> [epoch, value] of each line of `metrics.jsonl` that has them."""
-    found: dict[str, dict[str, list[list[float]]]] = {}
+    """Return stage -> metric -> pairs [epoch, value] from the lines of `metrics.jsonl`."""
+    points: dict[str, dict[str, list[list[float]]]] = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             event = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed run
+        except json.JSONDecodeError:  # a killed run can leave an incomplete last line
             continue
         for key, value in event.items():
             if key in ("stage", "step", "epoch") or "epoch" not in event:
                 continue
             if isinstance(value, int | float) and np.isfinite(value):
-                stage = found.setdefault(event["stage"], {})
+                stage = points.setdefault(event["stage"], {})
                 stage.setdefault(key, []).append([round(event["epoch"], 3), value])
-    return found
+    return points
 
 
 def _tables(report: Mapping[str, Any]) -> list[list[list[str]]]:
-    """A table a label: its heading, and a row a model."""
-    found = []
+    """Return one table per label: a row of column titles, then one row per model."""
+    parts = []
     for label in report_table.labels(report):
         lines = [[label, *report_table.COLUMNS, "5-shot", "R@1", "R@5", "R@10", "k-NN"]]
         for row in report_table.rows(report):
             name = next((n for n, title in report_table.TITLES.items() if title == row.title), "")
             lines.append([row.title, *row.cells[label], *_more(report["models"].get(name), label)])
-        found.append(lines)
-    return found
+        parts.append(lines)
+    return parts
 
 
 def _more(entry: Mapping[str, Any] | None, label: str) -> list[str]:
     if entry is None or label not in entry["linear"]:
         return ["-"] * 5
     few = entry["few_shot"][label].get("5")
-    said = "-" if few is None else f"{100 * few['mean']:.1f}"
+    accuracy = "-" if few is None else f"{100 * few['mean']:.1f}"
     if few is not None and few["interval"] is not None:
-        said += f" ± {100 * few['interval']:.1f}"
+        accuracy += f" ± {100 * few['interval']:.1f}"
     depths = entry["retrieval"][label]
     shown = [f"{100 * depths[k]:.1f}" if k in depths else "-" for k in ("1", "5", "10")]
-    return [said, *shown, f"{100 * entry['vote'][label]:.1f}"]
+    return [accuracy, *shown, f"{100 * entry['vote'][label]:.1f}"]
 
 
 def _thumbs(runs: Sequence[Manifest]) -> tuple[list[dict[str, Any] | None], list[list[int]]]:
-    """Looping strips of all videos, each file once, and for each run the strip of each video."""
+    """Return filmstrips of all videos, and for each run the index of each video's filmstrip.
+
+    A file that occurs in both runs is decoded once.
+    """
     counts = {
         path: num_frames
         for manifest in runs
         for path, num_frames in zip(manifest.paths, manifest.num_frames, strict=True)
     }
-    wanted = int(_MAX_BYTES / _BYTES_A_FRAME / max(len(counts), 1))
-    frames = min(max(wanted, 1), _MAX_FRAMES)
+    affordable = int(_MAX_BYTES / _BYTES_A_FRAME / max(len(counts), 1))
+    frames = min(max(affordable, 1), _MAX_FRAMES)
 
     def strip(path: str) -> dict[str, Any] | None:
         tiles = contact_sheets.read(path, counts[path], frames)

@@ -1,4 +1,4 @@
-"""People in frames, for the boxes whose motion is not the camera's."""
+"""Detectors of people, whose boxes are excluded from the camera's motion."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,18 @@ from vcjax.idt.detectors.base import Detector
 
 
 def create(name: str, *, min_score: float | None = None) -> Detector:
-    """The detector `hog`, `onnx:FILE`, `maskrcnn` or `maskrcnn:WEIGHTS`; None: its own threshold.
+    """Return the detector `hog`, `onnx:FILE`, `maskrcnn` or `maskrcnn:WEIGHTS`.
 
-    Raises ValueError for another name, for a file that cannot be used, and for a library that is
-    not installed.
+    If `min_score` is None, the default threshold of the detector is used.
+
+    Raises:
+        ValueError: If the name is invalid, its file is unusable, or a library is not installed.
     """
     kind, _, argument = name.partition(":")
     if kind not in _KINDS:
-        raise ValueError(f"no detector {name!r}; use hog, onnx:FILE, maskrcnn or maskrcnn:WEIGHTS")
+        raise ValueError(
+            f"unknown detector {name!r}; use hog, onnx:FILE, maskrcnn or maskrcnn:WEIGHTS"
+        )
     return _KINDS[kind](argument, min_score)
 
 
@@ -21,7 +25,7 @@ def _hog(argument: str, min_score: float | None) -> Detector:
     from vcjax.idt.detectors import hog
 
     if argument:
-        raise ValueError(f"the detector hog takes no file, and {argument!r} was given")
+        raise ValueError(f"the detector hog takes no file; use hog in place of hog:{argument}")
     return hog.HogDetector(hog.MIN_SCORE if min_score is None else min_score)
 
 
@@ -29,7 +33,7 @@ def _onnx(argument: str, min_score: float | None) -> Detector:
     from vcjax.idt.detectors import onnx
 
     if not argument:
-        raise ValueError("the detector onnx needs a file: onnx:FILE")
+        raise ValueError("the detector onnx needs a file; use onnx:FILE")
     return onnx.OnnxDetector(argument, onnx.MIN_SCORE if min_score is None else min_score)
 
 

@@ -1,4 +1,4 @@
-"""What a detector of people is, and what several of them need."""
+"""The interface of a detector of people, and functions that several detectors share."""
 
 from typing import Any, Protocol
 
@@ -10,24 +10,25 @@ Detections = Float[np.ndarray, "n 5"]  # left, top, right, bottom in pixels of t
 
 
 class Detector(Protocol):
-    """Finds people; what its scores mean is its own affair, higher is surer."""
+    """A detector of people; a higher score is surer, on a scale that depends on the detector."""
 
     def __call__(self, frame: Frame) -> Detections:
-        """People on the frame whose scores reach the detector's threshold, in any order."""
+        """Return the people on the frame whose scores reach the threshold, in any order."""
 
 
-def largest(found: Detections, count: int) -> Detections:
-    """The `count` largest, by area; of equals those that come first."""
-    area = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
-    return found[np.argsort(-area, kind="stable")[:count]]
+def largest(detections: Detections, count: int) -> Detections:
+    """Return the `count` largest detections by area; ties are broken by the lower index."""
+    area = (detections[:, 2] - detections[:, 0]) * (detections[:, 3] - detections[:, 1])
+    return detections[np.argsort(-area, kind="stable")[:count]]
 
 
 def distinct(sides: Any, scores: Float[np.ndarray, " n"], overlap: float) -> Int[np.ndarray, " k"]:
-    """Which of the boxes left, top, width, height stay, surest first (non-maximum suppression).
+    """Return the indices of the boxes after non-maximum suppression, highest score first.
 
-    Those do that overlap none surer by more than `overlap`, intersection over union.
+    A box (left, top, width, height) is dropped if its intersection over union with a kept box of a
+    higher score exceeds `overlap`.
     """
     import cv2
 
-    above_zero = scores - scores.min(initial=0) + 1  # which is asked for; the order stays
+    above_zero = scores - scores.min(initial=0) + 1  # required by OpenCV; keeps the order
     return np.asarray(cv2.dnn.NMSBoxes(sides, above_zero.tolist(), 0, overlap), int)

@@ -1,4 +1,4 @@
-"""OpenCV's HOG people detector (Dalal & Triggs 2005), which needs no download."""
+"""HOG people detector of OpenCV (Dalal & Triggs 2005), which needs no download."""
 
 import cv2
 import numpy as np
@@ -7,13 +7,13 @@ from vcjax.idt.detectors import base
 from vcjax.idt.detectors.base import Detections, Frame
 
 MIN_SCORE = 0.3  # distance to the hyperplane of the linear SVM
-_MIN_SHORT_SIDE = 480  # pixels: smaller frames are enlarged, people in them are below the window
-_PADDING = 16, 32  # pixels of the 64 x 128 window on either side of the person it was trained on
+_MIN_SHORT_SIDE = 480  # pixels; people in smaller frames are smaller than the window
+_PADDING = 16, 32  # pixels around people in the 64 x 128 window: per side in x, both sides in y
 _MAX_OVERLAP = 0.4  # intersection over union of two people
 
 
 class HogDetector:
-    """Upright people, from about a quarter of a frame's height on."""
+    """Detector of upright people of at least about a quarter of the frame's height."""
 
     def __init__(self, min_score: float) -> None:
         self._min_score = min_score
@@ -21,15 +21,15 @@ class HogDetector:
         self._hog.setSVMDetector(np.asarray(cv2.HOGDescriptor.getDefaultPeopleDetector()))
 
     def __call__(self, frame: Frame) -> Detections:
-        """People on the frame."""
+        """Return the people on the frame; scores are distances to the SVM's hyperplane."""
         scale = max(1.0, _MIN_SHORT_SIDE / min(frame.shape[:2]))
-        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+        gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
         windows, distances = self._hog.detectMultiScale(
-            grey,
+            gray,
             hitThreshold=self._min_score,
             winStride=(8, 8),
-            padding=(32, 32),  # people reach over the frame's border
+            padding=(32, 32),  # for people cut by the frame's border
             scale=1.1,
             groupThreshold=0,
         )

@@ -1,4 +1,8 @@
-"""torchvision's Mask R-CNN, ResNet-50 FPN, trained on COCO, as in the paper (He et al. 2017)."""
+"""Mask R-CNN (He et al. 2017) of torchvision, trained on COCO.
+
+The backbone is ResNet-50 FPN. The paper uses ResNet-101 (Sec. 4.2), for which torchvision has no
+weights.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +12,16 @@ import numpy as np
 from vcjax.idt.detectors.base import Detections, Frame
 
 MIN_SCORE = 0.5  # probability
-_PERSON = 1  # of COCO's 91 categories, 0 is the background
+_PERSON = 1  # label in COCO's 91 categories, where 0 is the background
 
 
 def load(weights: str | Path | None, **options: Any) -> Any:
-    """The network with the weights of a file, or with torchvision's, which it fetches once.
+    """Return the network with the weights of a file, or with weights that torchvision downloads.
 
-    The file is a state dict, as torchvision publishes it. `options` go to the constructor. Raises
-    ValueError if the file does not fit, or torchvision is not installed.
+    The file is a state dict, as published by torchvision. `options` are passed to the constructor.
+
+    Raises:
+        ValueError: If the file does not match the network, or torchvision is not installed.
     """
     torch, detection = _torch()
     if weights is None:
@@ -24,37 +30,37 @@ def load(weights: str | Path | None, **options: Any) -> Any:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         missing, unknown = model.load_state_dict(state, strict=False)
-    except Exception as error:  # the many ways of a file to be something else
+    except Exception as error:  # torch.load raises many classes for other files
         reason = str(error).splitlines()[0]
         raise ValueError(f"{weights}: not weights of Mask R-CNN ResNet-50 FPN: {reason}") from error
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unknown:
         name = (missing or unknown)[0]
-        raise ValueError(f"{weights}: not weights of Mask R-CNN ResNet-50 FPN, see {name}")
-    for module in model.modules():  # the published weights want it so
+        raise ValueError(f"{weights}: not weights of Mask R-CNN ResNet-50 FPN: mismatch at {name}")
+    for module in model.modules():  # the published weights assume it
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eps = 0.0
     return model
 
 
 class MaskRcnnDetector:
-    """People by a torchvision detection model, on a GPU where there is one."""
+    """Detector of people by a torchvision detection model, on a GPU if available."""
 
     def __init__(self, model: Any, min_score: float) -> None:
         self._torch, _ = _torch()
         self._device = "cuda" if self._torch.cuda.is_available() else "cpu"
         if self._device == "cpu":
-            self._torch.set_num_threads(1)  # videos are done in parallel
+            self._torch.set_num_threads(1)  # videos are processed in parallel
         self._model = model.eval().to(self._device)
         self._min_score = min_score
 
     def __call__(self, frame: Frame) -> Detections:
-        """People on the frame."""
+        """Return the people on the frame; scores are probabilities."""
         picture = self._torch.from_numpy(np.ascontiguousarray(frame)).to(self._device)
         with self._torch.inference_mode():
-            found = self._model([picture.permute(2, 0, 1) / 255])[0]
-        people = (found["labels"] == _PERSON) & (found["scores"] >= self._min_score)
-        rows = self._torch.column_stack([found["boxes"], found["scores"]])[people]
+            output = self._model([picture.permute(2, 0, 1) / 255])[0]
+        people = (output["labels"] == _PERSON) & (output["scores"] >= self._min_score)
+        rows = self._torch.column_stack([output["boxes"], output["scores"]])[people]
         return rows.cpu().numpy().astype(np.float32)
 
 

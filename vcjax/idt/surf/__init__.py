@@ -1,7 +1,7 @@
-"""Speeded-up robust features (Bay et al. 2008): points, what is around them, who matches whom.
+"""Speeded-up robust features (Bay et al. 2008): keypoints, their descriptors, and matches.
 
-Rounding, sampling and weights are those of OpenCV 2.4, with which the published trajectories were
-made; no OpenCV that pip installs has them.
+Rounding, sampling and weights follow OpenCV 2.4, which the published trajectories were made with;
+OpenCV packages on PyPI do not contain SURF.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from vcjax.idt.surf import description, keypoints, matching
 
 
 class Features(NamedTuple):
-    """Points of one frame and their descriptors."""
+    """Keypoints of one frame and their descriptors."""
 
     points: Float[np.ndarray, "n 2"]  # (x, y)
     descriptors: Float[np.ndarray, "n 128"]  # unit L2 norm
@@ -23,27 +23,27 @@ class Features(NamedTuple):
 def features(
     image: UInt8[np.ndarray, "h w"], free: UInt8[np.ndarray, "h w"] | None = None
 ) -> Features:
-    """Blobs of all sizes, strongest first.
+    """Return the blobs of all sizes, strongest first.
 
-    Given `free`, 1 where they may be and 0 elsewhere, those whose pixel is 1, and at least half of
-    the pixels that their size comes from.
+    If a mask `free` (0 or 1) is given, a blob is kept only if the mask is 1 at its position and on
+    at least half of the pixels under its filter.
     """
     sums = cv2.integral(image)
-    found = keypoints.detect(sums, None if free is None else cv2.integral(free))
+    blobs = keypoints.detect(sums, None if free is None else cv2.integral(free))
     if free is not None:
-        x, y = (found[:, :2] + np.float32(0.5)).astype(int).T
-        found = found[free[y, x] != 0]
-    angles = description.orientations(sums, found)
-    found, angles = found[angles >= 0], angles[angles >= 0]
-    return Features(found[:, :2], description.describe(image, found, angles))
+        x, y = (blobs[:, :2] + np.float32(0.5)).astype(int).T
+        blobs = blobs[free[y, x] != 0]
+    angles = description.orientations(sums, blobs)
+    blobs, angles = blobs[angles >= 0], angles[angles >= 0]
+    return Features(blobs[:, :2], description.describe(image, blobs, angles))
 
 
 def match(
     previous: Features, current: Features
 ) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
-    """Points of the current frame within reach of a previous one, each behind its nearest there."""
+    """Return matching points of the previous and the current frame, one row for each match."""
     nearest = matching.nearest(
         current.points, current.descriptors, previous.points, previous.descriptors
     )
-    found = nearest >= 0
-    return previous.points[nearest[found]], current.points[found]
+    has_match = nearest >= 0
+    return previous.points[nearest[has_match]], current.points[has_match]

@@ -1,4 +1,4 @@
-"""Direction of a keypoint, and what its surroundings look like from there."""
+"""Orientation of a keypoint, and the descriptor of the patch around it in this orientation."""
 
 import cv2
 import numpy as np
@@ -8,18 +8,18 @@ from numba import njit
 from vcjax.idt import descriptors
 from vcjax.idt.surf.keypoints import Keypoints, Sums
 
-SIZE = 128  # of a descriptor: 4 x 4 cells of 8 sums
+SIZE = 128  # values of a descriptor: 4 x 4 cells of 8 sums
 _ONE = np.float32(1)
-_RADIUS = 6  # of the disk in which the direction is sought, in units of the keypoint's scale
+_RADIUS = 6  # of the disk for the orientation, in units of the keypoint's scale
 _WINDOW = 60  # degrees
-_TURN = 5  # degrees from one window to the next
+_TURN = 5  # degrees between successive windows
 _PATCH = 20  # gradients along a side of the patch
-_CELL = 5  # along a side of a cell
+_CELL = 5  # gradients along a side of a cell
 _NUM_KINDS = 8
 
 
 def _disk() -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]:
-    """Offsets of the disk, x before y, and their Gaussian weights."""
+    """Return the offsets (x, y) of the disk and their Gaussian weights."""
     gauss = cv2.getGaussianKernel(2 * _RADIUS + 1, 2.5, cv2.CV_32F)
     x, y = np.mgrid[-_RADIUS : _RADIUS + 1, -_RADIUS : _RADIUS + 1].astype(np.float32)
     inside = x**2 + y**2 <= _RADIUS**2
@@ -32,17 +32,17 @@ _PATCH_WEIGHTS = _PATCH_GAUSS * _PATCH_GAUSS.T
 
 
 def orientations(sums: Sums, keypoints: Keypoints) -> Float[np.ndarray, " n"]:
-    """Direction of most of the gradient around each keypoint, degrees; -1 where there is none."""
+    """Return the dominant gradient direction of each keypoint in degrees, or -1 without any."""
     return _orientations(sums, keypoints, _OFFSETS, _OFFSET_WEIGHTS)
 
 
 def describe(
     image: UInt8[np.ndarray, "h w"], keypoints: Keypoints, angles: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n 128"]:
-    """Unit descriptors of the patches around the keypoints, turned by their angles.
+    """Return descriptors of unit norm of the patches around the keypoints, rotated by `angles`.
 
-    Of each cell, along x and along y: sum and absolute sum of the gradient where the other
-    component is not negative, then where it is.
+    Each cell has eight values, first for the x and then for the y component of the gradient: its
+    sum and absolute sum over pixels whose other component is not negative, then over the rest.
     """
     radians = angles * np.float32(np.pi / 180)
     return _describe(image, keypoints, np.cos(radians), -np.sin(radians), _PATCH_WEIGHTS)
@@ -69,7 +69,7 @@ def _orientations(
 
 @njit(inline="always")
 def _scale(side: np.float32) -> np.float32:
-    """The Gaussian's sigma that a filter of this side stands for."""
+    """Return the sigma of the Gaussian that a box filter of this side approximates."""
     return side * np.float32(1.2) / np.float32(9)
 
 
@@ -81,9 +81,9 @@ def _sample_disk(
     weights: Float[np.ndarray, " samples"],
     out: Float[np.ndarray, "2 samples"],
 ) -> int:
-    """Weighted gradients in the disk, of which so many are within the image.
+    """Write the weighted gradients in the disk; return the number that is within the image.
 
-    Of the gradients' filters both halves are as wide.
+    A gradient is the difference of the two halves of a square filter.
     """
     scale = _scale(keypoint[2])
     half = int(np.rint(np.float32(2) * scale))
@@ -113,14 +113,14 @@ def _sample_disk(
 def _dominant(
     gradients: Float[np.ndarray, "2 n"], degrees: Int[np.ndarray, " samples"]
 ) -> np.float32:
-    """Direction, in degrees, of the longest sum of gradients within a window of directions."""
+    """Return the direction, in degrees, of the longest sum of gradients in a sliding window."""
     best, best_x, best_y = np.float32(0), np.float32(0), np.float32(0)
     num = gradients.shape[1]
     for middle in range(0, 360, _TURN):
         sum_x, sum_y = np.float32(0), np.float32(0)
         for i in range(num):
-            apart = abs(degrees[i] - middle)
-            if apart < _WINDOW // 2 or apart > 360 - _WINDOW // 2:
+            split_by_descriptor = abs(degrees[i] - middle)
+            if split_by_descriptor < _WINDOW // 2 or split_by_descriptor > 360 - _WINDOW // 2:
                 sum_x += gradients[0, i]
                 sum_y += gradients[1, i]
         length = sum_x * sum_x + sum_y * sum_y
@@ -152,7 +152,7 @@ def _describe(
 def _turned(
     image: UInt8[np.ndarray, "h w"], x: float, y: float, side: int, cosine: float, sine: float
 ) -> UInt8[np.ndarray, "side side"]:
-    """The square around (x, y), turned; bilinear, beyond the image its nearest pixels."""
+    """Return the rotated square around (x, y), bilinear; borders of the image are replicated."""
     height, width = image.shape
     out = np.empty((side, side), np.uint8)
     offset = -np.float32(side - 1) / np.float32(2)
@@ -164,7 +164,10 @@ def _turned(
             left, top = int(np.floor(at_x)), int(np.floor(at_y))
             if 0 <= left < width - 1 and 0 <= top < height - 1:
                 a, b = np.float32(at_x - left), np.float32(at_y - top)
-                u, v = np.uint64(left), np.uint64(top)  # unsigned: cannot count from the end
+                u, v = (
+                    np.uint64(left),
+                    np.uint64(top),
+                )  # unsigned, or numba would check for negative values
                 u1, v1 = np.uint64(left + 1), np.uint64(top + 1)
                 value = (
                     np.float32(image[v, u]) * (_ONE - a) * (_ONE - b)
@@ -186,7 +189,7 @@ def _turned(
 
 @njit(cache=True, error_model="numpy")
 def shrink(window: UInt8[np.ndarray, "side side"], out: Int[np.ndarray, "small small"]) -> None:
-    """Mean grey level, rounded, of what lies under each pixel of `out`, which is smaller."""
+    """Write the rounded mean of the window under each pixel of `out`, which is smaller."""
     side, small = len(window), len(out)
     if side % small == 0:
         _shrink_evenly(window, side // small, out)
@@ -219,7 +222,7 @@ def _shrink_evenly(
             for y in range(ratio * i, ratio * (i + 1)):
                 for x in range(ratio * j, ratio * (j + 1)):
                     total += window[y, x]
-            # OpenCV rounds quarters up, other fractions to even
+            # OpenCV rounds half up for a ratio of 2, and half to even otherwise
             out[i, j] = (total + 2) >> 2 if ratio == 2 else int(np.rint(np.float32(total) * share))
 
 
@@ -227,7 +230,7 @@ def _shrink_evenly(
 def _shares(
     side: int, small: int
 ) -> tuple[Int[np.ndarray, " small"], Int[np.ndarray, " small"], Float[np.ndarray, "small taps"]]:
-    """The first of the pixels that each one of fewer covers, how many, and the share of each."""
+    """Return the first pixel under each smaller pixel, their number, and the weight of each."""
     ratio = 1 / (small / side)
     first, num = np.empty(small, np.int64), np.empty(small, np.int64)
     weights = np.empty((small, int(ratio) + 3), np.float32)
@@ -258,7 +261,7 @@ def _accumulate(
     weights: Float[np.ndarray, "20 20"],
     out: Float[np.ndarray, " 128"],
 ) -> None:
-    """Adds the patch's weighted gradients to their cells, and scales to unit norm."""
+    """Add the weighted gradients of the patch to their cells, and scale to unit norm."""
     for y in range(_PATCH):
         for x in range(_PATCH):
             rising, falling = patch[y + 1, x + 1] - patch[y, x], patch[y + 1, x] - patch[y, x + 1]

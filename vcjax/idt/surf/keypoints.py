@@ -1,4 +1,4 @@
-"""Maxima over place and size of the determinant of the Hessian, which box filters approximate."""
+"""Keypoints: maxima over position and scale of the Hessian determinant, from box filters."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -6,10 +6,10 @@ from numba import njit
 
 THRESHOLD = np.float32(200)  # of the determinant
 NUM_OCTAVES = 4
-NUM_LAYERS = 2  # of an octave, in which maxima are sought; one more on each side
-_SIDE, _SIDE_STEP = 9, 6  # pixels, of the smallest filter and from one to the next
+NUM_LAYERS = 2  # per octave, searched for maxima; one more on each side
+_SIDE, _SIDE_STEP = 9, 6  # pixels, of the smallest filter and between successive filters
 _MIXED_WEIGHT = np.float32(0.81)  # box filters overstate the mixed derivative
-# Edges of the boxes in the smallest filter: along the derivative and across it; of the mixed one.
+# Edges of the boxes in the smallest filter: along the derivative, across it, and the mixed filter.
 _ALONG, _ACROSS, _MIXED = (0, 3, 6, 9), (2, 7), (1, 4, 5, 8)
 _ONE = np.float32(1)
 
@@ -22,13 +22,13 @@ Row = Float[np.ndarray, " columns"]
 
 
 def detect(sums: Sums, free: Sums | None = None) -> Keypoints:
-    """Keypoints of the image with these sums, strongest first.
+    """Return the keypoints of an image from its integral image, strongest first.
 
-    Given `free`, the sums of 1 where they may be and 0 elsewhere, those at least half of whose
-    filter lies on such pixels.
+    If `free`, the integral image of a mask (0 or 1), is given, a keypoint is kept only if the mask
+    is 1 on at least half of its filter.
     """
     height, width = sums.shape[0] - 1, sums.shape[1] - 1
-    found = [np.zeros((0, 4), np.float32)]
+    maxima = [np.zeros((0, 4), np.float32)]
     for octave in range(NUM_OCTAVES):
         step = 2**octave
         phases = _phases(sums, step)
@@ -37,16 +37,16 @@ def detect(sums: Sums, free: Sums | None = None) -> Keypoints:
         layers = [_determinants(phases, side, height, width) for side in sides]
         for i in range(1, len(sides) - 1):
             near = np.stack(layers[i - 1 : i + 2])
-            found.append(_maxima(near, sides[i], sides[i + 1], step, THRESHOLD, free))
-    merged = np.concatenate(found)
+            maxima.append(_maxima(near, sides[i], sides[i + 1], step, THRESHOLD, free))
+    merged = np.concatenate(maxima)
     x, y, side, strength = merged.T
     return merged[np.lexsort((x, -y, -side, -strength)), :3]
 
 
 def _phases(sums: Sums, step: int) -> Phases:
-    """The columns that are `step` apart next to each other, from each of the first `step` on.
+    """Return every `step`-th column of the sums, for each of the `step` first columns.
 
-    Padded with zeros.
+    The columns are padded with zeros to a multiple of `step`.
     """
     height, width = sums.shape
     padded = np.pad(sums, ((0, 0), (0, -width % step)))
@@ -54,7 +54,7 @@ def _phases(sums: Sums, step: int) -> Phases:
 
 
 def _determinants(phases: Phases, side: int, height: int, width: int) -> Determinants:
-    """Determinant of the Hessian at every `step`-th pixel; 0 where the filter leaves the image."""
+    """Return the Hessian determinant at every `step`-th pixel; 0 if the filter leaves the image."""
     step = len(phases)
     out = np.zeros((height // step, width // step), np.float32)
     ratio = np.float32(side) / np.float32(_SIDE)
@@ -68,7 +68,7 @@ def _determinants(phases: Phases, side: int, height: int, width: int) -> Determi
     return out
 
 
-# As in vcjax.idt.flow, loops over x write one buffer each, for LLVM to make vector instructions.
+# As in vcjax.idt.flow, each loop over x writes to a single buffer, so that LLVM can vectorize it.
 
 
 @njit(cache=True, error_model="numpy")
@@ -89,14 +89,14 @@ def _fill_determinants(
 
 @njit(inline="always")
 def _from(phases: Phases, y: int, x: int) -> Int[np.ndarray, " columns"]:
-    """Row `y` of the sums at columns x, x + step, x + 2 step, ..."""
+    """Return row `y` of the sums at columns x, x + step, x + 2 step, ..."""
     step = phases.shape[0]
     return phases[x % step, y, x // step :]
 
 
 @njit(cache=True, error_model="numpy")
 def _along_x(phases: Phases, y: int, along: Edges, across: Edges, out: Row) -> None:
-    """Second derivative along x: three boxes side by side, the middle one twice and negative."""
+    """Write the second derivative along x, from three boxes side by side with weights 1, -2, 1."""
     top, bottom = y + across[0], y + across[1]
     t0, b0 = _from(phases, top, along[0]), _from(phases, bottom, along[0])
     t1, b1 = _from(phases, top, along[1]), _from(phases, bottom, along[1])
@@ -107,7 +107,7 @@ def _along_x(phases: Phases, y: int, along: Edges, across: Edges, out: Row) -> N
 
 @njit(cache=True, error_model="numpy")
 def _along_y(phases: Phases, y: int, along: Edges, across: Edges, out: Row) -> None:
-    """Second derivative along y: three boxes on top of each other."""
+    """Write the second derivative along y, from three boxes on top of each other."""
     left, right = across[0], across[1]
     l0, r0 = _from(phases, y + along[0], left), _from(phases, y + along[0], right)
     l1, r1 = _from(phases, y + along[1], left), _from(phases, y + along[1], right)
@@ -121,7 +121,7 @@ def _three_boxes(
     p0: Row, q0: Row, p1: Row, q1: Row, p2: Row, q2: Row, p3: Row, q3: Row,
     along: Edges, across: Edges, out: Row,
 ) -> None:  # fmt: skip
-    """From the integrals at both ends of the boxes' four edges."""
+    """Write the weighted sum of three boxes, from the integrals at both ends of their edges."""
     area = np.float32((along[1] - along[0]) * (across[1] - across[0]))
     outer, middle = _ONE / area, np.float32(-2) / area
     for x in range(len(out)):
@@ -134,7 +134,7 @@ def _three_boxes(
 
 @njit(cache=True, error_model="numpy")
 def _diagonal(phases: Phases, y: int, mixed: Edges, out: Row) -> None:
-    """Mixed derivative: four boxes, those on the main diagonal positive."""
+    """Write the mixed derivative, from four boxes that are positive on the main diagonal."""
     upper, lower = np.empty(len(out), np.float64), np.empty(len(out), np.float64)
     _side_by_side(phases, y + mixed[0], y + mixed[1], mixed, upper)
     _side_by_side(phases, y + mixed[2], y + mixed[3], mixed, lower)
@@ -146,7 +146,7 @@ def _diagonal(phases: Phases, y: int, mixed: Edges, out: Row) -> None:
 def _side_by_side(
     phases: Phases, top: int, bottom: int, mixed: Edges, out: Float[np.ndarray, " columns"]
 ) -> None:
-    """Mean of the left of two boxes minus mean of the right, from row `top` to `bottom`."""
+    """Write the mean of the left minus the mean of the right box, from row `top` to `bottom`."""
     t0, b0 = _from(phases, top, mixed[0]), _from(phases, bottom, mixed[0])
     t1, b1 = _from(phases, top, mixed[1]), _from(phases, bottom, mixed[1])
     t2, b2 = _from(phases, top, mixed[2]), _from(phases, bottom, mixed[2])
@@ -167,10 +167,10 @@ def _maxima(
     threshold: np.float32,
     free: Sums | None,
 ) -> Float[np.ndarray, "n 4"]:
-    """x, y, side and strength of the maxima in the middle layer.
+    """Return x, y, side and strength of the maxima in the middle layer.
 
-    Place and side are those of the parabola through the neighbors; where that has its maximum over
-    a sample away, there is none.
+    Position and side are refined by a parabola through the neighbors. A maximum is dropped if the
+    maximum of the parabola is more than one sample away.
     """
     _, rows, columns = near.shape
     margin = side_above // 2 // step + 1
@@ -218,9 +218,10 @@ def _is_maximum(near: Float[np.ndarray, "3 rows columns"], i: int, j: int) -> bo
 
 @njit(cache=True, error_model="numpy")
 def _peak(cube: Float[np.ndarray, "3 3 3"]) -> tuple[bool, np.float32, np.float32, np.float32]:
-    """Where the parabola through the samples (side, y, x) has its maximum, in samples x, y, side.
+    """Return the offset (x, y, side), in samples, of the maximum of a parabola through the cube.
 
-    By Cramer's rule in float32; the first says whether it is near and not exactly on the sample.
+    The axes of `cube` are side, y, x. The solution is by Cramer's rule in float32. The first value
+    is True if the offset is at most one sample along each axis and not exactly zero.
     """
     two, four = np.float32(2), np.float32(4)
     low, mid, high = cube[0], cube[1], cube[2]

@@ -1,10 +1,10 @@
-"""Which point of one frame is which of another, by the nearest descriptor within a window."""
+"""Matching of keypoints between two frames, by the nearest descriptor within a window."""
 
 import numpy as np
 from jaxtyping import Float, Int
 from numba import njit
 
-WINDOW = 25.0  # pixels that a match may lie away, in x and in y
+WINDOW = 25.0  # pixels; a match is closer than this along x and along y
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc"})
@@ -14,7 +14,7 @@ def nearest(
     other_points: Float[np.ndarray, "m 2"],
     other_descriptors: Float[np.ndarray, "m d"],
 ) -> Int[np.ndarray, " n"]:
-    """Row of the other point with the nearest descriptor; -1 if none is in the window."""
+    """Return the row of the other point with the nearest descriptor; -1 if the window is empty."""
     out = np.full(len(points), -1)
     for i in range(len(points)):
         best = np.float32(np.inf)
