@@ -25,8 +25,8 @@ class PCA:
 
     `fit` sets `mean_ [d]`, `components_ [p, d]` (rows of unit norm, in order of decreasing
     variance; the entry of largest magnitude is positive), `explained_variance_ [p]`, and
-    `energy_kept_`, the fraction of the variance that the p components explain. Projections are not
-    whitened. The paper's `explained_variance` is 0.9 (Sec. 4.2).
+    `explained_variance_kept_`, the fraction of the variance that the p components explain.
+    Projections are not whitened. The paper's `explained_variance` is 0.9 (Sec. 4.2).
     """
 
     mean_: Float[np.ndarray, " d"]

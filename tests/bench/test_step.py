@@ -46,10 +46,11 @@ def traced():
     return step.trace(state, batch, 0)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_step_for_accelerators_has_the_operations_of_the_network(traced, platform):
+# On GPUs the stem's kernel has a row and a column of zeros more, for pixels two by two.
+@pytest.mark.parametrize("platform,of_stem", [("cuda", (8 / 7) ** 2), ("tpu", 1.0)])
+def test_step_for_accelerators_has_the_operations_of_the_network(traced, platform, of_stem):
     found = traced.lower(lowering_platforms=(platform,)).cost_analysis()["flops"]
     stem, others = _multiplications()
     # forward, towards the weights, and, but for the clips, towards what came in
-    expected = 2 * CLIPS * (2 * stem + 3 * others)
+    expected = 2 * CLIPS * (2 * of_stem * stem + 3 * others)
     assert expected < found < 1.1 * expected

@@ -113,7 +113,7 @@ def test_a_file_tells_where_it_comes_from_without_pickles(model, tmp_path):
     with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
         assert all(file[name].dtype != object for name in file.files)
         assert (int(file["num_rows"]), int(file["seed"])) == (4000, 0)
-        assert 0.9 <= float(file["all.energy_kept"]) < 1 and str(file["version"])
+        assert 0.9 <= float(file["all.explained_variance_kept"]) < 1 and str(file["version"])
         assert file["all.means"].dtype == np.float64
     assert [path.name for path in tmp_path.iterdir()] == ["model.npz"]
 

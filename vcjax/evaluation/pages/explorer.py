@@ -116,7 +116,7 @@ def write(runs: Sequence[Path], out: Path) -> None:
     data = {"runs": described, "thumbs": thumbs, "pair": _pair(names)}
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     # Without "<", no text of the data can close the script element that holds it.
-    page = resources.files("vcjax.evaluation").joinpath("explorer.html").read_text("utf-8")
+    page = resources.files("vcjax.evaluation.pages").joinpath("explorer.html").read_text("utf-8")
     atomic.write_text(out, page.replace("@DATA@", text.replace("<", "\\u003c")))
 
 
