@@ -35,7 +35,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from vcjax.pipeline import build
-from vcjax.runtime import peer_watchdog, preemption, stage_cache
+from vcjax.runtime import peer_watchdog, preemption, stage_cache, xla_flags
 from vcjax.runtime.config_flags import parse
 
 FLAGS = flags.FLAGS
@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--config is required, for example configs/la_idt.py:rendered")
     _log_to_standard_error()
+    xla_flags.set_defaults()
     preemption.listen()
     try:
         with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():

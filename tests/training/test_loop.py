@@ -250,7 +250,7 @@ def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
         text = (tmp_path / slow / "metrics.jsonl").read_text()
         lines = [json.loads(line) for line in text.splitlines() if "loss" in line]
         for what in ("input", "device"):
-            share = np.mean([line[f"waiting_for_{what}"] for line in lines])
+            share = np.mean([line[f"{what}_wait_fraction"] for line in lines])
             shares[slow, what] = share
     assert shares["input", "input"] > 0.6 > shares["input", "device"]
     assert shares["device", "device"] > 0.6 > shares["device", "input"]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vcjax import bench
+from vcjax.runtime import xla_flags
 
 KEYS = ("name", "case", "device", "ours_s", "peer", "peer_s", "ratio", "floor_s", "fraction")
 
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", choices=[*names, "all"], help="benchmark to run")
     parser.add_argument("--json", type=Path, help="file to write, one JSON line per case")
     options = parser.parse_args(arguments)
+    xla_flags.set_defaults()
     print(_row(dict.fromkeys(KEYS) | {k: k for k in KEYS}), flush=True)
     lines = []
     for case in _cases(names if options.name == "all" else [options.name]):

@@ -4,6 +4,9 @@ XLA's native 3D convolution is slow on CPUs, and its gradient is slower still. T
 it there: a sum of 2D convolutions, one per temporal tap of the kernel (several times faster); a
 single matrix product for frames of a few pixels; and for the stem, whose wide kernel has three
 input channels, a matrix product per clip with spatial taps as columns and temporal taps as outputs.
+
+On NVIDIA GPUs the stem reads blocks of 2x2 pixels as channels, which took a training step on an
+H100 from 120 to 77 ms (`docs/cost.md`), and max pooling is separable there too.
 """
 
 import functools
@@ -29,6 +32,7 @@ def conv3d(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
         clips,
         kernel,
         cpu=lambda x, k: _for_cpu(x, k, stride),
+        cuda=lambda x, k: _for_cuda(x, k, stride),
         default=lambda x, k: native(x, k, stride),
     )
 
@@ -42,6 +46,12 @@ def _for_cpu(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
     return sum_of_planes(clips, kernel, stride)
 
 
+def _for_cuda(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
+    if clips.shape[4] <= _MAX_STEM_CHANNELS and stride == (1, 2, 2):
+        return space_to_depth(clips, kernel, stride)
+    return native(clips, kernel, stride)
+
+
 def native(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
     """Convolve with XLA's native 3D convolution."""
     return jax.lax.conv_general_dilated(
@@ -49,6 +59,40 @@ def native(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
         kernel,
         stride,
         [(size // 2, size // 2) for size in kernel.shape[:3]],
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+
+
+def space_to_depth(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
+    """Convolve blocks of 2x2 pixels, whose pixels become channels, at stride 1.
+
+    A stride of 2 over c channels becomes a stride of 1 over 4 c channels with half as many taps per
+    axis, which tensor cores compute faster when c is 3. The kernel is odd; one row and one column
+    of zeros make it even.
+
+    Raises:
+      ValueError: if the stride is not (1, 2, 2).
+    """
+    if stride != (1, 2, 2):
+        raise ValueError(f"stride is {stride}; space_to_depth computes a stride of (1, 2, 2)")
+    b, t, h, w, c = clips.shape
+    kt, kh, kw, _, d = kernel.shape
+    clips = jnp.pad(clips, ((0, 0), (0, 0), (0, h % 2), (0, w % 2), (0, 0)))
+    clips = clips.reshape(b, t, -(-h // 2), 2, -(-w // 2), 2, c)
+    clips = clips.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, -(-h // 2), -(-w // 2), 4 * c)
+    # out(i) = sum_j x(2i - r + j) k(j), r = size // 2: a block begins at an even offset from 2i
+    zeros = [(1, 0) if size // 2 % 2 else (0, 1) for size in (kh, kw)]
+    kernel = jnp.pad(kernel, ((0, 0), *zeros, (0, 0), (0, 0)))
+    kernel = kernel.reshape(kt, (kh + 1) // 2, 2, (kw + 1) // 2, 2, c, d)
+    kernel = kernel.transpose(0, 1, 3, 2, 4, 5, 6)
+    kernel = kernel.reshape(kt, (kh + 1) // 2, (kw + 1) // 2, 4 * c, d)
+    before = [(size // 2 + 1) // 2 for size in (kh, kw)]
+    after = [(size + 1) // 2 - 1 - pad for size, pad in zip((kh, kw), before, strict=True)]
+    return jax.lax.conv_general_dilated(
+        clips,
+        kernel,
+        (1, 1, 1),
+        [(kt // 2, kt // 2), *zip(before, after, strict=True)],
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )
 
@@ -160,15 +204,16 @@ def _patches(
             ],
             axis=-1,
         )
-        clip = jax.lax.optimization_barrier(
-            clip
-        )  # keeps XLA from fusing both copies into one by pixels
+        # keeps XLA from fusing both copies into one by pixels
+        clip = jax.lax.optimization_barrier(clip)
     return clip
 
 
 def max_pool(clips: Clips) -> Clips:
     """Return the maximum over 3x3x3 windows at stride 2, padded by one element of -inf."""
-    return jax.lax.platform_dependent(clips, cpu=separable_max_pool, default=native_max_pool)
+    return jax.lax.platform_dependent(
+        clips, cpu=separable_max_pool, cuda=separable_max_pool, default=native_max_pool
+    )
 
 
 def native_max_pool(clips: Clips) -> Clips:

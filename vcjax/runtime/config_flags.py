@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-_CONFIGS = Path(__file__).parent / "configs"  # a link in a checkout, a folder in a wheel
+_CONFIGS = Path(__file__).parents[1] / "configs"  # a link in a checkout, a folder in a wheel
 
 
 def find(config: str) -> str:

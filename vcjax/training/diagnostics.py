@@ -148,7 +148,7 @@ class StallMonitor:
     def read(self, num_clips: int) -> Scalars:
         """Return clips per second and the fractions of time spent waiting, then reset."""
         seconds = time.monotonic() - self._begin
-        shares = {f"waiting_for_{k}": round(v / seconds, 3) for k, v in self._waited.items()}
+        shares = {f"{k}_wait_fraction": round(v / seconds, 3) for k, v in self._waited.items()}
         self.restart()
         return {"clips_per_second": round(num_clips / seconds, 2)} | shares
 
@@ -226,7 +226,7 @@ class Collapse:
                 "clusters",
                 f"one cluster has {largest} of {num_videos} videos: try other values of "
                 "--config.clusters.num_clusters or num_runs, and check if the embeddings "
-                "(similarity in metrics.jsonl) or the Fisher vectors are nearly identical",
+                "(bank_mean_cosine in metrics.jsonl) or the Fisher vectors are nearly identical",
             )
 
     def _warn(self, kind: str, message: str) -> None:
