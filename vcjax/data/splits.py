@@ -18,9 +18,9 @@ def assign_split(
 ) -> Manifest:
     """Return `manifest` with every video assigned to train or test.
 
-    An existing split is kept. Otherwise whole groups are held out, in the order of a hash of the
-    seed and the group's value, as long as each brings the held-out fraction closer to `holdout`.
-    Both splits are non-empty, and the split of a group does not depend on the order of the videos.
+    An existing split is kept. Otherwise whole groups are visited in the order of a hash of the seed
+    and the group's value, and a group is held out if this brings the held-out fraction closer to
+    `holdout`. Both splits are non-empty.
 
     Args:
         manifest: Videos to split.

@@ -38,7 +38,7 @@ def _rendered(config: ConfigDict) -> None:
     config.data.group = "scene"
     config.clip.side = 40
     config.clip.scales = (1.0, 2**-0.25)  # an actor fills most of the picture
-    config.fisher.num_components = 4  # about 1000 trajectories per video, of one actor
+    config.fisher.num_components = 4  # few trajectories per video, all of one actor
     for aggregation in (config.la_own, config.la):
         aggregation.epochs, aggregation.lr_milestones = 100, (85,)
         aggregation.validate_epochs = 20
@@ -143,7 +143,7 @@ def append_evaluation(config: ConfigDict, pretraining: Sequence[str]) -> ConfigD
     """Set the stages of `config` to `pretraining` and its `eval_stages`, and return it.
 
     The transfer stages start from the last training stage in `pretraining`. Without one, they start
-    from random weights, and no part of the network is frozen.
+    from random weights, and finetuning freezes no part of the network.
     """
     trained = [s for s in pretraining if s in (*TRAINING_STAGES, "supervised")]
     for name in ("few_shot", "finetune", "ucf101", "hmdb51"):
