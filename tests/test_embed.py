@@ -95,14 +95,14 @@ def test_bad_videos_stop_the_run_or_are_left_out(folder, videos, tmp_path, capsy
     table.write_text(table.read_text() + "bad\tbad.mp4\n")
     with pytest.raises(SystemExit, match="1 of 2 videos cannot be used"):
         _run(folder, table, tmp_path / "f.npz")
-    _run(folder, table, tmp_path / "f.npz", "--skip")
+    _run(folder, table, tmp_path / "f.npz", "--on_error", "skip")
     assert np.load(tmp_path / "f.npz")["video_id"].tolist() == [videos.video_ids[0]]
     assert "left out bad" in capsys.readouterr().err
 
 
 def test_the_card_tells_what_the_network_is(folder):
     card = (folder / "README.md").read_text()
-    assert "Clips of 4 frames, stride 2, 24 pixels" in card
+    assert "clips of 4 frames (stride 2, 24 x" in card
     assert "# 3D ResNet-18, 0.13 million parameters" in card
     assert json.loads((folder / "config.json").read_text())["clip"] == _CLIP
 
@@ -111,7 +111,7 @@ def test_what_is_no_network_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a folder with config.json"):
         vcjax.load(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="not one of ours"):
+    with pytest.raises(ValueError, match="config.json: not written by vcjax"):
         vcjax.load(str(tmp_path))
 
 

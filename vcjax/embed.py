@@ -1,4 +1,4 @@
-"""Videos to embeddings: the mean over a few centre crops, several networks in one reading.
+"""Command line that embeds videos by a trained network, as means over center crops.
 
 python -m vcjax.embed --checkpoint FOLDER --manifest VIDEOS --out features.npz
 """
@@ -28,29 +28,32 @@ from vcjax.runtime import atomic, filesystem, npz, progress
 
 log = logging.getLogger(__name__)
 
-_PART = 64  # videos, after which what is done is kept
+_PART = 64  # videos per part; an interrupted command resumes after the last whole part
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
+    """Run the command line, and exit with a message if the input is invalid."""
     parser = argparse.ArgumentParser(
         prog="python -m vcjax.embed",
-        description="Embeddings (unit norm) and pooled features of videos, with their video_id.",
-        epilog="Run again to go on after an interruption.",
+        description="Write video_id, embedding (unit norm) and pooled features of videos.",
+        epilog="Run the same command again to resume after an interruption.",
     )
     parser.add_argument(
         "--checkpoint",
         required=True,
-        help="a training stage such as runs/mine/la or, as it was at its best validation, "
-        "runs/mine/la/best; an exported folder; or a hub id owner/name",
+        help="folder of a training stage such as runs/mine/la, or runs/mine/la/best for its best "
+        "validation; exported folder; or hub id owner/name",
     )
     parser.add_argument("--manifest", required=True, help="folder, or table with a path column")
-    parser.add_argument("--out", type=Path, required=True, help="features.npz or .parquet")
-    parser.add_argument("--clips_per_video", type=int, default=5, help="whose mean is taken")
-    parser.add_argument("--batch_size", type=int, default=32, help="clips at a time")
-    parser.add_argument("--num_threads", type=int, default=2, help="that read clips")
+    parser.add_argument("--out", type=Path, required=True, help="output file, .npz or .parquet")
+    parser.add_argument("--clips_per_video", type=int, default=5, help="number of clips averaged")
+    parser.add_argument("--batch_size", type=int, default=32, help="clips per step")
+    parser.add_argument("--num_threads", type=int, default=2, help="threads that read clips")
     parser.add_argument(
-        "--skip", action="store_true", help="leave out bad videos, decoding all first"
+        "--on_error",
+        choices=("error", "skip"),
+        default="error",
+        help="skip: decode all videos first and leave out invalid ones",
     )
     options = parser.parse_args(arguments)
     try:
@@ -61,14 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _embed(options: argparse.Namespace) -> None:
     if options.out.suffix not in (".npz", ".parquet"):
-        raise ValueError(f"{options.out}: write .npz or .parquet")
+        raise ValueError(f"--out is {options.out}; use a name that ends in .npz or .parquet")
     if min(options.clips_per_video, options.batch_size, options.num_threads) < 1:
-        raise ValueError("--clips_per_video, --batch_size and --num_threads are at least 1")
+        raise ValueError("--clips_per_video, --batch_size and --num_threads must be at least 1")
     network = pretrained.load(options.checkpoint)
     manifest, problems = verify.verify(
         manifests.read(options.manifest),
-        on_error="skip" if options.skip else "error",
-        decode=options.skip,
+        on_error=options.on_error,
+        decode=options.on_error == "skip",
         num_workers=options.num_threads,
     )
     for problem in problems:
@@ -78,7 +81,7 @@ def _embed(options: argparse.Namespace) -> None:
     config.evaluation.batch_size, config.data.num_threads = options.batch_size, options.num_threads
     options.out.parent.mkdir(parents=True, exist_ok=True)
     parts.mkdir(exist_ok=True)
-    found = [
+    features = [
         _part(network, config, manifest.take(rows), parts, clips_per_video=options.clips_per_video)
         for rows in progress.bar(
             np.split(np.arange(len(manifest)), range(_PART, len(manifest), _PART)),
@@ -86,7 +89,7 @@ def _embed(options: argparse.Namespace) -> None:
             unit=f"{_PART} videos",
         )
     ]
-    embedded = Features(*map(np.concatenate, zip(*found, strict=True)))
+    embedded = Features(*map(np.concatenate, zip(*features, strict=True)))
     _write(options.out, manifest, embedded)
     shutil.rmtree(parts)
     print(
@@ -103,10 +106,13 @@ def _part(
     *,
     clips_per_video: int,
 ) -> Features:
-    """Some videos' view: from `parts` where it is of the same network, files and clips."""
+    """Return the features of some videos, and cache them in the folder `parts`.
+
+    The name of the cache file hashes the network, the videos' files and the clips.
+    """
     stats = [(path, filesystem.file_version(shards.file_of(path))) for path in manifest.paths]
-    how: Any = [manifest.video_ids, stats, clips_per_video, config.clip.to_dict()]
-    digest = hashlib.sha256(json.dumps(how, default=str).encode())
+    inputs: Any = [manifest.video_ids, stats, clips_per_video, config.clip.to_dict()]
+    digest = hashlib.sha256(json.dumps(inputs, default=str).encode())
     for value in jax.tree.leaves(nnx.state(network.model)):
         digest.update(np.asarray(value).tobytes())
     path = parts / f"{digest.hexdigest()[:16]}.npz"
@@ -115,7 +121,7 @@ def _part(
             with path.open("rb") as part, np.load(part, allow_pickle=False) as stored:
                 return Features(stored["embedding"], stored["pooled"])
         except npz.UNREADABLE as error:
-            log.warning("%s: damaged, made again: %s", path, error)
+            log.warning("%s: damaged; embedding its videos again: %s", path, error)
     views = inference.videos(
         {"": network.model}, manifest, config, clips_per_video=clips_per_video, desc="clips"
     )[""]

@@ -1,4 +1,4 @@
-"""Videos to embeddings and pooled features of frozen networks: means over a few centre crops."""
+"""Embeddings and pooled features of videos by frozen networks: means over center crops."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -18,10 +18,10 @@ from vcjax.runtime import progress
 
 
 class Features(NamedTuple):
-    """One network's view of n videos, in the order of their manifest."""
+    """Outputs of one network for n videos, in the order of their manifest."""
 
     embedding: Float[np.ndarray, "n d"]  # unit L2 norm
-    pooled: Float[np.ndarray, "n f"]  # what the head sees
+    pooled: Float[np.ndarray, "n f"]  # input of the linear head
 
 
 def batches(
@@ -32,7 +32,15 @@ def batches(
     desc: str,
     skip_bad: bool = False,
 ) -> Iterable[clips.Batch]:
-    """`clips.evaluation_clips` as the config has them, read under a progress bar."""
+    """Return batches of `clips.evaluation_clips` with the settings of a config and a progress bar.
+
+    Args:
+        manifest: Videos to read.
+        config: Settings of a run.
+        clips_per_video: Number of random clips of each video.
+        desc: Label of the progress bar.
+        skip_bad: Replace undecodable clips by black clips of index -1 instead of raising an error.
+    """
     dataset = clips.evaluation_clips(
         manifest,
         num_frames=config.clip.num_frames,
@@ -58,10 +66,20 @@ def videos(
     desc: str = "embed",
     skip_bad: bool = False,
 ) -> dict[str, Features]:
-    """Each model's embedding and pooled features of every video, means over its clips.
+    """Return {name: features} of every video for each model, as means over the video's clips.
 
-    Every clip is decoded once for all models. With `skip_bad` a video that cannot be decoded has
-    zeros, else it is an error.
+    Each clip is decoded once for all models. The mean embedding is normalized to unit L2 norm.
+
+    Args:
+        models: Networks by name.
+        manifest: Videos to embed.
+        config: Settings of a run.
+        clips_per_video: Number of random clips of each video.
+        desc: Label of the progress bar.
+        skip_bad: Return zeros for a video that cannot be decoded.
+
+    Raises:
+        DecodeError: If a video cannot be decoded and `skip_bad` is False.
     """
     split = {}
     for name, model in models.items():
@@ -82,7 +100,7 @@ def videos(
 
 
 def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Features:
-    """The view of clips themselves, RGB in [0, 255]."""
+    """Return the outputs of `model` for a batch of RGB clips in [0, 255], one row per clip."""
     model.eval()
     return Features(*map(np.asarray, _forward(*resnet3d.split(model), batch)))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from vcjax import settings
+from vcjax.settings import validation
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -49,6 +50,24 @@ def test_small_collections_keep_the_papers_proportions():
 def test_more_clusters_than_videos_is_an_error_that_says_what_to_do():
     with pytest.raises(settings.SettingsError, match="clusters.num_clusters=0"):
         settings.num_clusters(6000, 211)
+
+
+def test_every_rule_is_that_of_a_setting():
+    config = settings.paper().to_dict()
+    flat = [key for key, _ in validation._flat(config)]
+    names = {*flat, *(key.rpartition(".")[2] for key in flat)}
+    assert not validation._RULES.keys() - names
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("la.init_from", "nothing"), ("ucf101.plateau_split", "x"), ("evaluation.sampling", "x")],
+)
+def test_an_invalid_value_is_refused_under_its_name(key, value):
+    config = settings.paper()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(settings.SettingsError, match=f"--config.{key} is {value!r}; use one of"):
+        validation.check(config)
 
 
 def test_unknown_variant_names_the_known_ones():

@@ -1,7 +1,7 @@
-"""The collection: videos known by a stable id, their labels, and which of them are held out.
+"""The collection of videos: ids, paths, labels and split.
 
-Everything downstream looks a video up by `video_id`; rows of arrays follow the ids' sorted order,
-so the order of the list that a user writes does not matter.
+A video is identified by its `video_id`. Rows of arrays follow the sorted ids, so results do not
+depend on the order of the input table.
 """
 
 import csv
@@ -23,18 +23,18 @@ from vcjax.runtime import filesystem
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
 _RESERVED = ("video_id", "path", "split", "num_frames", "fps")
-SPLITS = ("split1", "split2", "split3")  # columns: the official splits of UCF101 and HMDB51
-INDEX = "index.tsv"  # of a folder of prepared shards
+SPLITS = ("split1", "split2", "split3")  # columns of the official splits of UCF101 and HMDB51
+INDEX = "index.tsv"  # manifest of a folder of prepared shards
 _SPLITS = ("train", "test")
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 class ManifestError(ValueError):
-    """A manifest, or videos that it lists, cannot be used; the message names all of them."""
+    """A manifest or some of its videos are invalid; the message names them."""
 
 
 class Problem(NamedTuple):
-    """A video that cannot be used, and why."""
+    """A video that cannot be used, and the reason."""
 
     video_id: str
     path: str
@@ -43,11 +43,11 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """Videos in the order of their ids; entry i of every field is video i."""
+    """Videos in the order of their ids; entry i of every field belongs to video i."""
 
     video_ids: tuple[str, ...]
     paths: tuple[str, ...]  # absolute
-    labels: Mapping[str, tuple[str, ...]]  # column -> value, "" where there is none
+    labels: Mapping[str, tuple[str, ...]]  # column -> value, "" if unlabeled
     split: tuple[str, ...]  # train or test, "" before `assign_split`
     num_frames: tuple[int, ...]  # 0 before `verify`
 
@@ -56,19 +56,19 @@ class Manifest:
 
     @property
     def own_labels(self) -> dict[str, tuple[str, ...]]:
-        """The labels, but not the columns that say the sides of splits."""
+        """Label columns without the columns in SPLITS."""
         return {name: values for name, values in self.labels.items() if name not in SPLITS}
 
     def rows(self, split: str) -> Int[np.ndarray, " n"]:
-        """Rows of the videos of `split`."""
+        """Return the row numbers of the videos of `split`, "train" or "test"."""
         return np.flatnonzero(np.array(self.split, dtype=object) == split)
 
     def subset(self, split: str) -> "Manifest":
-        """The videos of `split` alone."""
+        """Return a manifest of the videos of `split`, "train" or "test"."""
         return self.take(self.rows(split).tolist())
 
     def take(self, rows: Iterable[int]) -> "Manifest":
-        """The videos of `rows`, in that order."""
+        """Return a manifest of the videos of `rows`, in that order."""
         rows = list(rows)
         pick = lambda values: tuple(values[row] for row in rows)  # noqa: E731
         return Manifest(
@@ -81,13 +81,20 @@ class Manifest:
 
 
 def read(source: str | Path) -> Manifest:
-    """The videos of a folder, prepared or not, or of a TSV/CSV with a `path` column, also remote.
+    """Return the videos of `source`, which may be local or remote.
 
-    In a folder of a builder of tensorflow-datasets it is as `builders.rows` says. In any other
-    every video file counts, its id is its path in the folder without suffix, and its
-    parent folder is its label `class`. In a file, paths are relative to it; `video_id` (default:
-    the path without suffix) and `split` (train or test) are optional; every other column is a
-    label. Raises ManifestError.
+    Args:
+        source: One of
+            - a folder of shards written by `vcjax data prepare`;
+            - a folder prepared by tensorflow-datasets, read by `tfds_videos.rows`;
+            - any other folder: every video file in it, with its relative path without suffix as id
+              and its parent folder as the label `class`;
+            - a TSV or CSV with the column `path`, relative to the table. Optional columns are
+              `video_id` (default: the path without suffix), `split` (train or test) and
+              `num_frames`; every other column except `fps` is a label.
+
+    Raises:
+        ManifestError: If `source` does not exist, contains no videos or is malformed.
     """
     return _read(filesystem.path_of(source))
 
@@ -107,13 +114,13 @@ def _read(source: Path) -> Manifest:
 
 def _folder_rows(folder: Path) -> list[dict[str, str]]:
     files = filesystem.files(folder) if filesystem.is_remote(folder) else sorted(folder.rglob("*"))
-    found = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
-    if not found:
+    paths = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
+    if not paths:
         raise ManifestError(
             f"{folder}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder"
         )
     rows = []
-    for path in found:
+    for path in paths:
         relative = PurePosixPath(path.as_posix().removeprefix(folder.as_posix()).lstrip("/"))
         row = {"path": str(path), "video_id": str(relative.with_suffix(""))}
         rows.append(row | ({"class": relative.parts[-2]} if len(relative.parts) > 1 else {}))
@@ -152,9 +159,9 @@ def _joined(base: str, path: str) -> str:
 
 
 def _id_of(path: str) -> str:
-    """The path without suffix, written in one way."""
+    """Return the normalized path without its suffix."""
     stem = os.path.splitext(path)[0]
-    # the few that Path would change; it takes its time
+    # Path is slow, so it is used only for paths that it changes
     return str(Path(stem)) if "//" in stem or "./" in stem or stem.endswith("/") else stem
 
 
@@ -173,7 +180,7 @@ def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
     duplicates = [i for i, n in Counter(row["video_id"] for row in rows).items() if n > 1]
     if duplicates:
         raise ManifestError(
-            f"{source}: {len(duplicates)} video ids stand more than once: {_some(duplicates)}"
+            f"{source}: {len(duplicates)} video ids occur more than once: {_some(duplicates)}"
         )
     rows = sorted(rows, key=lambda row: row["video_id"])
     columns = sorted({column for row in rows for column in row} - set(_RESERVED))
@@ -187,7 +194,7 @@ def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
 
 
 def save(manifest: Manifest, path: Path) -> None:
-    """Writes a TSV that `load` reads, atomically."""
+    """Write a manifest as a TSV for `load`, atomically."""
     columns = ["video_id", "path", "split", "num_frames", *manifest.labels]
     rows = zip(
         manifest.video_ids,
@@ -201,9 +208,13 @@ def save(manifest: Manifest, path: Path) -> None:
 
 
 def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: Any) -> Manifest:
-    """Writes the index of a prepared folder: of each video that is in a shard, where, and labels.
+    """Write the index of a prepared folder, and return `read(out)`.
 
-    `entries` are as many as videos. Returns what `read(out)` gives.
+    Args:
+        manifest: Videos that were prepared.
+        entries: One entry per video: `problem`, or else `shard`, `position`, `num_frames` and
+            `fps`. Videos with a problem are left out.
+        out: The folder.
     """
     columns = ["video_id", "path", "split", "num_frames", "fps", *manifest.labels]
     rows = []
@@ -214,14 +225,15 @@ def save_index(manifest: Manifest, entries: Sequence[Mapping[str, Any]], out: An
             values = (manifest.split[row], place.num_frames, entry["fps"])
             rows.append([manifest.video_ids[row], str(place), *map(str, values), *labels])
     text = _table(columns, rows)
-    # before the index, which nothing reads without; in the format of the program sha256sum
+    # The index is written after its checksum, so that no index is read without one. The format is
+    # the one of the program sha256sum.
     filesystem.write_text(_index_checksum(out / INDEX), f"{_sha256(text.encode())}  {INDEX}\n")
     filesystem.write_text(out / INDEX, text)
     return read(out)
 
 
 def remove_index(out: Any) -> None:
-    """Leaves a prepared folder without an index, if it has one."""
+    """Remove the index and its checksum from a prepared folder, if they exist."""
     (out / INDEX).unlink(missing_ok=True)
     _index_checksum(out / INDEX).unlink(missing_ok=True)
 
@@ -232,8 +244,8 @@ def _check_index(index: Any) -> None:
         return
     if checksum.read_bytes().partition(b" ")[0] != _sha256(index.read_bytes()).encode():
         raise ManifestError(
-            f"{index}: damaged, or changed since it was prepared; prepare again, or remove "
-            f"{checksum.name} if you changed it yourself"
+            f"{index}: damaged, or changed since it was prepared; run `vcjax data prepare` "
+            f"again, or remove {checksum.name} if you edited the index"
         )
 
 
@@ -246,19 +258,19 @@ def _sha256(content: bytes) -> str:
 
 
 def load(path: Path) -> Manifest:
-    """Reads what `save` wrote."""
+    """Return the manifest that `save` wrote to `path`."""
     return read(path)
 
 
 def save_problems(problems: Sequence[Problem], path: Path) -> None:
-    """Writes `problems` as a TSV, atomically."""
+    """Write `problems` as a TSV, atomically."""
     write_table(path, Problem._fields, problems)
 
 
 def summary(manifest: Manifest, problems: Sequence[Problem]) -> str:
-    """Counts by split and label column, and the list of what was left out."""
+    """Return a text with counts by split and label, and the list of videos left out."""
     split = Counter(manifest.split)
-    lines = [f"{len(manifest)} videos: {split['train']} to train on, {split['test']} held out"]
+    lines = [f"{len(manifest)} videos: {split['train']} for training, {split['test']} held out"]
     for column, values in manifest.labels.items():
         counts = Counter(values)
         shown = ", ".join(f"{value or 'none'} {n}" for value, n in counts.most_common(8))
@@ -270,7 +282,7 @@ def summary(manifest: Manifest, problems: Sequence[Problem]) -> str:
 
 
 def signature(source: str | Path) -> str:
-    """Hash of what `source` lists and of the size and time of each video, missing or not."""
+    """Return a hash of the manifest `source` and of size and time of each file, if it exists."""
     manifest = read(source)
     digest = hashlib.sha256(repr((manifest.video_ids, manifest.labels, manifest.split)).encode())
     stamps: dict[str, str] = {}
@@ -286,7 +298,7 @@ def signature(source: str | Path) -> str:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Writes a TSV, atomically."""
+    """Write a TSV with a header of `columns`, atomically."""
     filesystem.write_text(path, _table(columns, rows))
 
 

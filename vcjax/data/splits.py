@@ -1,4 +1,4 @@
-"""Which videos are held out, and which of the others are trained on."""
+"""Split into training and held-out videos, and subsets of the training videos."""
 
 import hashlib
 from collections import Counter
@@ -14,58 +14,76 @@ def assign_split(
     group: str,
     holdout: float,
     seed: int,
-    known: Mapping[str, str] | None = None,
+    previous: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """`manifest` with every video in train or test.
+    """Return `manifest` with every video assigned to train or test.
 
-    A `split` column that is there stays. Else the values of the label column `group` are taken in
-    an order that depends on them and the seed alone, and whole groups are held out until about the
-    share `holdout` of the videos is; without a group, single videos. A group of which there are
-    videos among the `known` (id -> train or test) stays on their side. Raises ManifestError.
+    An existing split is kept. Otherwise whole groups are visited in the order of a hash of the seed
+    and the group's value, and a group is held out if this brings the held-out fraction closer to
+    `holdout`. Both splits are non-empty.
+
+    Args:
+        manifest: Videos to split.
+        group: Label column whose values are not divided; "": every video is its own group.
+        holdout: Fraction of videos to hold out, in [0, 1].
+        seed: Seed of the order.
+        previous: Earlier split, id -> train or test; a group with such a video keeps its split.
+
+    Raises:
+        ManifestError: If only some videos have a split, a video has no group, or there is only one
+            group.
     """
     if any(manifest.split):
         if not all(manifest.split):
             first = manifest.video_ids[manifest.split.index("")]
-            raise ManifestError(f"some videos have a split and others none, first {first}")
+            raise ManifestError(
+                f"some videos have a split and others none, first {first}; fill the whole column"
+            )
         return manifest
     keys = manifest.labels[group] if group else manifest.video_ids
     if group and "" in keys:
         first = manifest.video_ids[keys.index("")]
-        raise ManifestError(f"videos without a value of the group {group!r}, first {first}")
+        raise ManifestError(
+            f"videos without a value of the group {group!r}, first {first}; fill that column, or "
+            "set another --config.data.group"
+        )
     sizes = Counter(keys)
     if len(sizes) < 2:
         raise ManifestError(
-            f"all videos are of one {group or 'kind'}: nothing can be held out; give a `split` "
-            "column, or another --config.data.group"
+            f"all videos are of one {group or 'kind'}, so no video can be held out; add a `split` "
+            "column, or set another --config.data.group"
         )
-    wanted = holdout * len(manifest)
+    target = holdout * len(manifest)
     ids = zip(keys, manifest.video_ids, strict=True)
-    sides = {key: known[video_id] for key, video_id in ids if known and video_id in known}
+    sides = {key: previous[i] for key, i in ids if previous and i in previous}
     held = {key for key, side in sides.items() if side == "test"}
     for key in sorted(sizes.keys() - sides.keys(), key=lambda key: _hash(key, seed)):
-        now = sum(sizes[k] for k in held)
-        # a group is held out when that brings the share nearer to the wanted one
-        if len(held) < len(sizes) - 1 and abs(now + sizes[key] - wanted) <= abs(now - wanted):
+        count = sum(sizes[k] for k in held)
+        if len(held) < len(sizes) - 1 and abs(count + sizes[key] - target) <= abs(count - target):
             held.add(key)
     if not held:
         held.add(min(sizes, key=lambda key: (sizes[key], _hash(key, seed))))
     return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))
 
 
-def mostly_unchanged(known: Sequence[str], now: Sequence[str], *, max_share: float) -> bool:
-    """Whether the ids that came and those that went are at most `max_share` of the known."""
-    return len(set(known) ^ set(now)) <= max_share * len(known)
+def mostly_unchanged(before: Sequence[str], after: Sequence[str], *, max_share: float) -> bool:
+    """Return True if at most the fraction `max_share` of the ids before was added or removed."""
+    return len(set(before) ^ set(after)) <= max_share * len(before)
 
 
 def subsample(manifest: Manifest, num_videos: int, *, seed: int) -> Manifest:
-    """`manifest` with `num_videos` of its training videos alone, all of them for 0 (Fig. 4).
+    """Return `manifest` with only `num_videos` of its training videos, or all for 0 (Fig. 4).
 
-    They are drawn by the seed and each one's id: fewer videos are among more. Raises ManifestError.
+    Videos are drawn in the order of a hash of seed and id, so smaller subsets are nested in larger
+    ones. Held-out videos are kept.
+
+    Raises:
+        ManifestError: If there are fewer than `num_videos` training videos.
     """
     training = manifest.rows("train").tolist()
     if not 0 <= num_videos <= len(training):
         raise ManifestError(
-            f"data.num_videos is {num_videos}, and there are {len(training)} videos to train on"
+            f"data.num_videos is {num_videos}, and there are {len(training)} training videos"
         )
     if not num_videos:
         return manifest

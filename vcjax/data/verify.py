@@ -1,4 +1,4 @@
-"""Every video opened once before anything depends on it, in parallel; bad ones are listed."""
+"""Verification of all videos in parallel before any stage depends on them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,13 +13,19 @@ from vcjax.runtime import filesystem, progress, worker_pool
 def verify(
     manifest: Manifest, *, on_error: str, decode: bool, num_workers: int
 ) -> tuple[Manifest, list[Problem]]:
-    """`manifest` with its frames counted, and the videos that cannot be used.
+    """Return `manifest` with frame counts and without invalid videos, and a list of these videos.
 
-    With `on_error` "skip" these are left out, with "error" a ManifestError names all of them.
-    With `decode` every frame is decoded once, else only what the files declare is read.
+    Args:
+        manifest: Videos to verify.
+        on_error: "skip" leaves invalid videos out; "error" raises an error that names all of them.
+        decode: Decode every frame once; otherwise only the metadata of the files is read.
+        num_workers: Number of processes.
+
+    Raises:
+        ManifestError: If a video is invalid with `on_error` "error", or if all videos are.
     """
     if on_error not in ("error", "skip"):
-        raise ManifestError(f"data.on_error is {on_error!r}; use error or skip")
+        raise ManifestError(f"on_error is {on_error!r}; use error or skip")
     probed = probe_all(manifest.paths, decode=decode, num_workers=num_workers)
     problems = [
         Problem(manifest.video_ids[row], manifest.paths[row], result)
@@ -32,15 +38,19 @@ def verify(
 
 
 def check_problems(problems: Sequence[Problem], num_videos: int, on_error: str) -> None:
-    """Raises ManifestError for any problem with "error", else if no video is left."""
+    """Raise ManifestError if no valid video is left, or for any problem with `on_error` "error"."""
     if problems and on_error == "error":
         listed = "\n".join(f"  {p.video_id}: {p.reason}" for p in problems)
         raise ManifestError(
             f"{len(problems)} of {num_videos} videos cannot be used:\n{listed}\n"
-            "Mend them, or leave them out with on_error=skip (--config.data.on_error=skip)"
+            "Repair them, or leave them out: on_error=skip (in a run: --config.data.on_error=skip)"
         )
     if len(problems) == num_videos:
-        raise ManifestError(f"none of {num_videos} videos can be used, first: {problems[0]}")
+        first = problems[0]
+        raise ManifestError(
+            f"none of {num_videos} videos can be used; first problem: {first.video_id}: "
+            f"{first.reason}"
+        )
 
 
 class _Job(NamedTuple):
@@ -58,9 +68,9 @@ class _Job(NamedTuple):
 
 
 def probe_all(paths: Sequence[str], *, decode: bool, num_workers: int) -> list[int | str]:
-    """Number of frames of each video, or the reason why it cannot be read.
+    """Return the number of frames of each video, or the reason why it cannot be read.
 
-    With several workers also a video that kills the process which reads it has its reason.
+    With several workers, a video that crashes its worker is also reported with a reason.
     """
     jobs = [_Job(row, path, decode) for row, path in enumerate(paths)]
     results: list[int | str] = [0] * len(jobs)

@@ -54,7 +54,7 @@ def accuracy(
       y_test: their labels.
       shots: numbers of training rows per class. A class with fewer rows contributes all of them.
       num_draws: number of random samples for each number of shots.
-      draw: "random", or "first" for a single sample of the first rows, as in the released code.
+      sampling: "random", or "first" for a single sample of the first rows, as in the released code.
       seed: of the random samples.
 
     Returns:
@@ -62,7 +62,7 @@ def accuracy(
       has enough rows for are omitted.
 
     Raises:
-      ValueError: if `draw` is not in DRAWS.
+      ValueError: if `sampling` is not in DRAWS.
     """
     if sampling not in DRAWS:
         raise ValueError(f"evaluation.sampling is {sampling!r}; use one of {list(DRAWS)}")

@@ -1,4 +1,4 @@
-"""Results of finetuning and of few-shot probes, as written and read."""
+"""Format of `result.json`, the results of finetuning and few-shot probes."""
 
 import json
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ import numpy as np
 from vcjax.runtime import stage_cache
 
 
-def result(found: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-    """The splits' results and the mean of their accuracies, as `result.json` holds them."""
-    mean = float(np.mean([split["accuracy"] for split in found.values()]))
-    return {"accuracy": mean, "splits": dict(found), **more}
+def result(splits: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+    """Return the content of `result.json`: split -> results, their mean accuracy and `more`."""
+    mean = float(np.mean([split["accuracy"] for split in splits.values()]))
+    return {"accuracy": mean, "splits": dict(splits), **more}
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
-    """The result of a complete stage, or None."""
+    """Return the result of the stage in `directory`, or None if it is incomplete."""
     if not stage_cache.read(directory).get("complete"):
         return None
     try:

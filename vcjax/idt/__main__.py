@@ -1,7 +1,7 @@
 """Command line for dense trajectories and boxes of people.
 
 python -m vcjax.idt detect --manifest FOLDER_OR_TABLE --out BOXES [--detector onnx:FILE]
-python -m vcjax.idt extract --manifest FOLDER_OR_TABLE --out FOLDER [--people BOXES] [--skip]
+python -m vcjax.idt extract --manifest FOLDER_OR_TABLE --out FOLDER [--people BOXES]
 python -m vcjax.idt extract --manifest FOLDER_OR_TABLE --out FOLDER --fisher MODEL.npz
 python -m vcjax.idt beam --manifest FOLDER_OR_TABLE --out FOLDER [--runner=RUNNER ...]
 python -m vcjax.idt draw VIDEO OUT.mp4 [--people BOXES.bb]
@@ -104,7 +104,12 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_workers", type=int, default=os.cpu_count() or 1, help="number of processes"
     )
-    parser.add_argument("--skip", action="store_true", help="continue without videos that fail")
+    parser.add_argument(
+        "--on_error",
+        choices=("error", "skip"),
+        default="error",
+        help="skip: continue without videos that fail",
+    )
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -134,7 +139,7 @@ def _extract(options: argparse.Namespace) -> None:
         "matcher": options.matcher,
         "people": options.people,
         "num_workers": options.num_workers,
-        "on_error": "skip" if options.skip else "error",
+        "on_error": options.on_error,
     }
     if options.fisher:
         from vcjax.idt import direct_encoding
@@ -164,7 +169,7 @@ def _detect(options: argparse.Namespace) -> None:
         options.out,
         detection.Settings(options.detector, options.min_score, options.max_people),
         num_workers=options.num_workers,
-        on_error="skip" if options.skip else "error",
+        on_error=options.on_error,
     )
     print(f"{options.out}: people on {sum(counts.values())} frames of {len(counts)} videos")
 

@@ -1,4 +1,4 @@
-"""The IDT prior: descriptors of every video to one Fisher vector p(psi) each (Sec. 3.3)."""
+"""The IDT prior: the Fisher vector p(psi) of each video's descriptors (Sec. 3.3)."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,14 +18,15 @@ from vcjax.settings import defaults
 
 
 def _columns(first: str, last: str) -> Columns:
-    """From the first to the last of the trajectories' parts, among the features."""
+    """Return the feature columns from the part `first` to the part `last` of the trajectories."""
     names = [name for name in COLUMNS if name != "header"]
     ends = np.cumsum([COLUMNS[name] for name in names]).tolist()
     begin = ends[names.index(first)] - COLUMNS[first]
     return Columns(begin, ends[names.index(last)])
 
 
-# What may have a PCA and a mixture of its own; MBH is both components, as in Wang & Schmid 2013.
+# Descriptors that may have their own PCA and mixture. MBH joins both components, as in Wang &
+# Schmid 2013.
 DESCRIPTORS = {
     "all": _columns("trajectory", "mbhy"),
     "trajectory": _columns("trajectory", "trajectory"),
@@ -37,21 +38,25 @@ assert tuple(DESCRIPTORS) == defaults.DESCRIPTORS
 
 
 def columns(names: Sequence[str], *, square_root: bool) -> dict[str, Columns]:
-    """The columns of the descriptors `names`. Raises ValueError for an unknown one."""
+    """Return the feature columns of each descriptor in `names`.
+
+    Raises:
+        ValueError: If a descriptor is unknown or `names` is empty.
+    """
     if unknown := [name for name in names if name not in DESCRIPTORS]:
         raise ValueError(f"no descriptor {unknown[0]!r}; use some of {sorted(DESCRIPTORS)}")
     if not names:
-        raise ValueError(f"fisher.descriptors is empty; use some of {sorted(DESCRIPTORS)}")
+        raise ValueError(f"--config.fisher.descriptors is empty; use some of {sorted(DESCRIPTORS)}")
     return {name: DESCRIPTORS[name]._replace(square_root=square_root) for name in names}
 
 
 def fit(
     video_ids: Sequence[str], directory: Path, settings: ConfigDict, *, seed: int
 ) -> fisher.Model:
-    """PCA, mixture and sketch of trajectories drawn at random from videos drawn at random.
+    """Fit PCA, mixture and sketch to random trajectories of random videos (Sec. 4.2).
 
-    Which rows are drawn depends on the seed and each video's id alone. `directory` holds the
-    videos' trajectories.
+    The sample of a video depends only on the seed and its id. `directory` contains the trajectory
+    files, `settings` is the section `fisher`.
     """
     drawn = fisher.sample(
         progress.bar(
@@ -74,8 +79,8 @@ def fit(
     )
 
 
-def known(directory: Path, trajectories: Path) -> FisherVectors:
-    """The vectors in the folder `directory` that are younger than their videos' trajectories."""
+def reusable(directory: Path, trajectories: Path) -> FisherVectors:
+    """Return the vectors in `directory` that are not older than their video's trajectories."""
     path = directory / "vectors.npz"
     if not path.exists():
         return FisherVectors((), np.zeros((0, 0), np.float32), np.zeros(0, bool))
@@ -91,23 +96,31 @@ def encode(
     directory: Path,
     *,
     variant: str,
-    known: FisherVectors | None = None,
+    stored: FisherVectors | None = None,
 ) -> FisherVectors:
-    """p(psi) of every video of `video_ids`; those that are `known` stay as they are."""
-    stored = frozenset(known.video_ids if known else ())
-    new = [video_id for video_id in video_ids if video_id not in stored]
+    """Return p(psi) of every video of `video_ids`.
+
+    Args:
+        model: PCA, mixture and sketch.
+        video_ids: Ids of the videos, in the order of the result.
+        directory: Folder of trajectory files.
+        variant: "paper" (Eq. 5-6) or "released".
+        stored: Vectors of the same model, which are reused instead of encoded.
+    """
+    done = frozenset(stored.video_ids if stored else ())
+    new = [video_id for video_id in video_ids if video_id not in done]
 
     def descriptors() -> Iterator[tuple[str, Rows]]:
         for video_id in progress.bar(new, desc="fisher: encode", unit="video"):
             yield video_id, partial(_features, storage.path_of(directory, video_id))
 
     encoded = FisherVectors(*model.encode_collection(descriptors(), variant=variant))
-    if known is None or not stored:
+    if stored is None or not done:
         return encoded
     return FisherVectors(
-        known.video_ids + encoded.video_ids,
-        np.concatenate([known.vectors, encoded.vectors]),
-        np.concatenate([known.has_vector, encoded.has_vector]),
+        stored.video_ids + encoded.video_ids,
+        np.concatenate([stored.vectors, encoded.vectors]),
+        np.concatenate([stored.has_vector, encoded.has_vector]),
     ).of(video_ids)
 
 
@@ -118,13 +131,16 @@ def _features(path: Path) -> Iterator[Float[np.ndarray, "_ d"]]:
 def split_by_descriptor(
     model: fisher.Model, vectors: Float[np.ndarray, "n d"]
 ) -> dict[str, Float[np.ndarray, "n _"]]:
-    """Each descriptor's own vectors, of unit norm, and all that are not `all` side by side."""
+    """Return the unit-norm vectors of each descriptor of `model`, by its name.
+
+    If there are several descriptors, "side by side" is their concatenation (without "all").
+    """
     if len(model.parts) == 1:
         return dict.fromkeys(model.parts, vectors)
     unit = vectors * len(model.parts) ** 0.5
-    found = {name: unit[:, place] for name, place in model.places.items()}
-    kinds = [name for name in found if name != "all"]
+    parts = {name: unit[:, place] for name, place in model.places.items()}
+    kinds = [name for name in parts if name != "all"]
     if len(kinds) > 1:
-        together = np.concatenate([found[name] for name in kinds], axis=1)
-        found["side by side"] = together / len(kinds) ** 0.5
-    return found
+        joint = np.concatenate([parts[name] for name in kinds], axis=1)
+        parts["side by side"] = joint / len(kinds) ** 0.5
+    return parts

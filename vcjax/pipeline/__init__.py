@@ -1,1 +1,1 @@
-"""What a run does: one file a stage, in the order of a run."""
+"""The stages of a run, one module per stage."""

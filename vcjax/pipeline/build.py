@@ -1,4 +1,4 @@
-"""The stages of a config: what each depends on, and what it does.
+"""Builder of the stages that a config lists.
 
 manifest -> idt -> fisher -> ir -> la -> tune -> evaluate -> finetune, or fisher -> svm
 """
@@ -15,9 +15,10 @@ from vcjax.settings import validation
 
 
 def build(config: ConfigDict, workdir: Path) -> list[Stage]:
-    """The stages that `config.stages` lists, in order.
+    """Return the stages that `config.stages` lists, in order.
 
-    Raises SettingsError for an unknown one, and for settings that cannot be.
+    Raises:
+        SettingsError: If a stage is unknown or repeated, or a setting is invalid.
     """
     validation.check(config)
     if unknown := [s for s in config.stages if s not in _BUILDERS]:

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: the report and the pages."""
+"""The stage `evaluate`: the report and the HTML pages."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from vcjax.runtime.stage_cache import Stage
 
 
 def evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    """What the stages before it learned, into `report.json` and pages to look at."""
+    """Return the stage that evaluates the earlier stages in `report.json` and HTML pages."""
     inputs = tuple(config.stages[: config.stages.index(name)])
     depends = {k: config[k].to_dict() for k in ("evaluation", "clusters", "clip", "model")}
 
@@ -47,7 +47,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
 
 
 def model_name(stage: str, config: ConfigDict) -> str:
-    """What a training stage's result is called in the report: ir, la, la_idt, la_idt_tune."""
+    """Return the name in the report of the network of a training stage, such as la_idt_tune."""
     aggregation = "la_idt" if config.la.source == "idt" else "la"
     if stage == "supervised":
         return stage
@@ -55,7 +55,7 @@ def model_name(stage: str, config: ConfigDict) -> str:
 
 
 def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
-    """Each model's embeddings of all videos, and K-means of the training videos' embeddings."""
+    """Embed all videos by each model, and cluster the embeddings of the training videos."""
     embedded = workdirs.embedded(models, manifest, config)
     training = manifest.rows("train")
     return {
@@ -72,7 +72,10 @@ def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:
 
 
 def cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDict) -> np.ndarray:
-    """Labels [runs, n] of K-means by the settings; without a point there is none."""
+    """Return cluster labels [runs, n] of K-means with the settings `clusters`.
+
+    Rows that `has_point` marks as False are not clustered; None clusters all rows.
+    """
     num_points = len(points) if has_point is None else int(has_point.sum())
     count = settings.num_clusters(config.clusters.num_clusters, num_points)
     seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
@@ -87,6 +90,6 @@ def cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDict
 
 
 def dataset_name(config: ConfigDict) -> str:
-    """What the report calls the videos."""
+    """Return the name of the videos in the report."""
     rendered = config.data.rendered.num_videos
     return f"rendered ({rendered})" if rendered else Path(config.data.manifest).name

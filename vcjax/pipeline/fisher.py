@@ -1,4 +1,4 @@
-"""The stage `fisher`: PCA, mixture, and one Fisher vector a video (Sec. 3.3)."""
+"""The stage `fisher`: PCA, mixture, and one Fisher vector per video (Sec. 3.3)."""
 
 import logging
 from pathlib import Path
@@ -17,36 +17,39 @@ log = logging.getLogger(__name__)
 
 
 def fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    """The mixture into `model.npz`, and p(psi) of every video into `vectors.npz`."""
+    """Return the stage that writes the model to `model.npz` and each p(psi) to `vectors.npz`.
+
+    If few videos have changed, the model and the vectors of unchanged videos are kept.
+    """
 
     def run(directory: Path) -> None:
         manifest = workdirs.manifest(workdir)
         if config.fisher.fit_split not in ("train", "all"):
             raise settings.SettingsError(
-                f"fisher.fit_split is {config.fisher.fit_split!r}; use train or all"
+                f"--config.fisher.fit_split is {config.fisher.fit_split!r}; use train or all"
             )
-        known = fisher_vectors.known(directory, workdir / "idt")
+        stored = fisher_vectors.reusable(directory, workdir / "idt")
         share = config.data.max_changed_share
         try:
-            if splits.mostly_unchanged(known.video_ids, manifest.video_ids, max_share=share):
+            if splits.mostly_unchanged(stored.video_ids, manifest.video_ids, max_share=share):
                 model = fisher.Model.load(directory / "model.npz")
             else:
-                (directory / "vectors.npz").unlink(missing_ok=True)  # of another mixture
+                (directory / "vectors.npz").unlink(missing_ok=True)  # encoded with the old model
                 fitted = manifest if config.fisher.fit_split == "all" else manifest.subset("train")
                 ids, seed = fitted.video_ids, config.seed
                 model = fisher_vectors.fit(ids, workdir / "idt", config.fisher, seed=seed)
                 model.save(directory / "model.npz")
-                known = known.of(())
+                stored = stored.of(())
             vectors = fisher_vectors.encode(
                 model,
                 manifest.video_ids,
                 workdir / "idt",
                 variant=config.fisher.variant,
-                known=known,
+                stored=stored,
             )
         except storage.StorageError as error:
             stage_cache.reopen(workdir, "idt")
-            raise stage_cache.StageError(f"{error}; run again, and idt extracts it anew") from error
+            raise stage_cache.StageError(f"{error}; run again to extract it again") from error
         vectors.save(directory / "vectors.npz")
         log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
 

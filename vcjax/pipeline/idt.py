@@ -16,17 +16,19 @@ log = logging.getLogger(__name__)
 
 
 def idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    """Trajectories of every video, one file a video."""
+    """Return the stage that extracts trajectories into one file per video."""
 
     def run(directory: Path) -> None:
         manifest = workdirs.manifest(workdir)
         if any(shards.file_of(path) != path for path in manifest.paths):
             raise settings.SettingsError(
-                "dense trajectories want the videos themselves: data.manifest is a prepared folder"
+                "dense trajectories require the original videos, but --config.data.manifest is a "
+                "prepared folder; set it to the folder or table that was prepared"
             )
         if any(map(filesystem.is_remote, manifest.paths)):
             raise settings.SettingsError(
-                "dense trajectories want videos on a disk: some of data.manifest are remote"
+                "dense trajectories require local videos, but --config.data.manifest lists remote "
+                "ones; copy them to a local disk"
             )
         counts = collection.extract_collection(
             dict(zip(manifest.video_ids, manifest.paths, strict=True)),
@@ -38,11 +40,11 @@ def idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         )
         empty = [video_id for video_id in manifest.video_ids if not counts.get(video_id)]
         log.info(
-            "idt: %d trajectories of %d videos; %d videos have none",
+            "idt: %d trajectories of %d videos; %d videos without trajectories",
             sum(counts.values()),
             len(manifest),
             len(empty),
         )
 
-    # each file of trajectories has its own checksum
+    # the files are not checksummed here, since each contains its own checksum
     return Stage(name, config.idt.to_dict(), ("manifest",), run, keeps=True, files="")

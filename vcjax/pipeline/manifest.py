@@ -1,4 +1,4 @@
-"""The stage `manifest`: find, verify and split the videos."""
+"""The stage `manifest`: list, verify and split the videos."""
 
 import hashlib
 import logging
@@ -17,13 +17,19 @@ log = logging.getLogger(__name__)
 
 
 def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    """The usable videos and their sides, into `manifest.tsv`; the rest into `problems.tsv`."""
+    """Return the stage that writes valid videos and their split to `manifest.tsv`.
+
+    Invalid videos are written to `problems.tsv`.
+
+    Raises:
+        SettingsError: If the config names no videos.
+    """
     data = workdirs.data_settings(config)
     seed = config.seed if config.data.seed < 0 else config.data.seed
     if not config.data.rendered.num_videos:
         if not config.data.manifest:
             raise settings.SettingsError(
-                "no videos: give --config.data.manifest=FOLDER_OR_TSV, or use the variant :rendered"
+                "no videos: set --config.data.manifest=FOLDER_OR_TSV, or use the variant :rendered"
             )
         data["source"] = manifests.signature(config.data.manifest)
 
@@ -49,7 +55,7 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             group=group_column(config, manifest),
             holdout=config.data.holdout,
             seed=seed,
-            known=_known_split(directory / "manifest.tsv", manifest, config),
+            previous=_previous_split(directory / "manifest.tsv", manifest, config),
         )
         manifest = splits.subsample(manifest, config.data.num_videos, seed=seed)
         manifests.save(manifest, directory / "manifest.tsv")
@@ -67,8 +73,8 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     )
 
 
-def _known_split(path: Path, manifest: Manifest, config: ConfigDict) -> dict[str, str]:
-    """The side of each video by id, as this stage has drawn it before; only some have changed."""
+def _previous_split(path: Path, manifest: Manifest, config: ConfigDict) -> dict[str, str]:
+    """Return id -> split as last written by this stage, or {} if too many videos have changed."""
     if not path.exists():
         return {}
     before = manifests.load(path)
@@ -79,12 +85,16 @@ def _known_split(path: Path, manifest: Manifest, config: ConfigDict) -> dict[str
 
 
 def group_column(config: ConfigDict, manifest: Manifest) -> str:
-    """The label column that `data.group` names, or "" for none."""
+    """Return the label column that `data.group` refers to, or "" for none.
+
+    Raises:
+        SettingsError: If the manifest has no such column.
+    """
     if config.data.group == "auto":
         return next((c for c in settings.GROUP_COLUMNS if c in manifest.labels), "")
     if config.data.group and config.data.group not in manifest.labels:
         raise settings.SettingsError(
-            f"data.group is {config.data.group!r}, and the manifest's label columns are "
-            f"{sorted(manifest.labels)}"
+            f"--config.data.group is {config.data.group!r}; use one of the manifest's label "
+            f"columns {sorted(manifest.labels)}"
         )
     return config.data.group

@@ -11,7 +11,7 @@ from vcjax.training import pretrain
 
 
 def training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    """Training by the section `name` of the settings, by all processes, into `checkpoints`."""
+    """Return the stage that trains with the settings section `name` and writes `checkpoints`."""
     stage = config[name]
     inputs = ["manifest", *([stage.init_from] if stage.init_from else [])]
     depends: dict[str, Any] = {name: stage.to_dict(), "seed": config.seed}

@@ -14,10 +14,14 @@ from vcjax.runtime.stage_cache import Stage
 
 
 def svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    """Accuracy of Fisher vectors under a linear SVM, into `report.json`."""
+    """Return the stage that writes the accuracy of an SVM on Fisher vectors to `report.json`.
+
+    Raises:
+        SettingsError: If vectors of several descriptors are sketched, which mixes them.
+    """
     if config.fisher.sketch_dim and len(config.fisher.descriptors) > 1:
         raise settings.SettingsError(
-            "svm tells descriptors apart: set --config.fisher.sketch_dim=0"
+            "svm evaluates each descriptor: set --config.fisher.sketch_dim=0"
         )
     depends = {"svm": config.svm.to_dict(), "clusters": config.clusters.to_dict()}
 
@@ -25,16 +29,18 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         manifest = workdirs.manifest(workdir)
         group = group_column(config, manifest)
         if config.svm.leave_groups_out and not group:
-            raise settings.SettingsError("svm.leave_groups_out needs --config.data.group=COLUMN")
+            raise settings.SettingsError(
+                "--config.svm.leave_groups_out requires --config.data.group=COLUMN"
+            )
         model = fisher.Model.load(workdir / "fisher" / "model.npz")
-        found = workdirs.fisher_vectors(workdir, manifest)
-        vectors = fisher_vectors.split_by_descriptor(model, found.vectors)
+        encoded = workdirs.fisher_vectors(workdir, manifest)
+        vectors = fisher_vectors.split_by_descriptor(model, encoded.vectors)
         rows = slice(None) if config.svm.leave_groups_out else manifest.rows("train")
         report = evaluation.evaluate_baseline(
             manifest,
             vectors,
-            found.has_vector,
-            {k: cluster(v[rows], found.has_vector[rows], config) for k, v in vectors.items()},
+            encoded.has_vector,
+            {k: cluster(v[rows], encoded.has_vector[rows], config) for k, v in vectors.items()},
             group=group,
             leave_groups_out=config.svm.leave_groups_out,
             penalty=config.svm.penalty,

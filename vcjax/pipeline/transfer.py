@@ -1,4 +1,4 @@
-"""The stages that transfer a network to labeled videos: finetuning, and its frozen features."""
+"""The stages that transfer a network to labeled videos: finetuning and few-shot probes."""
 
 import logging
 from pathlib import Path
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    """Finetuning on each split of labeled videos by all processes, into `result.json`."""
+    """Return the stage that finetunes on each split of labeled videos into `result.json`."""
     stage = config[name]
     inputs = ("manifest", *([stage.init_from] if stage.init_from else []))
     depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
 
     def run(directory: Path) -> None:
         manifest, label, group, splits = _labeled(stage, config, directory, workdir)
-        found = {
+        results = {
             split: transfer.finetune_split(
                 f"{name}/{split}",
                 config,
@@ -44,14 +44,14 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             for split, rows in splits.items()
         }
         _write_result(
-            directory, name, transfer_results.result(found, label=label, start=stage.init_from)
+            directory, name, transfer_results.result(results, label=label, start=stage.init_from)
         )
 
     return Stage(name, depends, inputs, run, together=True)
 
 
 def few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
-    """Probes of the frozen features on each split of labeled videos, into `result.json`."""
+    """Return the stage that probes frozen features on each split into `result.json`."""
     stage = config[name]
     inputs = ("manifest", *([stage.init_from] if stage.init_from else []))
     depends = _transfer_settings(name, config)
@@ -63,24 +63,23 @@ def few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         unclustered = np.zeros((1, len(manifest)), np.int32)
         output = ModelOutputs(embedded.embedding, embedded.pooled, unclustered)
         columns = {label: np.array(manifest.labels[label])}
-        found = {}
+        results = {}
         for split, rows in splits.items():
             sides = {label: TrainTest(rows.train, rows.test, within_test=False)}
             probed, _ = measures.measure(
                 output, columns, sides, workdirs.probing(config), seed=config.seed
             )
-            found[split] = {k: v[label] for k, v in probed.items()}
-            found[split]["accuracy"] = found[split]["linear"]
+            results[split] = {k: v[label] for k, v in probed.items()}
+            results[split]["accuracy"] = results[split]["linear"]
         _write_result(
-            directory, name, transfer_results.result(found, label=label, start=stage.init_from)
+            directory, name, transfer_results.result(results, label=label, start=stage.init_from)
         )
 
     return Stage(name, depends, inputs, run)
 
 
 def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Path) -> Any:
-    """Videos, column of the classes, column of the groups or "", and splits to transfer to."""
-
+    """Return the labeled videos, their class column, their group column or "", and the splits."""
     manifest = transfer.verified(
         config,
         stage.manifest,
@@ -100,7 +99,7 @@ def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
     if not hosts.is_primary():
         return
     evaluation.write(result, directory / "result.json")
-    log.info("%s: %.1f%% of held-out videos right", name, 100 * result["accuracy"])
+    log.info("%s: accuracy %.1f%% on held-out videos", name, 100 * result["accuracy"])
 
 
 def _transfer_settings(name: str, config: ConfigDict) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the stages of a run left in its folder, and what they share."""
+"""Access of the stages to results of earlier stages in the folder of a run."""
 
 import os
 from pathlib import Path
@@ -14,33 +14,32 @@ from vcjax.evaluation import probes
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.training import networks
 
-# Settings of data.* that change how a run goes, not what comes out.
-_HOW = ("num_threads", "num_workers", "max_corrupt_fraction", "max_changed_share")
+# Settings of data.* that do not change the results.
+_EXECUTION = ("num_threads", "num_workers", "max_corrupt_fraction", "max_changed_share")
 
 
 def manifest(workdir: Path) -> Manifest:
-    """The videos of the run."""
+    """Return the videos of the run."""
     return manifests.load(workdir / "manifest" / "manifest.tsv")
 
 
 def fisher_vectors(workdir: Path, manifest: Manifest) -> FisherVectors:
-    """Those of the videos of `manifest`."""
+    """Return the Fisher vectors of the videos of `manifest`, in their order."""
     return FisherVectors.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
 
 
 def num_workers(config: ConfigDict) -> int:
-    """Processes that render, verify and extract."""
+    """Return the number of processes that render, verify and extract."""
     return config.num_workers or os.cpu_count() or 1
 
 
 def data_settings(config: ConfigDict) -> dict[str, Any]:
-    """The settings of `data` that the outcome depends on."""
-    return {k: v for k, v in config.data.to_dict().items() if k not in _HOW}
+    """Return the settings of `data` that the results depend on."""
+    return {k: v for k, v in config.data.to_dict().items() if k not in _EXECUTION}
 
 
 def network(config: ConfigDict, workdir: Path, stage: str) -> ResNet3D:
-    """The network as `stage` left it, or for "" random."""
-
+    """Return the trained network of `stage`, or a randomly initialized network for ""."""
     if not stage:
         return networks.new_model(config)
     directory = network_directory(workdir, stage)
@@ -50,26 +49,36 @@ def network(config: ConfigDict, workdir: Path, stage: str) -> ResNet3D:
 
 
 def network_directory(workdir: Path, stage: str) -> Path:
-    """Where the checkpoints of a stage's network are; of a finetuned one's first split."""
+    """Return the folder that contains the checkpoints of a stage's network.
+
+    A finetuning stage has one network per split; the folder of the first split is returned.
+
+    Raises:
+        FileNotFoundError: If a finetuning stage has no checkpoint.
+    """
     if stage not in settings.FINETUNING_STAGES:
         return workdir / stage
-    found = sorted((workdir / stage).glob("*/checkpoints"))
-    if not found:
-        raise FileNotFoundError(f"no checkpoint in {workdir / stage}")
-    return found[0].parent
+    checkpoints = sorted((workdir / stage).glob("*/checkpoints"))
+    if not checkpoints:
+        raise FileNotFoundError(f"no checkpoint in {workdir / stage}; run the stage {stage} first")
+    return checkpoints[0].parent
 
 
 def embedded(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
-    """Each model's view of the videos; one trained on labels has its features as embedding."""
-    found = inference.videos(
+    """Return {name: `inference.Features`} of the videos for each of `models`.
+
+    Networks trained on labels have no embedding; their normalized pooled features serve as one.
+    """
+    features = inference.videos(
         models, manifest, config, clips_per_video=config.evaluation.clips_per_video
     )
-    for name in found.keys() & set(settings.FINETUNING_STAGES):
-        found[name] = inference.Features(probes.unit(found[name].pooled), found[name].pooled)
-    return found
+    for name in features.keys() & set(settings.FINETUNING_STAGES):
+        pooled = features[name].pooled
+        features[name] = inference.Features(probes.unit(pooled), pooled)
+    return features
 
 
 def probing(config: ConfigDict) -> evaluation.ProbeSettings:
-    """How features are probed: `evaluation.Probing` of the settings."""
-    wanted = config.evaluation.to_dict()
-    return evaluation.ProbeSettings(**{k: wanted[k] for k in evaluation.ProbeSettings._fields})
+    """Return the settings of the probes, from the section `evaluation`."""
+    values = config.evaluation.to_dict()
+    return evaluation.ProbeSettings(**{k: values[k] for k in evaluation.ProbeSettings._fields})

@@ -70,7 +70,7 @@ def run(
     bar.close()
     lines = [f"{result.job.video_id}: {result.problem}" for result in failed]
     if lines and on_error == "error":
-        hint = "to leave them out: --skip, or --config.data.on_error=skip in a run"
+        hint = "to leave them out: --on_error=skip, or --config.data.on_error=skip in a run"
         raise ValueError(f"{desc}: {len(lines)} videos failed ({hint}):\n  " + "\n  ".join(lines))
     for line in lines:
         log.warning("%s: skipped video %s", desc, line)

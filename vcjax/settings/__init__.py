@@ -1,7 +1,9 @@
-"""Every setting of a run, once: `paper()` gives them, `vary` and `conclude` change them.
+"""Settings of a run: `paper()` returns all of them, `apply_variants` modifies them by name.
 
-A file in `configs/` starts from `paper()`, sets what its experiment changes, and ends with
-`apply_variants(config, variant)`.
+A file in `configs/` starts from `paper()`, sets the values of its experiment, and ends with
+`apply_variants(config, variant)`. For example:
+
+    config = settings.apply_variants(settings.paper(), "folder,released")
 """
 
 from vcjax.settings.defaults import (

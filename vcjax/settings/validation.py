@@ -1,6 +1,7 @@
-"""Whether every setting of a config can be, before anything runs.
+"""Validation of every setting of a config before any stage runs.
 
-What depends on the videos (more clusters than there are, a column that they lack) shows later.
+Errors that depend on the videos (more clusters than videos, a missing label column) are raised by
+the stages.
 """
 
 import math
@@ -19,7 +20,7 @@ from vcjax.settings.defaults import (
 
 class _Rule(NamedTuple):
     holds: Callable[[Any], bool]
-    wanted: str
+    description: str  # of valid values, after "use" in a message
 
 
 def _one_of(*values: Any) -> _Rule:
@@ -36,7 +37,7 @@ def _each(rule: _Rule, kind: type, *, count: int | None = None) -> _Rule:
             )
         )
 
-    return _Rule(holds, f"{count or 'values'} in brackets, each {rule.wanted}")
+    return _Rule(holds, f"{count or 'values'} in brackets, each {rule.description}")
 
 
 _NUMBER: Any = int | float
@@ -50,12 +51,12 @@ _BETWEEN = _Rule(lambda v: 0 < v < 1, "between 0 and 1")
 _NAME = _Rule(lambda v: bool(v), "a name")
 _STAGES = (*TRAINING_STAGES, *FINETUNING_STAGES)
 
-# by the whole key, or by its last part for all stages that have it
+# Keyed by the full name of a setting, or by its last part if it is in several sections.
 _RULES: dict[str, _Rule] = {
     "seed": _Rule(lambda v: 0 <= v < 2**32, "from 0 to 4294967295"),
     "data.seed": _Rule(lambda v: -1 <= v < 2**32, "from 0 to 4294967295, or -1"),
     "stages": _each(_NAME, str),
-    "asked": _each(_NAME, str),
+    "eval_stages": _each(_NAME, str),
     "epochs_scale": _POSITIVE,
     "log_steps": _AT_LEAST_1,
     "bank_dtype": _one_of("float32", "bfloat16"),
@@ -92,7 +93,7 @@ _RULES: dict[str, _Rule] = {
     "scales": _each(_PART, _NUMBER),
     "epochs": _AT_LEAST_1,
     "lr_milestones": _each(_AT_LEAST_0, int),
-    "start": _one_of("", *_STAGES),
+    "init_from": _one_of("", *_STAGES),
     "batch_size": _AT_LEAST_1,
     "accumulation_steps": _AT_LEAST_1,
     "learning_rate": _POSITIVE,
@@ -102,7 +103,7 @@ _RULES: dict[str, _Rule] = {
     "temperature": _POSITIVE,
     "validate_epochs": _AT_LEAST_1,
     "source": _one_of("idt", "bank", "joint"),
-    "watched": _one_of("holdout", "test"),
+    "plateau_split": _one_of("holdout", "test"),
     "average": _one_of("softmax", "logits"),
     "holdout": _BETWEEN,
     "frozen_stages": _one_of(0, 1, 2, 3, 4),
@@ -111,7 +112,7 @@ _RULES: dict[str, _Rule] = {
     "clips_per_video": _AT_LEAST_1,
     "shots": _each(_AT_LEAST_1, int),
     "num_draws": _AT_LEAST_1,
-    "draw": _one_of("random", "first"),
+    "sampling": _one_of("random", "first"),
     "retrieval": _each(_AT_LEAST_1, int),
     "num_neighbors": _AT_LEAST_1,
     **{f"{stage}.objective": _one_of("local_aggregation") for stage in ("la_own", "la", "tune")},
@@ -120,17 +121,17 @@ _NOT_EMPTY = ("stages", "scales", "fisher.descriptors", "retrieval")
 
 
 def check(config: ConfigDict) -> None:
-    """Raises SettingsError, which names the setting, for a value that cannot be."""
+    """Raise SettingsError, which names the setting, for the first invalid value."""
     for key, value in _flat(config.to_dict()):
         rule = _RULES.get(key) or _RULES.get(key.rpartition(".")[2]) or _default(value)
         if not rule.holds(value):
-            raise SettingsError(f"--config.{key} is {value!r}; use {rule.wanted}")
+            raise SettingsError(f"--config.{key} is {value!r}; use {rule.description}")
         if value == () and (key in _NOT_EMPTY or key.rpartition(".")[2] in _NOT_EMPTY):
             raise SettingsError(f"--config.{key} is empty")
 
 
 def _default(value: Any) -> _Rule:
-    """Of numbers without a rule: no sign, and finite; of the rest nothing."""
+    """Return the rule of a setting without its own: finite and non-negative, or printable."""
     if isinstance(value, int | float):
         return _AT_LEAST_0
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Changes to the settings that have names: sizes, the released code, ablations of the paper."""
+"""Named variants of the settings: sizes, the released code, ablations of the paper."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,10 +8,10 @@ from vcjax.settings.defaults import FINETUNING_STAGES, TRAINING_STAGES, Settings
 
 
 def _small(config: ConfigDict) -> None:
-    """Sized for a laptop's CPU; K and |B_i| keep the paper's proportions."""
-    if config.la.source == "idt":  # trains plain LA too, to compare with
+    """Reduce all sizes to a laptop's CPU; K and |B_i| keep the paper's ratios."""
+    if config.la.source == "idt":  # plain LA is trained for comparison
         config.stages = ("manifest", "idt", "fisher", "ir", "la_own", "la", "tune", "evaluate")
-    # every other frame: the span of the paper's 16 at half the cost
+    # every other frame: the duration of the paper's 16 frames at half the cost
     config.clip.num_frames, config.clip.stride, config.clip.side = 8, 2, 56
     config.model.width = 16
     config.clusters.num_clusters = 0
@@ -32,13 +32,13 @@ def _small(config: ConfigDict) -> None:
 
 
 def _rendered(config: ConfigDict) -> None:
-    """The embedded default: 320 rendered videos, motion and scene independent."""
+    """Render 320 videos, in which motion and scene are independent, instead of reading videos."""
     _small(config)
     config.data.rendered.num_videos = 320
     config.data.group = "scene"
     config.clip.side = 40
     config.clip.scales = (1.0, 2**-0.25)  # an actor fills most of the picture
-    config.fisher.num_components = 4  # a video has some thousand trajectories, all of one actor
+    config.fisher.num_components = 4  # few trajectories per video, all of one actor
     for aggregation in (config.la_own, config.la):
         aggregation.epochs, aggregation.lr_milestones = 100, (85,)
         aggregation.validate_epochs = 20
@@ -47,12 +47,12 @@ def _rendered(config: ConfigDict) -> None:
 
 
 def _folder(config: ConfigDict) -> None:
-    """Any manifest, sized for a laptop's CPU."""
+    """Read any manifest, with the sizes of a laptop's CPU."""
     _small(config)
 
 
 def _smoke(config: ConfigDict) -> None:
-    """The same code on 32 rendered videos in about a minute; its figures mean nothing."""
+    """Test all stages on 32 rendered videos in about a minute; the results are meaningless."""
     _rendered(config)
     config.data.rendered.num_videos = 32
     config.epochs_scale = 0.1
@@ -65,7 +65,7 @@ def _smoke(config: ConfigDict) -> None:
 
 
 def _released(config: ConfigDict) -> None:
-    """The released code where it departs from the paper."""
+    """Follow the released code where it departs from the paper."""
     config.ir.batch_size = 128
     config.ir.estimator = "nce"
     config.ir.scale_nce_constant = False
@@ -80,27 +80,27 @@ def _released(config: ConfigDict) -> None:
 
 
 def _transfer(config: ConfigDict) -> None:
-    """Few-shot, UCF101 and HMDB51 (Tables 1-7), not the evaluation on the run's own videos."""
+    """Evaluate on UCF101 and HMDB51 and few-shot (Tables 1-7), not on the run's own videos."""
     config.eval_stages = ("few_shot", "ucf101", "hmdb51")
 
 
 def _finetune(config: ConfigDict) -> None:
-    """Finetuning on the run's own labels, after the rest."""
+    """Finetune on the run's own labels after all other stages."""
     config.eval_stages = (*config.eval_stages, "finetune")
 
 
 def _no_tune(config: ConfigDict) -> None:
-    """Without the last stage (Table 5)."""
+    """Leave out the stage `tune`, the last stage of training (Table 5)."""
     config.stages = tuple(s for s in config.stages if s != "tune")
 
 
 def _of(section: str, **values: int) -> Callable[[ConfigDict], None]:
-    """A variant that sets `values` in a section of the config."""
+    """Return a variant that sets `values` in a section of the config."""
 
-    def apply_variants(config: ConfigDict) -> None:
+    def variant(config: ConfigDict) -> None:
         config[section].update(values)
 
-    return apply_variants
+    return variant
 
 
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
@@ -123,9 +123,14 @@ VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
 
 
 def apply_variants(config: ConfigDict, variant: str) -> ConfigDict:
-    """`config` with the comma-separated `variant`s applied in order: "rendered", "folder,released".
+    """Apply comma-separated variants to `config` in order, and return it.
 
-    Raises SettingsError for a variant that is not in `VARIANTS`.
+    Args:
+        config: Settings, which are modified.
+        variant: Keys of `VARIANTS`, for example "folder,released"; "": none.
+
+    Raises:
+        SettingsError: If a variant is unknown.
     """
     for name in filter(None, variant.split(",")):
         if name not in VARIANTS:
@@ -135,9 +140,10 @@ def apply_variants(config: ConfigDict, variant: str) -> ConfigDict:
 
 
 def append_evaluation(config: ConfigDict, pretraining: Sequence[str]) -> ConfigDict:
-    """`config` with the stages `pretraining`, and then those that ask what came of the last one.
+    """Set the stages of `config` to `pretraining` and its `eval_stages`, and return it.
 
-    Without any training among them that is the network from scratch, of which nothing is frozen.
+    The transfer stages start from the last training stage in `pretraining`. Without one, they start
+    from random weights, and finetuning freezes no part of the network.
     """
     trained = [s for s in pretraining if s in (*TRAINING_STAGES, "supervised")]
     for name in ("few_shot", "finetune", "ucf101", "hmdb51"):
