@@ -31,7 +31,7 @@ READ = """
 import sys
 from pathlib import Path
 import numpy as np
-from vcjax.data import clips, crashes, manifest
+from vcjax.data import clips, decoder_crashes, manifest
 
 def dataset(excluded, marks):
     return clips.training_clips(
@@ -42,7 +42,7 @@ def dataset(excluded, marks):
 if __name__ == "__main__":
     source, workdir, num_workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     videos = manifest.load(source)
-    found = list(crashes.outlived(
+    found = list(decoder_crashes.skip_crashing_videos(
         dataset, videos, listed=workdir / "excluded_videos.tsv", marks=workdir / "reading",
         num_workers=num_workers, num_threads=1,
     ))
@@ -53,11 +53,11 @@ if __name__ == "__main__":
 
 VERIFY = """
 import sys
-from vcjax.data import manifest
+from vcjax.data import manifest, verify
 
 if __name__ == "__main__":
     videos = manifest.load(sys.argv[1])
-    kept, problems = manifest.verify(videos, on_error="skip", decode=True, num_workers=2)
+    kept, problems = verify.verify(videos, on_error="skip", decode=True, num_workers=2)
     print(len(kept), *problems)
 """
 
