@@ -143,11 +143,11 @@ def test_groups_stay_together_and_the_share_is_kept(seed):
 
 
 def test_the_seed_alone_decides_the_split():
-    splits = [
+    drawn = [
         splits.assign_split(many(), group="scene", holdout=0.25, seed=seed).split
         for seed in (0, 0, 1)
     ]
-    assert splits[0] == splits[1] != splits[2]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_split_that_is_there_stays(tmp_path):

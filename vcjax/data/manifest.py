@@ -107,13 +107,13 @@ def _read(source: Path) -> Manifest:
 
 def _folder_rows(folder: Path) -> list[dict[str, str]]:
     files = filesystem.files(folder) if filesystem.is_remote(folder) else sorted(folder.rglob("*"))
-    found = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
-    if not found:
+    paths = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
+    if not paths:
         raise ManifestError(
             f"{folder}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder"
         )
     rows = []
-    for path in found:
+    for path in paths:
         relative = PurePosixPath(path.as_posix().removeprefix(folder.as_posix()).lstrip("/"))
         row = {"path": str(path), "video_id": str(relative.with_suffix(""))}
         rows.append(row | ({"class": relative.parts[-2]} if len(relative.parts) > 1 else {}))

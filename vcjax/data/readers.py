@@ -7,6 +7,7 @@ import abc
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from itertools import filterfalse, islice
 from typing import NamedTuple, Protocol
 
 import av
@@ -55,20 +56,19 @@ class Reader(Protocol):
 def open_video(path: str) -> Reader:
     """Return the reader of the video file, shard entry or tfds record that `path` refers to."""
     if entry := shards.parse(path):
-        return ShardVideo(path, entry)
+        return _ShardVideo(path, entry)
     if record := tfds_videos.parse(path):
-        return TfdsVideo(path, record)
-    return VideoFile(path)
+        return _TfdsVideo(path, record)
+    return _VideoFile(path)
 
 
-class VideoFile:
+class _VideoFile:
     """A video file. Its exact length is unknown until every frame has been decoded."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     def probe(self, *, decode: bool) -> VideoInfo:
-        """Return the length, size and rate; count the frames if the file declares no length."""
         path = self._path
         try:
             if not filesystem.file_version(path)[0]:
@@ -98,40 +98,30 @@ class VideoFile:
         return info._replace(num_frames=num_frames)
 
     def frames(self) -> Iterator[Frame]:
-        """Yield every frame in order; one frame is in memory at a time."""
-        with _open(self._path) as container, _decode_errors(self._path, av.FFmpegError):
-            for frame in container.decode(_stream(self._path, container)):
-                yield _rgb(frame)
+        with _decode_errors(self._path, av.FFmpegError):
+            yield from map(_rgb, self._decode_from(0))
 
     def read(self, indices: Sequence[int]) -> list[Frame]:
-        """Return the frames at `indices`; decode from the last key frame before the first one."""
         start, span = indices[0], indices[-1] - indices[0] + 1
-        decoded = self._decode(start, span)
+        decoded = list(islice(self._decode_from(start), span))
         if len(decoded) < span:  # the indices extend past the end of the video
-            whole = self._decode(0, span)
+            whole = list(islice(self._decode_from(0), span))
             if not whole:
                 raise DecodeError(f"{self._path}: no frame can be decoded")
             while len(decoded) < span:
                 decoded += whole
         return [_rgb(decoded[index - start]) for index in indices]
 
-    def _decode(self, start: int, num_frames: int) -> list[av.VideoFrame]:
-        """Return at most `num_frames` frames from `start` on, in the pixel format of the file."""
-        decoded: list[av.VideoFrame] = []
+    def _decode_from(self, start: int) -> Iterator[av.VideoFrame]:
+        """Yield the frames from `start` on, in the pixel format of the file."""
         with _open(self._path) as container, _decode_errors(self._path, av.FFmpegError):
             stream = _stream(self._path, container)
             skip = _seek(container, stream, start)
-            for frame in container.decode(stream):
-                if skip(frame):
-                    continue
-                decoded.append(frame)
-                if len(decoded) == num_frames:
-                    break
-        return decoded
+            yield from filterfalse(skip, container.decode(stream))
 
 
 class _StoredVideo(abc.ABC):
-    """A video of exactly `num_frames` frames, each of which can be decoded without the others."""
+    """A video in a file of many, whose length is stored and whose rate is not."""
 
     def __init__(self, path: str, num_frames: int) -> None:
         self._path, self._num_frames = path, num_frames
@@ -140,24 +130,19 @@ class _StoredVideo(abc.ABC):
     def _decode(self, indices: Sequence[int]) -> list[Frame]: ...
 
     def probe(self, *, decode: bool) -> VideoInfo:
-        """Return the length and size; the rate is not stored."""
         first, *_ = self.read(range(self._num_frames) if decode else [0])
         return VideoInfo(self._num_frames, first.shape[0], first.shape[1], 0.0)
 
     def frames(self) -> Iterator[Frame]:
-        """Yield every frame in order; one chunk of frames is in memory at a time."""
         for start in range(0, self._num_frames, shards.CHUNK):
             yield from self.read(range(start, min(start + shards.CHUNK, self._num_frames)))
 
     def read(self, indices: Sequence[int]) -> list[Frame]:
-        """Return the frames at `indices` modulo the length of the video."""
         with _decode_errors(self._path, *_STORAGE_ERRORS):
             return self._decode([index % self._num_frames for index in indices])
 
 
-class ShardVideo(_StoredVideo):
-    """A video in a shard."""
-
+class _ShardVideo(_StoredVideo):
     def __init__(self, path: str, entry: shards.Reference) -> None:
         super().__init__(path, entry.num_frames)
         self._entry = entry
@@ -166,9 +151,7 @@ class ShardVideo(_StoredVideo):
         return shards.read(self._entry, indices)
 
 
-class TfdsVideo(_StoredVideo):
-    """A video in a tfds record, whose encoded pictures are read at once."""
-
+class _TfdsVideo(_StoredVideo):
     def __init__(self, path: str, record: tfds_videos.Reference) -> None:
         with _decode_errors(path, *_STORAGE_ERRORS):
             self._pictures = tfds_videos.pictures(record)

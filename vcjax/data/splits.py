@@ -14,14 +14,14 @@ def assign_split(
     group: str,
     holdout: float,
     seed: int,
-    known: Mapping[str, str] | None = None,
+    assigned: Mapping[str, str] | None = None,
 ) -> Manifest:
     """`manifest` with every video in train or test.
 
     A `split` column that is there stays. Else the values of the label column `group` are taken in
     an order that depends on them and the seed alone, and whole groups are held out until about the
     share `holdout` of the videos is; without a group, single videos. A group of which there are
-    videos among the `known` (id -> train or test) stays on their side. Raises ManifestError.
+    videos in `assigned` (id -> train or test) stays on their side. Raises ManifestError.
     """
     if any(manifest.split):
         if not all(manifest.split):
@@ -38,23 +38,23 @@ def assign_split(
             f"all videos are of one {group or 'kind'}: nothing can be held out; give a `split` "
             "column, or another --config.data.group"
         )
-    wanted = holdout * len(manifest)
+    target = holdout * len(manifest)
     ids = zip(keys, manifest.video_ids, strict=True)
-    sides = {key: known[video_id] for key, video_id in ids if known and video_id in known}
+    sides = {key: assigned[id_] for key, id_ in ids if assigned and id_ in assigned}
     held = {key for key, side in sides.items() if side == "test"}
     for key in sorted(sizes.keys() - sides.keys(), key=lambda key: _hash(key, seed)):
         now = sum(sizes[k] for k in held)
-        # a group is held out when that brings the share nearer to the wanted one
-        if len(held) < len(sizes) - 1 and abs(now + sizes[key] - wanted) <= abs(now - wanted):
+        # a group is held out when that brings the share nearer to the target
+        if len(held) < len(sizes) - 1 and abs(now + sizes[key] - target) <= abs(now - target):
             held.add(key)
     if not held:
         held.add(min(sizes, key=lambda key: (sizes[key], _hash(key, seed))))
     return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))
 
 
-def mostly_unchanged(known: Sequence[str], now: Sequence[str], *, max_share: float) -> bool:
-    """Whether the ids that came and those that went are at most `max_share` of the known."""
-    return len(set(known) ^ set(now)) <= max_share * len(known)
+def mostly_unchanged(old_ids: Sequence[str], new_ids: Sequence[str], *, max_share: float) -> bool:
+    """Return whether added and removed ids together are at most a share of the old ids."""
+    return len(set(old_ids) ^ set(new_ids)) <= max_share * len(old_ids)
 
 
 def subsample(manifest: Manifest, num_videos: int, *, seed: int) -> Manifest:

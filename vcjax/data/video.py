@@ -39,7 +39,7 @@ def clip(
     """Return `num_frames` frames of the video from frame `start` on, RGB in [0, 255].
 
     The clip consists of every `stride`-th frame; a video that ends early is repeated from its first
-    frame.
+    frame. Decoding begins at the last key frame before `start`.
 
     Raises:
       DecodeError: if the video cannot be decoded.

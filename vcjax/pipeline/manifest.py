@@ -49,7 +49,7 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             group=group_column(config, manifest),
             holdout=config.data.holdout,
             seed=seed,
-            known=_known_split(directory / "manifest.tsv", manifest, config),
+            assigned=_known_split(directory / "manifest.tsv", manifest, config),
         )
         manifest = splits.subsample(manifest, config.data.num_videos, seed=seed)
         manifests.save(manifest, directory / "manifest.tsv")
