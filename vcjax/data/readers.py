@@ -26,14 +26,11 @@ class DecodeError(ValueError):
 
 
 class VideoInfo(NamedTuple):
-    """Length, size and rate of a video.
-
-    `height` and `width` are the stored size, before any rotation for display.
-    """
+    """Length, stored size and rate of a video."""
 
     num_frames: int  # counted if every frame was decoded, else as the file declares
-    height: int  # pixels
-    width: int  # pixels
+    height: int  # pixels, before any rotation for display
+    width: int  # pixels, before any rotation for display
     fps: float  # frames per second, 0 if unknown
 
 
@@ -47,10 +44,7 @@ class Reader(Protocol):
         """Yield every frame in order, RGB in [0, 255], in constant memory."""
 
     def read(self, indices: Sequence[int]) -> list[Frame]:
-        """Return the frames at ascending `indices`, RGB in [0, 255].
-
-        Past its end, the video is repeated from its first frame.
-        """
+        """Return the frames at ascending `indices`; the video is repeated past its end."""
 
 
 def open_video(path: str) -> Reader:

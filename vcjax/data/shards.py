@@ -118,16 +118,11 @@ def _decode(record: bytes, indices: Sequence[int]) -> list[Frame]:
 def _decode_h264(record: bytes, indices: Sequence[int]) -> list[Frame]:
     import av
 
-    frames: list[Frame] = []
     with av.open(io.BytesIO(record), "r") as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
-        for index, frame in enumerate(container.decode(stream)):
-            if index in indices:
-                frames.append(frame.to_ndarray(format="rgb24", threads=1))
-            if index == indices[-1]:
-                break
-    return frames
+        frames = list(islice(container.decode(stream), indices[-1] + 1))
+        return [frames[index].to_ndarray(format="rgb24", threads=1) for index in indices]
 
 
 def _jpeg(frames: Sequence[Frame]) -> bytes:
