@@ -53,7 +53,7 @@ def assign_split(
 
 
 def mostly_unchanged(old_ids: Sequence[str], new_ids: Sequence[str], *, max_share: float) -> bool:
-    """Return whether added and removed ids together are at most a share of the old ids."""
+    """Return whether the ids added and removed are at most `max_share` of the number of old ids."""
     return len(set(old_ids) ^ set(new_ids)) <= max_share * len(old_ids)
 
 
