@@ -15,16 +15,16 @@ BAD = 4
 # Python runs it first, in worker processes as well.
 SITE = """
 import signal
-from vcjax.data import video
+from vcjax.data import readers
 
-opened = video._open
+opened = readers._open
 
 def killed(path):
     if path.endswith("kills.mp4"):
         signal.raise_signal(signal.SIGSEGV)  # of this thread, as a fault is
     return opened(path)
 
-video._open = killed
+readers._open = killed
 """
 
 READ = """

@@ -178,12 +178,7 @@ def _list_videos(rows: Iterable[int], manifest: Manifest) -> str:
 
 
 def _videos(manifest: Manifest) -> list[_Video]:
-    return [
-        _Video(row, path, num_frames)
-        for row, (path, num_frames) in enumerate(
-            zip(manifest.paths, manifest.num_frames, strict=True)
-        )
-    ]
+    return list(map(_Video, range(len(manifest)), manifest.paths, manifest.num_frames))
 
 
 class _TrainingCut(NamedTuple):

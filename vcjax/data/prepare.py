@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from vcjax.data import manifest as manifests
-from vcjax.data import shards, verify, video
+from vcjax.data import readers, shards, verify, video
 from vcjax.data.manifest import Manifest, ManifestError, Problem
 from vcjax.runtime import checksums, filesystem, progress, worker_pool
 
@@ -248,7 +248,7 @@ def _encode(path: str, job: Job) -> tuple[int, float, list[bytes]]:
             yield frame
 
     records = list(shards.encode(counted(), job.codec))
-    video.check_count(path, count, declared.num_frames)
+    readers.check_count(path, count, declared.num_frames)
     return count, round(declared.fps, 3), records
 
 

@@ -13,7 +13,6 @@ class Marks(NamedTuple):
     """A file with one byte per video: 1 while the video is being read, else 0."""
 
     path: str
-    num_videos: int
 
     @classmethod
     def in_file(cls, path: Path, num_videos: int) -> "Marks":
@@ -21,7 +20,7 @@ class Marks(NamedTuple):
         if not path.exists() or path.stat().st_size != num_videos:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(bytes(num_videos))
-        return cls(str(path), num_videos)
+        return cls(str(path))
 
     @contextlib.contextmanager
     def reading(self, row: int) -> Iterator[None]:

@@ -94,7 +94,10 @@ def decode_picture(data: bytes) -> Frame:
     Raises:
       ValueError: if the data is not a picture.
     """
-    return _picture(np.frombuffer(data, np.uint8))
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ValueError("a picture cannot be decoded")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def check(reference: Reference) -> None:
@@ -109,30 +112,17 @@ def _decode(record: bytes, indices: Sequence[int]) -> list[Frame]:
     count = int(np.frombuffer(record, "<u4", 1, 4)[0])
     ends = np.frombuffer(record, "<u4", count, 8)
     begins = np.concatenate([[8 + 4 * count], ends[:-1]])
-    data = np.frombuffer(record, np.uint8)
-    return [_picture(data[begins[i] : ends[i]]) for i in indices]
-
-
-def _picture(data: UInt8[np.ndarray, " bytes"]) -> Frame:
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ValueError("a picture cannot be decoded")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return [decode_picture(record[begins[i] : ends[i]]) for i in indices]
 
 
 def _decode_h264(record: bytes, indices: Sequence[int]) -> list[Frame]:
     import av
 
-    frames: list[Frame] = []
     with av.open(io.BytesIO(record), "r") as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
-        for index, frame in enumerate(container.decode(stream)):
-            if index in indices:
-                frames.append(frame.to_ndarray(format="rgb24", threads=1))
-            if index == indices[-1]:
-                break
-    return frames
+        frames = list(islice(container.decode(stream), indices[-1] + 1))
+        return [frames[index].to_ndarray(format="rgb24", threads=1) for index in indices]
 
 
 def _jpeg(frames: Sequence[Frame]) -> bytes:
