@@ -277,7 +277,7 @@ def test_similarity_is_the_mean_cosine_of_two_videos():
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     pairs = [bank[i] @ bank[j] for i in range(5) for j in range(5) if i != j]
     padded = jnp.pad(jnp.asarray(bank), ((0, 3), (0, 0)))
-    np.testing.assert_allclose(diagnostics.similarity(padded, 5), np.mean(pairs), rtol=1e-5)
+    np.testing.assert_allclose(diagnostics.mean_cosine(padded, 5), np.mean(pairs), rtol=1e-5)
 
 
 def test_collapse_of_embeddings_and_of_clusters_is_said_once_each(caplog):

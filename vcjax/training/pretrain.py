@@ -34,7 +34,16 @@ def pretrain(
     fisher: FisherVectors | None,
     workdir: Path,
 ) -> None:
-    """Trains stage `name` of `config` on `train`, into `workdir/name`, from its last checkpoint."""
+    """Train the stage `name` of `config` in `workdir/name`, resuming from its last checkpoint.
+
+    Args:
+      name: a section of `config` with an objective.
+      config: the settings of the run.
+      train: videos to train on, by row of the bank.
+      test: held-out videos for validation; may be empty.
+      fisher: Fisher vectors of `train` for clusters from IDT; None for other stages.
+      workdir: folder of the run.
+    """
     stage = config[name]
     steps_per_epoch = batches.num_steps_per_epoch(name, stage, len(train))
     num_epochs = settings.num_epochs(stage, config.epochs_scale)
@@ -59,12 +68,12 @@ def pretrain(
     def take_over(state: TrainState) -> TrainState:
         if not stage.init_from:
             return state
-        log.info("%s: starts from the weights and bank of %s", name, stage.init_from)
+        log.info("%s: initialized from the weights and the bank of %s", name, stage.init_from)
         part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
-        found = changed_videos.restore(
+        restored = changed_videos.restore(
             workdir / stage.init_from / "checkpoints", part, train.video_ids, seed=config.seed
         )
-        return state._replace(**found)
+        return state._replace(**restored)
 
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         if not cluster or (epoch > 0 and stage.source == "idt" and not stage.num_candidates):
@@ -74,7 +83,7 @@ def pretrain(
         return state._replace(labels=labels, cells=cells), scalars
 
     def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
-        scalars = {"bank_mean_cosine": diagnostics.similarity(state.bank, len(train))}
+        scalars = {"bank_mean_cosine": diagnostics.mean_cosine(state.bank, len(train))}
         collapse.check_embeddings(scalars["bank_mean_cosine"])
         if (epoch + 1) % stage.validate_epochs and epoch + 1 < num_epochs:
             return state, scalars
@@ -101,12 +110,15 @@ def pretrain(
 
 
 def _stored(state: TrainState) -> dict[str, Any]:
-    """What does not depend on the devices; of cells the centroids, and a last row of the labels."""
-    found = state._asdict()
+    """Return the arrays of a checkpoint, which do not depend on the number of devices.
+
+    An inverted file is stored as its centroids and as an additional last row of the labels.
+    """
+    arrays = state._asdict()
     if state.cells is not None:
-        found["cells"] = state.cells.centroids
-        found["labels"] = _with_row(state.labels, state.cells.labels)
-    return found
+        arrays["cells"] = state.cells.centroids
+        arrays["labels"] = _with_row(state.labels, state.cells.labels)
+    return arrays
 
 
 @jax.jit
@@ -115,40 +127,46 @@ def _with_row(labels: Array, row: Array) -> Array:
 
 
 def _restored(
-    first: TrainState, found: dict[str, Any], *, num_videos: int, devices: jax.sharding.Mesh
+    first: TrainState, arrays: dict[str, Any], *, num_videos: int, devices: jax.sharding.Mesh
 ) -> TrainState:
-    """The state of what `_stored` gave; the padding of the bank is zero anyway."""
+    """Return the state of the arrays of a checkpoint; see `_stored`.
+
+    `first` is a state on the current devices. Padding of the labels is restored here; padding of
+    the bank is zero in the checkpoint.
+    """
     is_video = jnp.arange(first.labels.shape[1]) < num_videos
-    labels = jnp.where(is_video, found["labels"], kmeans.UNLABELLED)
+    labels = jnp.where(is_video, arrays["labels"], kmeans.UNLABELLED)
     if first.cells is not None:
-        cells = inverted_file.make(found["cells"], labels[-1], devices)
-        found, labels = found | {"cells": cells}, labels[:-1]
-    return TrainState(**found | {"labels": labels})
+        cells = inverted_file.make(arrays["cells"], labels[-1], devices)
+        arrays, labels = arrays | {"cells": cells}, labels[:-1]
+    return TrainState(**arrays | {"labels": labels})
 
 
 def _mean_accuracy(scalars: Scalars) -> float | None:
-    """Of the label columns that `_validate` asked for."""
-    found = [float(v) for k, v in scalars.items() if k.startswith("validation/")]
-    return float(np.mean(found)) if found else None
+    """Return the mean validation accuracy over the label columns, or None without validation."""
+    accuracies = [float(v) for k, v in scalars.items() if k.startswith("validation/")]
+    return float(np.mean(accuracies)) if accuracies else None
 
 
 def _validate(
     graphdef: nnx.GraphDef, state: TrainState, config: ConfigDict, train: Manifest, test: Manifest
 ) -> Scalars:
-    """Top-1 of the nearest bank row's label, for each label column that both sides know."""
+    """Return the top-1 accuracy of the label of the nearest bank row, for each shared column."""
     if not len(test):
         return {}
     bank = sharding.gather(state.bank)[: len(train)]
-    if not hosts.is_primary():  # which alone writes what comes out
+    if not hosts.is_primary():  # only the first process writes metrics
         return {}
     model = nnx.merge(graphdef, *sharding.local_copy((state.params, state.statistics)), copy=True)
     views = inference.videos({"": model}, test, config, clips_per_video=1, skip_bad=True)
     embedding = views[""].embedding
-    seen = embedding.any(axis=1)  # not of files that have vanished since
+    decoded = embedding.any(axis=1)  # the row of a video that cannot be decoded is zero
     nearest = np.asarray(neighbors.nearest(embedding, bank))[:, 0]
     scalars = {}
     for column in train.own_labels:
-        known, wanted = np.array(train.labels[column]), np.array(test.labels[column])
-        if set(known) & set(wanted) - {""}:
-            scalars[f"validation/{column}"] = float(np.mean((known[nearest] == wanted)[seen]))
+        train_labels, test_labels = (np.array(m.labels[column]) for m in (train, test))
+        if set(train_labels) & set(test_labels) - {""}:
+            scalars[f"validation/{column}"] = float(
+                np.mean((train_labels[nearest] == test_labels)[decoded])
+            )
     return scalars

@@ -35,15 +35,13 @@ class TrainState(NamedTuple):
     optimizer: Any
     bank: Float[Array, "rows d"]
     labels: Int[Array, "runs rows"]  # of the clusters; zeros before the first clustering
-    cells: inverted_file.InvertedFile | None = (
-        None  # inverted file of an approximate B_i; None: exact
-    )
+    cells: inverted_file.InvertedFile | None = None  # for an approximate B_i; None: exact
 
 
 def optimizer(
     stage: ConfigDict, epochs_scale: float, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, Callable[[int], float]]:
-    """Return SGD with momentum and L2 weight decay, and its learning rate by step."""
+    """Return SGD with momentum and L2 weight decay, and a function step -> learning rate."""
     lr_milestones = {round(d * epochs_scale * steps_per_epoch): 0.1 for d in stage.lr_milestones}
     schedule = optax.piecewise_constant_schedule(stage.learning_rate, lr_milestones)
     if warmup := round(stage.warmup_epochs * epochs_scale * steps_per_epoch):
