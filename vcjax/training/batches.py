@@ -7,33 +7,11 @@ import grain
 import jax
 from ml_collections import ConfigDict
 
-from vcjax import settings
 from vcjax.data import clips, decoder_crashes
 from vcjax.data.manifest import Manifest
 from vcjax.data.read_marks import Marks
 from vcjax.runtime import sharding
 from vcjax.training.step import Batch
-
-
-def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
-    """Return the number of whole batches in an epoch.
-
-    Raises:
-      SettingsError: if a batch exceeds the collection or does not divide among the devices.
-    """
-    if stage.batch_size > num_videos:
-        raise settings.SettingsError(
-            f"a batch of {stage.batch_size} clips exceeds the {num_videos} training videos; "
-            f"set --config.{name}.batch_size"
-        )
-    parts = stage.get("accumulation_steps", 1)
-    if stage.batch_size % (jax.device_count() * parts):
-        in_parts = f" in {parts} parts" if parts > 1 else ""
-        raise settings.SettingsError(
-            f"a batch of {stage.batch_size}{in_parts} does not divide among {jax.device_count()} "
-            f"devices; set --config.{name}.batch_size"
-        )
-    return num_videos // stage.batch_size
 
 
 def training_batches(

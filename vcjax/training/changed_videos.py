@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ _VIDEOS = "videos.txt"
 
 def remap_checkpoint(
     video_ids: Sequence[str],
-    stored: dict[str, Any],
+    template: Callable[[], dict[str, Any]],
     checkpoints: Path,
     *,
     batch_size: int,
@@ -43,7 +43,8 @@ def remap_checkpoint(
 
     Args:
       video_ids: the current videos, in the order of the rows of the bank.
-      stored: the arrays of a checkpoint for `video_ids`, with their shapes and shardings.
+      template: returns the arrays of a checkpoint for `video_ids`, with their shapes and shardings;
+        called only if the videos have changed.
       checkpoints: the folder of the checkpoints of the stage.
       batch_size: clips per step, from which the steps per epoch follow.
       max_share: if more than this fraction of the videos has changed, the checkpoints are removed
@@ -56,9 +57,10 @@ def remap_checkpoint(
     if not hosts.run_on_primary(lambda: _needs_remap(checkpoints, step, video_ids, max_share)):
         return
     assert step is not None
+    arrays = template()
     old_ids = _read_videos(checkpoints)
     new_step = _convert_step(step, *(len(ids) // batch_size for ids in (old_ids, video_ids)))
-    taken = restore(checkpoints, stored, video_ids, seed=seed)
+    taken = restore(checkpoints, arrays, video_ids, seed=seed)
     taken["optimizer"] = _set_count(taken["optimizer"], new_step)
     new = _new_folder(checkpoints)
     hosts.run_on_primary(lambda: shutil.rmtree(new, ignore_errors=True))

@@ -197,10 +197,9 @@ def finetune(
       start: folder of the stage to initialize the backbone from; None: random weights.
       workdir: folder of the run.
     """
-    stage = config[name.split("/")[0]]
-    devices = sharding.make()
-    steps_per_epoch = batches.num_steps_per_epoch(name.split("/")[0], stage, len(train.videos))
-    num_epochs = settings.num_epochs(stage, config.epochs_scale)
+    section = name.split("/")[0]
+    stage, devices = config[section], sharding.make()
+    sizes = settings.resolve(config, section, len(train.videos), num_devices=jax.device_count())
     model = prepare(
         networks.new_classifier(config, num_classes),
         frozen_stages=stage.frozen_stages,
@@ -226,7 +225,7 @@ def finetune(
 
     def labeled_batches(step: int) -> Iterator[Batch]:
         for batch in batches.training_batches(
-            name, config, train.videos, num_epochs, step, devices, workdir
+            name, config, train.videos, sizes.num_epochs, step, devices, workdir
         ):
             yield batch | {"class": classes_of(classes, batch["index"])}
 
@@ -251,7 +250,12 @@ def finetune(
         train.videos.video_ids,
     )
     state = loop.run(
-        name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
+        name,
+        config,
+        training,
+        workdir,
+        num_epochs=sizes.num_epochs,
+        steps_per_epoch=sizes.steps_per_epoch,
     )
     return nnx.merge(graphdef, *sharding.local_copy((state.params, state.statistics)))
 

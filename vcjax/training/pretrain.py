@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jaxtyping import Array
 from ml_collections import ConfigDict
@@ -44,26 +45,25 @@ def pretrain(
       fisher: Fisher vectors of `train` for clusters from IDT; None for other stages.
       workdir: folder of the run.
     """
-    stage = config[name]
-    steps_per_epoch = batches.num_steps_per_epoch(name, stage, len(train))
-    num_epochs = settings.num_epochs(stage, config.epochs_scale)
-    devices = sharding.make()
-    optimizer, learning_rate = steps.optimizer(stage, config.epochs_scale, steps_per_epoch)
-    graphdef, state = steps.initial_state(config, optimizer, len(train), devices)
-    train_step = steps.make(graphdef, optimizer, config, stage, len(train), devices)
-    cluster = cluster_labels.clustering(stage, config, len(train), fisher, devices)
-    collapse = diagnostics.Collapse(name)
-    if stage.get("num_candidates"):
-        count = settings.num_clusters(config.clusters.num_clusters, len(train))
-        state = state._replace(cells=inverted_file.empty(count, state.bank, devices))
-    changed_videos.remap_checkpoint(
-        train.video_ids,
-        _stored(state),
-        workdir / name / "checkpoints",
-        batch_size=stage.batch_size,
-        max_share=config.data.max_changed_share,
-        seed=config.seed,
+    stage, num_videos = config[name], len(train)
+    num_points = int(fisher.has_vector.sum()) if fisher and _clusters_idt(stage) else num_videos
+    sizes = settings.resolve(
+        config, name, num_videos, num_points=num_points, num_devices=jax.device_count()
     )
+    devices = sharding.make()
+    optimizer, learning_rate = steps.optimizer(stage, config.epochs_scale, sizes.steps_per_epoch)
+    graphdef, state = _initial_state(config, stage, optimizer, num_videos, sizes, devices)
+    train_step = steps.make(
+        graphdef,
+        optimizer,
+        config,
+        stage,
+        num_videos,
+        devices,
+        num_background=sizes.num_background,
+    )
+    clustering = _clustering(config, stage, fisher, num_videos, sizes, devices)
+    collapse = diagnostics.Collapse(name)
 
     def take_over(state: TrainState) -> TrainState:
         if not stage.init_from:
@@ -76,16 +76,16 @@ def pretrain(
         return state._replace(**restored)
 
     def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
-        if not cluster or (epoch > 0 and stage.source == "idt" and not stage.num_candidates):
+        if not clustering or (epoch > 0 and stage.source == "idt" and not stage.num_candidates):
             return state, {}
-        labels, cells, scalars = cluster(state.bank)
-        collapse.check_clusters(scalars["largest_cluster"], len(train))
-        return state._replace(labels=labels, cells=cells), scalars
+        clusters = clustering.cluster(state.bank)
+        collapse.check_clusters(clusters.scalars["largest_cluster"], num_videos)
+        return state._replace(labels=clusters.labels, cells=clusters.cells), clusters.scalars
 
     def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
         scalars = {"bank_mean_cosine": diagnostics.mean_cosine(state.bank, len(train))}
         collapse.check_embeddings(scalars["bank_mean_cosine"])
-        if (epoch + 1) % stage.validate_epochs and epoch + 1 < num_epochs:
+        if (epoch + 1) % stage.validate_epochs and epoch + 1 < sizes.num_epochs:
             return state, scalars
         return state, scalars | _validate(graphdef, state, config, train, test)
 
@@ -94,7 +94,7 @@ def pretrain(
         take_over,
         train_step,
         lambda first: batches.training_batches(
-            name, config, train, num_epochs, first, devices, workdir
+            name, config, train, sizes.num_epochs, first, devices, workdir
         ),
         begin_epoch,
         end_epoch,
@@ -105,7 +105,65 @@ def pretrain(
         score=_mean_accuracy,
     )
     loop.run(
-        name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
+        name,
+        config,
+        training,
+        workdir,
+        num_epochs=sizes.num_epochs,
+        steps_per_epoch=sizes.steps_per_epoch,
+    )
+
+
+def checkpoint_template(name: str, config: ConfigDict, num_videos: int) -> dict[str, Any]:
+    """Return the arrays of a checkpoint of the stage `name`, with their shapes and shardings.
+
+    Raises:
+      SettingsError: if the settings do not fit the number of videos.
+    """
+    stage, devices = config[name], sharding.make()
+    sizes = settings.resolve(config, name, num_videos, num_devices=jax.device_count())
+    optimizer, _ = steps.optimizer(stage, config.epochs_scale, sizes.steps_per_epoch)
+    return _stored(_initial_state(config, stage, optimizer, num_videos, sizes, devices)[1])
+
+
+def _initial_state(
+    config: ConfigDict,
+    stage: ConfigDict,
+    optimizer: optax.GradientTransformation,
+    num_videos: int,
+    sizes: settings.Sizes,
+    devices: jax.sharding.Mesh,
+) -> tuple[nnx.GraphDef, TrainState]:
+    graphdef, state = steps.initial_state(config, optimizer, num_videos, devices)
+    if stage.get("num_candidates"):
+        cells = inverted_file.empty(sizes.num_cells, state.bank, devices)
+        state = state._replace(cells=cells)
+    return graphdef, state
+
+
+def _clusters_idt(stage: ConfigDict) -> bool:
+    return stage.get("source") == "idt"
+
+
+def _clustering(
+    config: ConfigDict,
+    stage: ConfigDict,
+    fisher: FisherVectors | None,
+    num_videos: int,
+    sizes: settings.Sizes,
+    devices: jax.sharding.Mesh,
+) -> cluster_labels.Clustering | None:
+    if stage.objective != "local_aggregation":
+        return None
+    return cluster_labels.Clustering(
+        stage,
+        config.clusters,
+        fisher,
+        num_videos=num_videos,
+        num_clusters=sizes.num_clusters,
+        num_cells=sizes.num_cells,
+        num_background=sizes.num_background,
+        devices=devices,
     )
 
 
