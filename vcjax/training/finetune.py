@@ -6,7 +6,7 @@ parameters bit by bit, and their statistics of batch normalization unless the se
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,54 +210,52 @@ def finetune(
     replicated = sharding.replicated(devices)
     classes = jax.device_put(train.classes, replicated)
     classes_of = jax.jit(jnp.take)
-
-    def initialize(state: FinetuneState) -> FinetuneState:
-        if start is None:
-            return state
-        log.info("%s: initialized from %s", name, start.relative_to(workdir))
-        _, params, statistics = resnet3d.split(
-            networks.load_backbone(networks.new_classifier(config, num_classes), start)
-        )
-        # As NumPy arrays: JAX does not send device arrays of this process to other processes.
-        return jax.device_put(
-            jax.tree.map(np.asarray, initial_state(params, statistics)), replicated
-        )
-
-    def labeled_batches(step: int) -> Iterator[Batch]:
-        for batch in batches.training_batches(
-            name, config, train.videos, sizes.num_epochs, step, devices, workdir
-        ):
-            yield batch | {"class": classes_of(classes, batch["index"])}
-
-    def end_epoch(state: FinetuneState, epoch: int) -> tuple[FinetuneState, Scalars]:
-        network = nnx.merge(
-            graphdef, *sharding.local_copy((state.params, state.statistics)), copy=True
-        )
-        scalars = hosts.run_on_primary(lambda: _validate(network, validation, config, stage))
-        plateau = Plateau(*map(np.asarray, state.plateau)).update(
-            scalars["validation/loss"], patience=stage.patience
-        )
-        return state._replace(plateau=jax.device_put(plateau, replicated)), scalars
-
-    training = loop.Stage(
-        jax.device_put(initial_state(params, statistics), replicated),
-        initialize,
-        step,
-        labeled_batches,
-        lambda state, epoch: (state, {}),
-        end_epoch,
-        lambda state, step: float(state.plateau.learning_rate),
-        train.videos.video_ids,
-    )
-    state = loop.run(
+    state = jax.device_put(initial_state(params, statistics), replicated)
+    with loop.training_run(
         name,
         config,
-        training,
         workdir,
+        video_ids=train.videos.video_ids,
         num_epochs=sizes.num_epochs,
         steps_per_epoch=sizes.steps_per_epoch,
-    )
+        learning_rate=lambda state, step: float(state.plateau.learning_rate),
+    ) as run:
+        if run.resumes:
+            state = FinetuneState(**run.restore(state._asdict()))
+        elif start is not None:
+            log.info("%s: initialized from %s", name, start.relative_to(workdir))
+            _, params, statistics = resnet3d.split(
+                networks.load_backbone(networks.new_classifier(config, num_classes), start)
+            )
+            # As NumPy arrays: JAX does not send device arrays of this process to other processes.
+            arrays = jax.tree.map(np.asarray, initial_state(params, statistics))
+            state = jax.device_put(arrays, replicated)
+        clips = batches.training_batches(
+            name, config, train.videos, sizes.num_epochs, run.step, devices, workdir
+        )
+        for _ in run.epochs():
+            for batch in run.batches(clips):
+                labeled = batch | {"class": classes_of(classes, batch["index"])}
+                with run.dispatching():
+                    state, scalars = step(state, labeled, run.step)
+                run.end_step(state, scalars, batch["index"])
+            with run.interruptible():
+                network = _local_network(graphdef, state)
+                scalars = hosts.run_on_primary(
+                    functools.partial(_validate, network, validation, config, stage)
+                )
+            plateau = Plateau(*map(np.asarray, state.plateau)).update(
+                scalars["validation/loss"], patience=stage.patience
+            )
+            state = state._replace(plateau=jax.device_put(plateau, replicated))
+            run.end_epoch(scalars)
     return nnx.merge(graphdef, *sharding.local_copy((state.params, state.statistics)))
+
+
+def _local_network(graphdef: nnx.GraphDef, state: FinetuneState) -> ResNet3D:
+    """Return a copy of the network on a device of this process."""
+    arrays = sharding.local_copy((state.params, state.statistics))
+    return nnx.merge(graphdef, *arrays, copy=True)
 
 
 def _validate(

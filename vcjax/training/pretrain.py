@@ -1,6 +1,5 @@
 """The pretraining stages: instance recognition and local aggregation."""
 
-import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -65,53 +64,40 @@ def pretrain(
     clustering = _clustering(config, stage, fisher, num_videos, sizes, devices)
     collapse = diagnostics.Collapse(name)
 
-    def take_over(state: TrainState) -> TrainState:
-        if not stage.init_from:
-            return state
-        log.info("%s: initialized from the weights and the bank of %s", name, stage.init_from)
-        part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
-        restored = changed_videos.restore(
-            workdir / stage.init_from / "checkpoints", part, train.video_ids, seed=config.seed
-        )
-        return state._replace(**restored)
-
-    def begin_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
-        if not clustering or (epoch > 0 and stage.source == "idt" and not stage.num_candidates):
-            return state, {}
-        clusters = clustering.cluster(state.bank)
-        collapse.check_clusters(clusters.scalars["largest_cluster"], num_videos)
-        return state._replace(labels=clusters.labels, cells=clusters.cells), clusters.scalars
-
-    def end_epoch(state: TrainState, epoch: int) -> tuple[TrainState, Scalars]:
-        scalars = {"bank_mean_cosine": diagnostics.mean_cosine(state.bank, len(train))}
-        collapse.check_embeddings(scalars["bank_mean_cosine"])
-        if (epoch + 1) % stage.validate_epochs and epoch + 1 < sizes.num_epochs:
-            return state, scalars
-        return state, scalars | _validate(graphdef, state, config, train, test)
-
-    training = loop.Stage(
-        state,
-        take_over,
-        train_step,
-        lambda first: batches.training_batches(
-            name, config, train, sizes.num_epochs, first, devices, workdir
-        ),
-        begin_epoch,
-        end_epoch,
-        lambda state, step: learning_rate(step),
-        train.video_ids,
-        _stored,
-        functools.partial(_restored, num_videos=len(train), devices=devices),
-        score=_mean_accuracy,
-    )
-    loop.run(
+    with loop.training_run(
         name,
         config,
-        training,
         workdir,
+        video_ids=train.video_ids,
         num_epochs=sizes.num_epochs,
         steps_per_epoch=sizes.steps_per_epoch,
-    )
+        learning_rate=lambda state, step: learning_rate(step),
+        stored=_stored,
+    ) as run:
+        if run.resumes:
+            state = _restored(state, run.restore(_stored(state)), num_videos, devices)
+        elif stage.init_from:
+            state = _initialize_from(state, name, config, train, workdir)
+        clips = batches.training_batches(
+            name, config, train, sizes.num_epochs, run.step, devices, workdir
+        )
+        for epoch in run.epochs():
+            if clustering and run.begins_epoch and (epoch == 0 or _clusters_change(stage)):
+                with run.interruptible():
+                    clusters = clustering.cluster(state.bank)
+                state = state._replace(labels=clusters.labels, cells=clusters.cells)
+                collapse.check_clusters(clusters.scalars["largest_cluster"], num_videos)
+                run.log(clusters.scalars)
+            for batch in run.batches(clips):
+                with run.dispatching():
+                    state, scalars = train_step(state, batch, run.step)
+                run.end_step(state, scalars, batch["index"])
+            with run.interruptible():
+                scalars = {"bank_mean_cosine": diagnostics.mean_cosine(state.bank, num_videos)}
+                collapse.check_embeddings(scalars["bank_mean_cosine"])
+                if (epoch + 1) % stage.validate_epochs == 0 or epoch + 1 == sizes.num_epochs:
+                    scalars |= _validate(graphdef, state, config, train, test)
+            run.end_epoch(scalars, score=_mean_accuracy(scalars))
 
 
 def checkpoint_template(name: str, config: ConfigDict, num_videos: int) -> dict[str, Any]:
@@ -167,6 +153,24 @@ def _clustering(
     )
 
 
+def _clusters_change(stage: ConfigDict) -> bool:
+    """Return True if the labels or the inverted file depend on the bank."""
+    return not _clusters_idt(stage) or bool(stage.num_candidates)
+
+
+def _initialize_from(
+    state: TrainState, name: str, config: ConfigDict, train: Manifest, workdir: Path
+) -> TrainState:
+    """Return `state` with the network and the bank of the stage that `name` starts from."""
+    source = config[name].init_from
+    log.info("%s: initialized from the weights and the bank of %s", name, source)
+    part = {"params": state.params, "statistics": state.statistics, "bank": state.bank}
+    restored = changed_videos.restore(
+        workdir / source / "checkpoints", part, train.video_ids, seed=config.seed
+    )
+    return state._replace(**restored)
+
+
 def _stored(state: TrainState) -> dict[str, Any]:
     """Return the arrays of a checkpoint, which do not depend on the number of devices.
 
@@ -185,7 +189,7 @@ def _with_row(labels: Array, row: Array) -> Array:
 
 
 def _restored(
-    first: TrainState, arrays: dict[str, Any], *, num_videos: int, devices: jax.sharding.Mesh
+    first: TrainState, arrays: dict[str, Any], num_videos: int, devices: jax.sharding.Mesh
 ) -> TrainState:
     """Return the state of the arrays of a checkpoint; see `_stored`.
 
