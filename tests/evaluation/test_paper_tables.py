@@ -57,7 +57,10 @@ def _step(config, num_videos):
         return state
 
     jax.eval_shape(initial)
-    return initial, steps.make(graphdef, optimizer, config, stage, num_videos, devices)
+    num_background = settings.num_background(stage.get("num_background", 0), num_videos)
+    return initial, steps.make(
+        graphdef, optimizer, config, stage, num_videos, devices, num_background=num_background
+    )
 
 
 def _batch(config, batch_size):

@@ -111,7 +111,7 @@ def test_the_learning_rate_falls_when_patience_is_over():
     plateau = finetune.Plateau(jnp.float32(0.1), jnp.float32(jnp.inf), jnp.int32(0))
     rates = []
     for loss in (2.0, 1.0, 1.0, 0.99995, 1.5, 0.9, 1.0, 1.0, 1.0):
-        plateau = plateau.after(loss, patience=2)
+        plateau = plateau.update(loss, patience=2)
         rates.append(float(plateau.learning_rate))
     # 0.99995 is no improvement; the third bad epoch drops it, and counting begins anew
     np.testing.assert_allclose(rates, [0.1] * 4 + [0.01] * 4 + [0.001], rtol=1e-5)
@@ -138,8 +138,8 @@ def _run(config, labeled, workdir):
     model = finetune.finetune(
         "finetune/split",
         config,
-        fit=labeled,
-        watched=labeled,
+        train=labeled,
+        validation=labeled,
         num_classes=NUM_CLASSES,
         start=workdir / "ir",
         workdir=workdir,

@@ -41,54 +41,75 @@ def _quiet(event):
     pass
 
 
-def _stage(happens=_quiet, step=None):
-    """A stage whose `happens` is called by the name of each thing that it does."""
+class _Toy(NamedTuple):
+    """A loop that calls `happens` with the name of each of its actions."""
 
-    @jax.jit
-    def train(params, index):
-        loss = jnp.mean((params - index) ** 2) / 36
-        return params * 0.9 + 0.01 * index.sum(), loss
+    happens: Any = _quiet
+    step: Any = None
+    score: Any = lambda scalars: -scalars["validation/x"]
 
-    def take_step(state, batch, count):
-        happens(f"step {count}")
-        params, loss = train(state.params, batch["index"])
+    def take_step(self, state, batch, count):
+        self.happens(f"step {count}")
+        if self.step:
+            return self.step(state, batch, count)
+        params, loss = _train(state.params, batch["index"])
         return state._replace(params=params, statistics=state.statistics + 1), {"loss": loss}
 
-    def batches(first):
+    def batches(self, first):
         for count in range(first, STEPS_PER_EPOCH * NUM_EPOCHS):
-            happens(f"batch {count}")
+            self.happens(f"batch {count}")
             yield {"index": jnp.array([2 * count % 6, 2 * count % 6 + 1])}
 
-    def begin_epoch(state, epoch):
-        happens(f"begin {epoch}")
+    def begin_epoch(self, state, epoch):
+        self.happens(f"begin {epoch}")
         return state._replace(params=state.params + epoch), {"clusters": epoch}
 
-    def end_epoch(state, epoch):
-        happens(f"end {epoch}")
+    def end_epoch(self, state, epoch):
+        self.happens(f"end {epoch}")
         ended = state.epochs_ended + 1
-        happens(f"ended {epoch}")
+        self.happens(f"ended {epoch}")
         return state._replace(epochs_ended=ended), {"validation/x": float(ended)}
 
-    first = State(jnp.ones(()), jnp.zeros(()), jnp.zeros(()))
-    return loop.Stage(
-        first,
-        lambda state: state,
-        step or take_step,
-        batches,
-        begin_epoch,
-        end_epoch,
-        lambda state, count: 0.1,
-        IDS,
-        score=lambda scalars: -scalars["validation/x"],
-    )
+    def train(self, run):
+        """As `pretrain` and `finetune`."""
+        state = State(jnp.ones(()), jnp.zeros(()), jnp.zeros(()))
+        if run.resumes:
+            state = State(**run.restore(state._asdict()))
+        batches = self.batches(run.step)
+        for epoch in run.epochs():
+            if run.begins_epoch:
+                with run.interruptible():
+                    state, scalars = self.begin_epoch(state, epoch)
+                run.log(scalars)
+            for batch in run.batches(batches):
+                with run.dispatching():
+                    state, scalars = self.take_step(state, batch, run.step)
+                run.end_step(state, scalars, batch["index"])
+            with run.interruptible():
+                state, scalars = self.end_epoch(state, epoch)
+            run.end_epoch(scalars, score=self.score(scalars))
+        return state
 
 
-def _run(workdir, stage, *, checkpoint_steps=0, keep_best=True):
+@jax.jit
+def _train(params, index):
+    loss = jnp.mean((params - index) ** 2) / 36
+    return params * 0.9 + 0.01 * index.sum(), loss
+
+
+def _run(workdir, toy, *, checkpoint_steps=0, keep_best=True):
     settings = {"batch_size": 2, "checkpoint_steps": checkpoint_steps}
     config = ConfigDict({"log_steps": 1, "keep_best": keep_best, "toy": settings})
-    return loop.run(
-        "toy", config, stage, workdir, num_epochs=NUM_EPOCHS, steps_per_epoch=STEPS_PER_EPOCH
-    )
+    with loop.training_run(
+        "toy",
+        config,
+        workdir,
+        video_ids=IDS,
+        num_epochs=NUM_EPOCHS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        learning_rate=lambda state, step: 0.1,
+    ) as run:
+        return toy.train(run)
 
 
 def _metrics(workdir):
@@ -111,9 +132,10 @@ def _kept(workdir):
     return {int(path.name) for path in checkpoint.committed(workdir / "toy" / "checkpoints")}
 
 
-def test_stopped_anywhere_it_goes_on_to_the_same_end_and_metrics(tmp_path):
-    events = []
-    undisturbed = _run(tmp_path / "whole", _stage(events.append))
+@pytest.mark.parametrize("checkpoint_steps", [0, 2])
+def test_stopped_anywhere_it_goes_on_to_the_same_end_and_metrics(tmp_path, checkpoint_steps):
+    events, often = [], {"checkpoint_steps": checkpoint_steps}
+    undisturbed = _run(tmp_path / "whole", _Toy(events.append), **often)
     assert undisturbed.epochs_ended == 3 and len(events) == 27
     for number, stopped_at in enumerate(events):
 
@@ -123,10 +145,10 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end_and_metrics(tmp_path):
 
         workdir = tmp_path / str(number)
         with pytest.raises(preemption.StopRequested):
-            _run(workdir, _stage(stop))
+            _run(workdir, _Toy(stop), **often)
         assert preemption.exit_code() == 75
         preemption._request = None
-        state = _run(workdir, _stage())
+        state = _run(workdir, _Toy(), **often)
         np.testing.assert_array_equal(np.array(state), np.array(undisturbed), stopped_at)
         assert _metrics(workdir) == _metrics(tmp_path / "whole"), stopped_at
         assert _checkpoints(workdir).best == (3, -1.0) and 3 in _kept(workdir), stopped_at
@@ -134,19 +156,19 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end_and_metrics(tmp_path):
 
 @pytest.mark.parametrize(("checkpoint_steps", "kept"), [(0, {3, 6, 9}), (2, {3, 8, 9})])
 def test_the_best_checkpoint_is_kept_beside_the_last_two(tmp_path, checkpoint_steps, kept):
-    state = _run(tmp_path, _stage(), checkpoint_steps=checkpoint_steps)
+    state = _run(tmp_path, _Toy(), checkpoint_steps=checkpoint_steps)
     assert _kept(tmp_path) == kept and state.statistics == 9
     template = State(*jax.tree.map(jnp.zeros_like, state))._asdict()
     best = checkpoint.restore_part(tmp_path / "toy" / "checkpoints", template, best=True)
     assert best["statistics"] == 3 and best["epochs_ended"] == 0  # of before the validation
-    again = _run(tmp_path, _stage(), checkpoint_steps=checkpoint_steps)
+    again = _run(tmp_path, _Toy(), checkpoint_steps=checkpoint_steps)
     np.testing.assert_array_equal(np.array(again), np.array(state))  # from the last, not the best
 
 
 def test_without_validation_or_if_not_wanted_only_the_last_two_are_kept(tmp_path):
-    _run(tmp_path / "not wanted", _stage(), keep_best=False)
-    _run(tmp_path / "not validated", _stage()._replace(score=lambda scalars: None))
-    _run(tmp_path / "not a number", _stage()._replace(score=lambda scalars: float("nan")))
+    _run(tmp_path / "not wanted", _Toy(), keep_best=False)
+    _run(tmp_path / "not validated", _Toy()._replace(score=lambda scalars: None))
+    _run(tmp_path / "not a number", _Toy()._replace(score=lambda scalars: float("nan")))
     for workdir in tmp_path.iterdir():
         assert _kept(workdir) == {6, 9} and _checkpoints(workdir).best is None
 
@@ -159,7 +181,7 @@ def test_a_stop_in_a_step_keeps_that_step_and_one_while_waiting_that_before(tmp_
                 signal.raise_signal(signal.SIGTERM)
 
         with pytest.raises(preemption.StopRequested):
-            _run(tmp_path / stopped_at, _stage(stop))
+            _run(tmp_path / stopped_at, _Toy(stop))
         assert _latest(tmp_path / stopped_at) == kept
         preemption._request = None
 
@@ -170,7 +192,7 @@ def test_ctrl_c_stops_with_a_checkpoint_and_a_second_one_at_once(tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(preemption.StopRequested):
-        _run(tmp_path, _stage(stop))
+        _run(tmp_path, _Toy(stop))
     assert preemption.exit_code() == 130 and _latest(tmp_path) == 5
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -200,7 +222,7 @@ def _spoiled(at, loss, params=jnp.nan):
 @pytest.mark.parametrize(("loss", "said"), [(jnp.nan, "nan"), (100.0, "100")])
 def test_a_bad_loss_names_the_videos_and_the_last_good_checkpoint(tmp_path, loss, said):
     with pytest.raises(FloatingPointError) as error:
-        _run(tmp_path, _stage(step=_spoiled(4, loss, jnp.ones(()))), checkpoint_steps=2)
+        _run(tmp_path, _Toy(step=_spoiled(4, loss, jnp.ones(()))), checkpoint_steps=2)
     kept = tmp_path / "toy" / "checkpoints" / "4"
     assert f"toy: the loss is {said} at step 5; the last good checkpoint is {kept}" in str(
         error.value
@@ -217,16 +239,16 @@ def test_an_explosion_is_measured_by_the_loss_at_first_also_after_a_restart(tmp_
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(preemption.StopRequested):
-        _run(tmp_path, _stage(stop, step=_spoiled(-1, 0.0)))
+        _run(tmp_path, _Toy(stop, step=_spoiled(-1, 0.0)))
     preemption._request = None
     with pytest.raises(FloatingPointError, match="the loss is 21 at step 5"):
-        _run(tmp_path, _stage(step=_spoiled(4, 21.0, jnp.ones(()))))
+        _run(tmp_path, _Toy(step=_spoiled(4, 21.0, jnp.ones(()))))
     assert diagnostics._EXPLODED * 2.0 < 21
 
 
 def test_weights_that_a_good_loss_spoiled_are_not_saved(tmp_path):
     with pytest.raises(FloatingPointError, match="not finite after the update at step 6"):
-        _run(tmp_path, _stage(step=_spoiled(5, 2.0)))
+        _run(tmp_path, _Toy(step=_spoiled(5, 2.0)))
     assert _latest(tmp_path) == 3
 
 
@@ -235,7 +257,7 @@ def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
         if event.startswith("batch"):
             time.sleep(0.05)
 
-    _run(tmp_path / "input", _stage(slow_batches))
+    _run(tmp_path / "input", _Toy(slow_batches))
     assert caplog.text.count("is spent waiting for clips, not for the device") == 1
     caplog.clear()
 
@@ -243,7 +265,7 @@ def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
         if event.startswith("step"):
             time.sleep(0.05)
 
-    _run(tmp_path / "device", _stage(slow_steps))
+    _run(tmp_path / "device", _Toy(slow_steps))
     assert "waiting for clips" not in caplog.text
     shares = {}
     for slow in ("input", "device"):
@@ -277,7 +299,7 @@ def test_similarity_is_the_mean_cosine_of_two_videos():
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     pairs = [bank[i] @ bank[j] for i in range(5) for j in range(5) if i != j]
     padded = jnp.pad(jnp.asarray(bank), ((0, 3), (0, 0)))
-    np.testing.assert_allclose(diagnostics.similarity(padded, 5), np.mean(pairs), rtol=1e-5)
+    np.testing.assert_allclose(diagnostics.mean_cosine(padded, 5), np.mean(pairs), rtol=1e-5)
 
 
 def test_collapse_of_embeddings_and_of_clusters_is_said_once_each(caplog):

@@ -14,7 +14,7 @@ from vcjax import settings
 from vcjax.data import manifest as manifests
 from vcjax.data import splits, synthetic, verify
 from vcjax.runtime import sharding
-from vcjax.training import batches, pretrain
+from vcjax.training import batches, changed_videos, pretrain
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,10 +53,18 @@ def _vectors(training):
 
 
 def _pretrain(name, videos, workdir, config=None):
-    training = videos.subset("train")
+    training, config = videos.subset("train"), config or _config()
+    changed_videos.remap_checkpoint(  # as vcjax.pipeline.pretrain does
+        training.video_ids,
+        lambda: pretrain.checkpoint_template(name, config, len(training)),
+        workdir / name / "checkpoints",
+        batch_size=config[name].batch_size,
+        max_share=config.data.max_changed_share,
+        seed=config.seed,
+    )
     pretrain.pretrain(
         name,
-        config or _config(),
+        config,
         train=training,
         test=videos.subset("test"),
         fisher=_vectors(training),

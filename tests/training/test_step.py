@@ -59,7 +59,15 @@ def _prepared(config, num_devices):
     generator = np.random.default_rng(0)
     labels = generator.integers(5, size=(config.clusters.num_runs, NUM_VIDEOS), dtype=np.int32)
     state = state._replace(labels=jax.device_put(labels, sharding.columns(devices)))
-    step = steps.make(graphdef, optimizer, config, config.la, NUM_VIDEOS, devices)
+    step = steps.make(
+        graphdef,
+        optimizer,
+        config,
+        config.la,
+        NUM_VIDEOS,
+        devices,
+        num_background=config.la.num_background,
+    )
     return step, state, devices
 
 

@@ -44,7 +44,7 @@ def test_without_official_splits_whole_groups_are_held_out():
 def test_a_share_of_the_training_side_is_watched_by_whole_groups():
     rows = np.array([0, 1, 2, 4, 5, 6, 8, 9, 10])
     manifest = _manifest()
-    found = transfer.watched(manifest, rows, group="scene", holdout=0.3, seed=0)
+    found = transfer.hold_out(manifest, rows, group="scene", holdout=0.3, seed=0)
     scenes = np.array(manifest.labels["scene"])
     assert sorted([*found.train, *found.test]) == rows.tolist() and len(found.test)
     assert not set(scenes[found.train]) & set(scenes[found.test])
@@ -52,9 +52,9 @@ def test_a_share_of_the_training_side_is_watched_by_whole_groups():
 
 def test_so_many_videos_of_each_class_are_drawn():
     values = np.array(list("aaaaabbbbbc"))
-    rows = transfer.at_most(values, np.arange(11), 3, seed=0)
+    rows = transfer.subsample_classes(values, np.arange(11), 3, seed=0)
     assert sorted(values[rows]) == list("aaabbbc")
-    assert transfer.at_most(values, np.arange(11), 0, seed=0).tolist() == list(range(11))
+    assert transfer.subsample_classes(values, np.arange(11), 0, seed=0).tolist() == list(range(11))
 
 
 def test_the_column_of_the_classes_is_found_or_asked_for():

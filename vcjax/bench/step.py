@@ -86,7 +86,16 @@ def prepare(*shape: int, dtype: str) -> tuple[Any, steps.TrainState, dict[str, j
     graphdef, state = steps.initial_state(config, optimizer, num_videos, devices)
     generator = np.random.default_rng(0)
     labels = generator.integers(256, size=(config.clusters.num_runs, num_videos), dtype=np.int32)
-    step = steps.make(graphdef, optimizer, config, config.la, num_videos, devices)
+    num_background = settings.num_background(config.la.num_background, num_videos)
+    step = steps.make(
+        graphdef,
+        optimizer,
+        config,
+        config.la,
+        num_videos,
+        devices,
+        num_background=num_background,
+    )
     return (
         step,
         state._replace(labels=jnp.asarray(labels)),

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime.stage_cache import Stage
-from vcjax.training import pretrain
+from vcjax.training import changed_videos, pretrain
 
 
 def training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
@@ -24,6 +24,14 @@ def training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     def run(directory: Path) -> None:
         manifest = workdirs.manifest(workdir)
         training = manifest.subset("train")
+        changed_videos.remap_checkpoint(
+            training.video_ids,
+            lambda: pretrain.checkpoint_template(name, config, len(training)),
+            directory / "checkpoints",
+            batch_size=stage.batch_size,
+            max_share=config.data.max_changed_share,
+            seed=config.seed,
+        )
         pretrain.pretrain(
             name,
             config,

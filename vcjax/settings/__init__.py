@@ -16,6 +16,7 @@ from vcjax.settings.defaults import (
     num_epochs,
     paper,
 )
+from vcjax.settings.resolve import Sizes, resolve
 from vcjax.settings.variants import VARIANTS, append_evaluation, apply_variants
 
 __all__ = [
@@ -24,10 +25,12 @@ __all__ = [
     "TRAINING_STAGES",
     "VARIANTS",
     "SettingsError",
+    "Sizes",
     "append_evaluation",
     "num_background",
     "num_clusters",
     "num_epochs",
     "paper",
+    "resolve",
     "apply_variants",
 ]

@@ -1,4 +1,4 @@
-"""The clips of this process, batch by batch, from any step on."""
+"""Batches of training clips, on the devices, starting at any step."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,29 +7,11 @@ import grain
 import jax
 from ml_collections import ConfigDict
 
-from vcjax import settings
 from vcjax.data import clips, decoder_crashes
 from vcjax.data.manifest import Manifest
 from vcjax.data.read_marks import Marks
 from vcjax.runtime import sharding
 from vcjax.training.step import Batch
-
-
-def num_steps_per_epoch(name: str, stage: ConfigDict, num_videos: int) -> int:
-    """Whole batches among `num_videos`. Raises SettingsError for none, or uneven devices."""
-    if stage.batch_size > num_videos:
-        raise settings.SettingsError(
-            f"a batch of {stage.batch_size} needs as many training videos, and there are "
-            f"{num_videos}; set --config.{name}.batch_size"
-        )
-    parts = stage.get("accumulation_steps", 1)
-    if stage.batch_size % (jax.device_count() * parts):
-        in_parts = f" in {parts} parts" if parts > 1 else ""
-        raise settings.SettingsError(
-            f"a batch of {stage.batch_size}{in_parts} does not divide among {jax.device_count()} "
-            f"devices; set --config.{name}.batch_size"
-        )
-    return num_videos // stage.batch_size
 
 
 def training_batches(
@@ -41,9 +23,19 @@ def training_batches(
     devices: jax.sharding.Mesh,
     workdir: Path,
 ) -> Iterator[Batch]:
-    """Batches from step `first` on, each array split over the devices, each process its part.
+    """Yield the batches from step `first` on, each array split over the devices by rows.
 
-    `name` is a stage of `config`, or a part STAGE/PART of one.
+    Each process reads its own share of a batch. Videos that cannot be decoded or that crash the
+    decoder are replaced by other videos.
+
+    Args:
+      name: a section of `config`, or a part of it as STAGE/PART.
+      config: the settings of the run.
+      train: the training videos, by row of the bank.
+      num_epochs: number of epochs from step 0 to the last batch.
+      first: number of steps to skip.
+      devices: the mesh of devices.
+      workdir: folder of the run, for the list of excluded videos.
     """
     stage, num_parts = config[name.split("/")[0]], jax.process_count()
 
@@ -60,7 +52,7 @@ def training_batches(
             excluded=excluded,
             marks=marks,
         )
-        # a batch is that of one process, cut: row for row the same for any number of them
+        # Row for row, the parts of all processes are the batch that a single process reads.
         num_whole = len(train) // stage.batch_size * num_parts
         own = parts[:num_whole][jax.process_index() :: num_parts]
         return own.repeat(num_epochs)[first:]

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ _VIDEOS = "videos.txt"
 
 def remap_checkpoint(
     video_ids: Sequence[str],
-    stored: dict[str, Any],
+    template: Callable[[], dict[str, Any]],
     checkpoints: Path,
     *,
     batch_size: int,
@@ -43,28 +43,30 @@ def remap_checkpoint(
 
     Args:
       video_ids: the current videos, in the order of the rows of the bank.
-      stored: the arrays of a checkpoint for `video_ids`, with their shapes and shardings.
+      template: returns the arrays of a checkpoint for `video_ids`, with their shapes and shardings;
+        called only if the videos have changed.
       checkpoints: the folder of the checkpoints of the stage.
       batch_size: clips per step, from which the steps per epoch follow.
       max_share: if more than this fraction of the videos has changed, the checkpoints are removed
         and the stage starts from the beginning.
       seed: seed of the bank rows of new videos.
     """
-    hosts.run_on_primary(lambda: _finish_exchange(checkpoints))
+    hosts.run_on_primary(lambda: _finish_swap(checkpoints))
     with contextlib.closing(checkpoint.Checkpoints(checkpoints)) as reader:
         step = reader.latest
-    if not hosts.run_on_primary(lambda: _has_others(checkpoints, step, video_ids, max_share)):
+    if not hosts.run_on_primary(lambda: _needs_remap(checkpoints, step, video_ids, max_share)):
         return
     assert step is not None
-    old_ids = _videos_of(checkpoints)
-    new_step = _same_place(step, *(len(ids) // batch_size for ids in (old_ids, video_ids)))
-    taken = restore(checkpoints, stored, video_ids, seed=seed)
-    taken["optimizer"] = _with_count(taken["optimizer"], new_step)
-    new = _exchanged(checkpoints)
+    arrays = template()
+    old_ids = _read_videos(checkpoints)
+    new_step = _convert_step(step, *(len(ids) // batch_size for ids in (old_ids, video_ids)))
+    taken = restore(checkpoints, arrays, video_ids, seed=seed)
+    taken["optimizer"] = _set_count(taken["optimizer"], new_step)
+    new = _new_folder(checkpoints)
     hosts.run_on_primary(lambda: shutil.rmtree(new, ignore_errors=True))
     with contextlib.closing(checkpoint.Checkpoints(new)) as writer:
         writer.save(new_step, taken)
-    hosts.run_on_primary(lambda: _exchange(checkpoints, video_ids))
+    hosts.run_on_primary(lambda: _swap(checkpoints, video_ids))
     removed, added = len(set(old_ids) - set(video_ids)), len(set(video_ids) - set(old_ids))
     log.info(
         "collection changed: %d videos removed, %d added; state of the remaining videos is kept",
@@ -73,7 +75,7 @@ def remap_checkpoint(
     )
 
 
-def _has_others(
+def _needs_remap(
     checkpoints: Path,
     step: int | None,
     video_ids: Sequence[str],
@@ -84,7 +86,7 @@ def _has_others(
     Otherwise `video_ids` are recorded as the videos of the checkpoints. If too many videos have
     changed, the checkpoints are removed first.
     """
-    old_ids = _videos_of(checkpoints)
+    old_ids = _read_videos(checkpoints)
     if step is not None and old_ids:
         if old_ids == tuple(video_ids):
             return False
@@ -106,7 +108,7 @@ def restore(
     Raises:
       FileNotFoundError: if there is no checkpoint.
     """
-    old_ids = _videos_of(checkpoints)
+    old_ids = _read_videos(checkpoints)
     if not old_ids or old_ids == tuple(video_ids):
         return checkpoint.restore_part(checkpoints, template)
     shapes = checkpoint.shapes(checkpoints)
@@ -120,13 +122,13 @@ def restore(
     old_rows = {video_id: row for row, video_id in enumerate(old_ids)}
     rows = np.array([old_rows.get(video_id, -1) for video_id in video_ids])  # -1: a new video
     old = {k: np.asarray(restored[k].addressable_data(0)) for k in by_row}
-    new = {"bank": _bank(old["bank"], rows, video_ids, seed=seed)}
+    new = {"bank": _remap_bank(old["bank"], rows, video_ids, seed=seed)}
     if "labels" in old:
-        new["labels"] = _labels(old["labels"][:, : len(old_ids)], rows)
-    return restored | {k: _placed(new[k], like) for k, like in by_row.items()}
+        new["labels"] = _remap_labels(old["labels"][:, : len(old_ids)], rows)
+    return restored | {k: _place(new[k], like) for k, like in by_row.items()}
 
 
-def _bank(
+def _remap_bank(
     bank: Float[np.ndarray, "m d"],
     rows: Int[np.ndarray, " n"],
     video_ids: Sequence[str],
@@ -142,7 +144,7 @@ def _bank(
     return taken
 
 
-def _labels(
+def _remap_labels(
     labels: Int[np.ndarray, "runs m"], rows: Int[np.ndarray, " n"]
 ) -> Int[np.ndarray, "runs n"]:
     taken = labels[:, rows]
@@ -151,20 +153,20 @@ def _labels(
     return taken
 
 
-def _placed(values: np.ndarray, like: jax.Array) -> jax.Array:
+def _place(values: np.ndarray, like: jax.Array) -> jax.Array:
     """Return `values`, padded with zeros to the shape of `like`, with its dtype and sharding."""
     filled = np.zeros(like.shape, like.dtype)
     filled[tuple(slice(size) for size in values.shape)] = values
     return jax.make_array_from_callback(like.shape, like.sharding, lambda index: filled[index])
 
 
-def _same_place(step: int, old: int, new: int) -> int:
+def _convert_step(step: int, old: int, new: int) -> int:
     """Convert `step` from epochs of `old` steps to epochs of `new` steps."""
     epoch, within = divmod(step, old)
     return epoch * new + min(within, new - 1)
 
 
-def _with_count(optimizer: Any, step: int) -> Any:
+def _set_count(optimizer: Any, step: int) -> Any:
     """Return the optimizer's state with its step count, hence its learning rate, at `step`."""
     count = optax.tree_utils.tree_get(optimizer, "count")
     return optax.tree_utils.tree_set(
@@ -172,7 +174,7 @@ def _with_count(optimizer: Any, step: int) -> Any:
     )
 
 
-def _videos_of(checkpoints: Path) -> tuple[str, ...]:
+def _read_videos(checkpoints: Path) -> tuple[str, ...]:
     try:
         text = (checkpoints / _VIDEOS).read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
@@ -186,21 +188,21 @@ def _write_videos(checkpoints: Path, video_ids: Sequence[str]) -> None:
         file.write("\n".join(video_ids).encode("utf-8", "surrogateescape"))
 
 
-def _exchanged(checkpoints: Path) -> Path:
+def _new_folder(checkpoints: Path) -> Path:
     return checkpoints.with_name("checkpoints.new")
 
 
-def _exchange(checkpoints: Path, video_ids: Sequence[str]) -> None:
-    _write_videos(_exchanged(checkpoints), video_ids)
+def _swap(checkpoints: Path, video_ids: Sequence[str]) -> None:
+    _write_videos(_new_folder(checkpoints), video_ids)
     os.replace(checkpoints, checkpoints.with_name("checkpoints.old"))
-    _finish_exchange(checkpoints)
+    _finish_swap(checkpoints)
 
 
-def _finish_exchange(checkpoints: Path) -> None:
-    """Finish or undo an exchange of checkpoints that was interrupted.
+def _finish_swap(checkpoints: Path) -> None:
+    """Finish or undo a swap of checkpoints that was interrupted.
 
     If both the old and the new folder exist, the new one is incomplete and is not used.
     """
-    if not checkpoints.exists() and _exchanged(checkpoints).exists():
-        os.replace(_exchanged(checkpoints), checkpoints)
+    if not checkpoints.exists() and _new_folder(checkpoints).exists():
+        os.replace(_new_folder(checkpoints), checkpoints)
     shutil.rmtree(checkpoints.with_name("checkpoints.old"), ignore_errors=True)

@@ -1,16 +1,14 @@
-"""The clusters of local aggregation: labels from IDT, from the bank, or from both side by side."""
+"""The clusters of local aggregation: labels from IDT, from the bank, or from both concatenated."""
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from fisher.vectors import FisherVectors
-from vcjax import settings
 from vcjax.clustering import kmeans
 from vcjax.objectives import inverted_file
 from vcjax.runtime import sharding
@@ -19,70 +17,107 @@ from vcjax.training.step import Scalars
 log = logging.getLogger(__name__)
 
 
-def clustering(
-    stage: ConfigDict,
-    config: ConfigDict,
-    num_videos: int,
-    fisher: FisherVectors | None,
-    devices: jax.sharding.Mesh,
-) -> Callable[[Array], tuple[Array, inverted_file.InvertedFile | None, Scalars]] | None:
-    """bank -> labels [runs, rows], cells if B_i is sought in them, what to log of both.
+class Clusters(NamedTuple):
+    """Clusters of the training videos."""
 
-    None for an objective without clusters.
+    labels: Int[Array, "runs rows"]
+    cells: inverted_file.InvertedFile | None  # of the bank, for an approximate B_i; None: exact
+    scalars: Scalars  # to log
+
+
+class Clustering:
+    """K-means of the vectors that a stage of local aggregation clusters.
+
+    Args:
+      stage: section of the config with the source of the clusters and the inverted file's settings.
+      settings: section of the config with the settings of K-means.
+      fisher: Fisher vectors of the training videos; None for clusters from the bank.
+      num_videos: number of rows of the bank that are videos.
+      num_clusters: number of clusters of the labels.
+      num_cells: number of cells of the inverted file.
+      num_background: size of B_i, for the recall of the inverted file.
+      devices: devices over which the bank is split.
     """
-    if stage.objective != "local_aggregation":
-        return None
-    if stage.source not in ("idt", "bank", "joint"):
-        raise settings.SettingsError(
-            f"source of the clusters is {stage.source!r}; use one of bank, idt, joint"
+
+    def __init__(
+        self,
+        stage: ConfigDict,
+        settings: ConfigDict,
+        fisher: FisherVectors | None,
+        *,
+        num_videos: int,
+        num_clusters: int,
+        num_cells: int,
+        num_background: int,
+        devices: jax.sharding.Mesh,
+    ) -> None:
+        if stage.source not in ("idt", "bank", "joint"):
+            raise ValueError(
+                f"source of the clusters is {stage.source!r}; use one of bank, idt, joint"
+            )
+        self._source, self._num_candidates = stage.source, stage.num_candidates
+        self._num_videos, self._num_clusters = num_videos, num_clusters
+        self._num_cells, self._num_background = num_cells, num_background
+        self._devices = devices
+        self._vectors: Any = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
+        if stage.source == "joint":
+            self._vectors = sharding.shard_rows(settings.fisher_weight * self._vectors, devices)
+        self._all = np.ones(num_videos, bool)
+        self._has_point = fisher.has_vector if fisher and stage.source == "idt" else self._all
+        self._seeds = [settings.seed + run for run in range(settings.num_runs)]
+        self._options = {"num_iterations": settings.num_iterations, "mesh": devices}
+
+    def cluster(self, bank: Float[Array, "rows d"]) -> Clusters:
+        """Cluster the videos. A video without a vector is a cluster of its own."""
+        points = {
+            "idt": [self._vectors],
+            "bank": [bank],
+            "joint": [bank, self._vectors],  # concatenated (Sec. 3.3)
+        }[self._source]
+        runs = kmeans.fit_runs(
+            points,
+            seeds=self._seeds,
+            num_clusters=self._num_clusters,
+            known=self._has_point,
+            **self._options,
         )
-    vectors: Any = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
-    if stage.source == "joint":
-        vectors = sharding.shard_rows(config.clusters.fisher_weight * vectors, devices)
-    points: dict[str, Callable[[Array], list[Any]]] = {
-        "idt": lambda bank: [vectors],
-        "bank": lambda bank: [bank],
-        "joint": lambda bank: [bank, vectors],  # side by side (Sec. 3.3)
-    }
-    known = fisher.has_vector if fisher and stage.source == "idt" else np.ones(num_videos, bool)
-    count = settings.num_clusters(config.clusters.num_clusters, int(known.sum()))
-    seeds = [config.clusters.seed + run for run in range(config.clusters.num_runs)]
-
-    options = {
-        "num_clusters": count,
-        "num_iterations": config.clusters.num_iterations,
-        "mesh": devices,
-    }
-
-    def cluster(bank: Array) -> tuple[Array, inverted_file.InvertedFile | None, Scalars]:
-        runs = kmeans.fit_runs(points[stage.source](bank), seeds=seeds, known=known, **options)
         sizes, inertia = np.asarray(runs.sizes[0]), np.asarray(runs.inertia[0])
-        steps_down = " ".join(f"{value:.4g}" for value in inertia)
-        log.debug("K-means, %s: %d clusters, inertia %s", stage.source, count, steps_down)
+        log.debug(
+            "K-means, %s: %d clusters, inertia %s",
+            self._source,
+            self._num_clusters,
+            " ".join(f"{value:.4g}" for value in inertia),
+        )
         scalars = {
             "clusters": int((sizes > 0).sum()),
             "largest_cluster": int(sizes.max()),
             "median_cluster": float(np.median(sizes)),
             "inertia": float(inertia[-1]),
         }
-        if not stage.num_candidates:
-            return runs.labels, None, scalars
-        if stage.source == "bank":
-            cells = inverted_file.make(runs.centroids[0], runs.labels[0], devices)
-        else:
-            everywhere = np.ones(num_videos, bool)
-            of_all = settings.num_clusters(config.clusters.num_clusters, num_videos)
-            of_bank = options | {"num_clusters": of_all}
-            found = kmeans.fit(bank, seed=seeds[0], known=everywhere, **of_bank)
-            cells = inverted_file.make(found.centroids, found.labels, devices)
+        if not self._num_candidates:
+            return Clusters(runs.labels, None, scalars)
+        cells = self._make_cells(runs, bank)
         scalars["neighbor_recall"] = inverted_file.recall(
             bank,
             cells,
-            num_rows=num_videos,
-            num_background=settings.num_background(stage.num_background, num_videos),
-            num_candidates=stage.num_candidates,
-            mesh=devices,
+            num_rows=self._num_videos,
+            num_background=self._num_background,
+            num_candidates=self._num_candidates,
+            mesh=self._devices,
         )
-        return runs.labels, cells, scalars
+        return Clusters(runs.labels, cells, scalars)
 
-    return cluster
+    def _make_cells(
+        self, runs: kmeans.Runs, bank: Float[Array, "rows d"]
+    ) -> inverted_file.InvertedFile:
+        """Return the inverted file of the bank, from `runs` if these are clusters of the bank."""
+        if self._source == "bank":
+            return inverted_file.make(runs.centroids[0], runs.labels[0], self._devices)
+        clusters = kmeans.fit(
+            bank,
+            seed=self._seeds[0],
+            num_clusters=self._num_cells,
+            known=self._all,
+            **self._options,
+        )
+        return inverted_file.make(clusters.centroids, clusters.labels, self._devices)

@@ -186,8 +186,8 @@ _READING = (
 )
 
 
-def similarity(bank: Float[Array, "rows d"], num_videos: int) -> float:
-    """Return the mean cosine similarity of two different videos; 1 if all are equal.
+def mean_cosine(bank: Float[Array, "rows d"], num_videos: int) -> float:
+    """Return the mean cosine similarity of two different videos in [-1, 1].
 
     `bank` may have rows of zeros after the first `num_videos`. With unit rows v_i, the sum over all
     pairs i != j of <v_i, v_j> is |sum_i v_i|^2 - n.
@@ -209,13 +209,13 @@ class Collapse:
         self._warned: set[str] = set()
         self._epochs_alike = 0
 
-    def check_embeddings(self, similarity: float) -> None:
+    def check_embeddings(self, mean_cosine: float) -> None:
         """Check the mean cosine similarity of two videos after an epoch."""
-        self._epochs_alike = self._epochs_alike + 1 if similarity > _ALIKE else 0
+        self._epochs_alike = self._epochs_alike + 1 if mean_cosine > _ALIKE else 0
         if self._epochs_alike == _EPOCHS_ALIKE:
             self._warn(
                 "embeddings",
-                f"all embeddings are nearly identical (mean cosine {similarity:.3f}): try a lower "
+                f"all embeddings are nearly identical (mean cosine {mean_cosine:.3f}): try a lower "
                 f"--config.{self._name}.learning_rate, a longer warm-up, or more negatives",
             )
 

@@ -1,12 +1,12 @@
 """Training on labels: finetuning (Sec. 4.2), and with nothing frozen the baselines of Table 1.
 
-The head becomes a classifier. What is frozen, the stem and the first stages, keeps its parameters
-bit by bit; its normalisation too, unless the settings leave its statistics alive.
+The head becomes a classifier. The frozen layers, the stem and the first stages, keep their
+parameters bit by bit, and their statistics of batch normalization unless the settings train them.
 """
 
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,53 +29,60 @@ from vcjax.training.step import Batch, Scalars
 
 log = logging.getLogger(__name__)
 
-_THRESHOLD = 1e-4  # share by which a loss has to be lower to count; PyTorch's
-_FACTOR = 0.1  # of the learning rate, where the loss stopped improving (Sec. 4.2)
+_THRESHOLD = 1e-4  # relative decrease of the loss that counts as an improvement; PyTorch's
+_FACTOR = 0.1  # factor of the learning rate when the loss stops improving (Sec. 4.2)
 
 
 class Plateau(NamedTuple):
-    """The learning rate, and the validation loss that it waits to see undercut."""
+    """State of the schedule that lowers the learning rate when the validation loss plateaus."""
 
     learning_rate: Float[Array | np.ndarray, ""]
     best: Float[Array | np.ndarray, ""]
-    waited: Int[Array | np.ndarray, ""]  # epochs since
+    waited: Int[Array | np.ndarray, ""]  # epochs since the best loss
 
-    def after(self, loss: float, *, patience: int) -> "Plateau":
-        """After an epoch of `loss`: as torch.optim.lr_scheduler.ReduceLROnPlateau."""
+    def update(self, loss: float, *, patience: int) -> "Plateau":
+        """Return the state after an epoch, as torch.optim.lr_scheduler.ReduceLROnPlateau.
+
+        Args:
+          loss: validation loss of the epoch.
+          patience: epochs without improvement that do not lower the learning rate.
+        """
         if loss < float(self.best) * (1 - _THRESHOLD):
             return Plateau(self.learning_rate, np.array(loss, np.float32), np.array(0, np.int32))
         if int(self.waited) < patience:
             return self._replace(waited=self.waited + 1)
-        log.info("finetune: the learning rate drops, no better loss for %d epochs", patience + 1)
+        log.info(
+            "finetune: no lower validation loss for %d epochs: lower learning rate", patience + 1
+        )
         rate = np.array(self.learning_rate * np.float32(_FACTOR))
         return Plateau(rate, self.best, np.array(0, np.int32))
 
 
 class FinetuneState(NamedTuple):
-    """What a step changes, and the checkpoint holds."""
+    """State of finetuning that a step updates and a checkpoint stores."""
 
-    params: nnx.State  # of the whole network, frozen ones too
-    statistics: nnx.State  # of batch normalisation
+    params: nnx.State  # of the whole network, frozen layers included
+    statistics: nnx.State  # running mean and variance of batch normalization
     optimizer: Any
     plateau: Plateau
 
 
 class Labeled(NamedTuple):
-    """Videos and the number of each one's class."""
+    """Videos and their class indices."""
 
     videos: Manifest
     classes: Int[np.ndarray, " n"]
 
 
 def logits(model: ResNet3D, inputs: Float[Array, "b t h w 3"]) -> Float[Array, "b c"]:
-    """What the classifier says of clips: the head, not normalised."""
+    """Return the logits of clips: the output of the head without L2 normalization."""
     return model.head(model.pooled(inputs))
 
 
 def is_frozen(path: tuple, num_stages: int) -> bool:
-    """Whether what stands at `path` in the network is in the stem or the first `num_stages`.
+    """Return True if the parameter at `path` is in the stem or in the first `num_stages` stages.
 
-    With none, the stem is trained too.
+    If `num_stages` is 0, the stem is trained as well.
     """
     if not num_stages:
         return False
@@ -83,7 +90,11 @@ def is_frozen(path: tuple, num_stages: int) -> bool:
 
 
 def prepare(model: ResNet3D, *, frozen_stages: int, freeze_statistics: bool) -> ResNet3D:
-    """`model` ready to be trained: normalisation by the batch, but not where it is frozen."""
+    """Set `model` to training mode and return it.
+
+    Layers normalize by the statistics of the batch. If `freeze_statistics`, the frozen layers
+    normalize by their running statistics.
+    """
     model.train()
     if frozen_stages and freeze_statistics:
         model.stem_norm.eval()
@@ -93,9 +104,10 @@ def prepare(model: ResNet3D, *, frozen_stages: int, freeze_statistics: bool) -> 
 
 
 def dampened_momentum(momentum: float, dampening: float) -> optax.GradientTransformation:
-    """velocity <- momentum * velocity + (1 - dampening) * gradient; at first the gradient.
+    """Return the momentum transformation of torch.optim.SGD.
 
-    As torch.optim.SGD.
+    velocity <- momentum * velocity + (1 - dampening) * gradient, and the first velocity is
+    the gradient.
     """
 
     def init(params: Any) -> Any:
@@ -103,8 +115,8 @@ def dampened_momentum(momentum: float, dampening: float) -> optax.GradientTransf
 
     def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         velocity, count = state
-        share = jnp.where(count == 0, 1.0, 1 - dampening)
-        velocity = jax.tree.map(lambda v, g: momentum * v + share * g, velocity, gradient)
+        weight = jnp.where(count == 0, 1.0, 1 - dampening)
+        velocity = jax.tree.map(lambda v, g: momentum * v + weight * g, velocity, gradient)
         return velocity, (velocity, count + 1)
 
     return optax.GradientTransformation(init, update)
@@ -116,9 +128,10 @@ def make(
     Callable[[nnx.State, nnx.State], FinetuneState],
     Callable[[FinetuneState, Batch, int], tuple[FinetuneState, Scalars]],
 ]:
-    """(parameters, statistics) -> the state at first, and the jitted step.
+    """Return a function (parameters, statistics) -> initial state, and the jitted training step.
 
-    A batch has the clips' `class` beside what training clips have.
+    A batch has the entry `class`, the class index of each clip, in addition to the entries of
+    training clips.
     """
     optimizer = optax.chain(
         optax.add_decayed_weights(stage.weight_decay, mask=resnet3d.decayed),
@@ -128,118 +141,131 @@ def make(
     def trains(path: tuple, value: Any) -> bool:
         return not is_frozen(path, stage.frozen_stages)
 
-    def first(params: nnx.State, statistics: nnx.State) -> FinetuneState:
+    def initial_state(params: nnx.State, statistics: nnx.State) -> FinetuneState:
         trained, _ = nnx.split_state(params, trains, ...)
         rate, best = np.array([stage.learning_rate, np.inf], np.float32)
         plateau = Plateau(np.array(rate), np.array(best), np.array(0, np.int32))
         return FinetuneState(params, statistics, optimizer.init(trained), plateau)
 
     def step(state: FinetuneState, batch: Batch, count: Array) -> tuple[FinetuneState, Scalars]:
-        still = (0.0, 0.0, 0.0, 0.0)
+        no_jitter = (0.0, 0.0, 0.0, 0.0)
         inputs = augment.augment(
-            batch["clip"], batch["key"], flip=flip, grayscale=0.0, jitter=still
+            batch["clip"], batch["key"], flip=flip, grayscale=0.0, jitter=no_jitter
         )
         trained, frozen = nnx.split_state(state.params, trains, ...)
 
         def loss(trained: nnx.State) -> tuple[Array, Any]:
             params = nnx.merge_state(trained, frozen)
             model = nnx.merge(graphdef, params, state.statistics, copy=True)
-            said = logits(model, inputs * stage.input_scale)
-            losses = optax.softmax_cross_entropy_with_integer_labels(said, batch["class"])
-            right = jnp.mean(said.argmax(-1) == batch["class"])
-            return losses.mean(), (nnx.state(model, nnx.BatchStat), right)
+            outputs = logits(model, inputs * stage.input_scale)
+            losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["class"])
+            accuracy = jnp.mean(outputs.argmax(-1) == batch["class"])
+            return losses.mean(), (nnx.state(model, nnx.BatchStat), accuracy)
 
-        (value, (statistics, right)), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
+        (value, (statistics, accuracy)), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, trained)
         rate = state.plateau.learning_rate
         trained = jax.tree.map(lambda p, u: p - rate * u, trained, updates)
         params = nnx.merge_state(trained, frozen)
         state = FinetuneState(params, statistics, optimizer_state, state.plateau)
-        return state, {"loss": value, "accuracy": right}
+        return state, {"loss": value, "accuracy": accuracy}
 
-    return first, jax.jit(step, donate_argnums=0)
+    return initial_state, jax.jit(step, donate_argnums=0)
 
 
 def finetune(
     name: str,
     config: ConfigDict,
     *,
-    fit: Labeled,
-    watched: Labeled,
+    train: Labeled,
+    validation: Labeled,
     num_classes: int,
     start: Path | None,
     workdir: Path,
 ) -> ResNet3D:
-    """The network trained on `fit` from the stage in `start` (None: random), in `workdir/name`.
+    """Train a classifier in `workdir/name`, resuming from its last checkpoint, and return it.
 
-    `name` is STAGE/PART. The learning rate falls where the loss on `watched` stops improving. Every
-    process of a run takes part, and has the network; the first one says what it makes of `watched`.
+    The learning rate falls when the loss on `validation` stops improving. All processes of a run
+    must call it, and all receive the network; the first one validates.
+
+    Args:
+      name: STAGE/PART.
+      config: the settings of the run.
+      train: videos to train on.
+      validation: videos whose loss determines the learning rate.
+      num_classes: number of classes.
+      start: folder of the stage to initialize the backbone from; None: random weights.
+      workdir: folder of the run.
     """
-    stage = config[name.split("/")[0]]
-    devices = sharding.make()
-    steps_per_epoch = batches.num_steps_per_epoch(name.split("/")[0], stage, len(fit.videos))
-    num_epochs = settings.num_epochs(stage, config.epochs_scale)
+    section = name.split("/")[0]
+    stage, devices = config[section], sharding.make()
+    sizes = settings.resolve(config, section, len(train.videos), num_devices=jax.device_count())
     model = prepare(
         networks.new_classifier(config, num_classes),
         frozen_stages=stage.frozen_stages,
         freeze_statistics=stage.freeze_statistics,
     )
     graphdef, params, statistics = resnet3d.split(model)
-    first, step = make(graphdef, stage, config.clip.flip)
+    initial_state, step = make(graphdef, stage, config.clip.flip)
     replicated = sharding.replicated(devices)
-    classes = jax.device_put(fit.classes, replicated)
+    classes = jax.device_put(train.classes, replicated)
     classes_of = jax.jit(jnp.take)
-
-    def take_over(state: FinetuneState) -> FinetuneState:
-        if start is None:
-            return state
-        log.info("%s: starts from %s", name, start.relative_to(workdir))
-        _, params, statistics = resnet3d.split(
-            networks.load_backbone(networks.new_classifier(config, num_classes), start)
+    state = jax.device_put(initial_state(params, statistics), replicated)
+    with loop.training_run(
+        name,
+        config,
+        workdir,
+        video_ids=train.videos.video_ids,
+        num_epochs=sizes.num_epochs,
+        steps_per_epoch=sizes.steps_per_epoch,
+        learning_rate=lambda state, step: float(state.plateau.learning_rate),
+    ) as run:
+        if run.resumes:
+            state = FinetuneState(**run.restore(state._asdict()))
+        elif start is not None:
+            log.info("%s: initialized from %s", name, start.relative_to(workdir))
+            _, params, statistics = resnet3d.split(
+                networks.load_backbone(networks.new_classifier(config, num_classes), start)
+            )
+            # As NumPy arrays: JAX does not send device arrays of this process to other processes.
+            arrays = jax.tree.map(np.asarray, initial_state(params, statistics))
+            state = jax.device_put(arrays, replicated)
+        clips = batches.training_batches(
+            name, config, train.videos, sizes.num_epochs, run.step, devices, workdir
         )
-        # as numpy: jax does not send what lies on a device of this process to those of others
-        return jax.device_put(jax.tree.map(np.asarray, first(params, statistics)), replicated)
-
-    def labeled_batches(step: int) -> Iterator[Batch]:
-        for batch in batches.training_batches(
-            name, config, fit.videos, num_epochs, step, devices, workdir
-        ):
-            yield batch | {"class": classes_of(classes, batch["index"])}
-
-    def end_epoch(state: FinetuneState, epoch: int) -> tuple[FinetuneState, Scalars]:
-        network = nnx.merge(
-            graphdef, *sharding.local_copy((state.params, state.statistics)), copy=True
-        )
-        scalars = hosts.run_on_primary(lambda: _validated(network, watched, config, stage))
-        plateau = Plateau(*map(np.asarray, state.plateau)).after(
-            scalars["validation/loss"], patience=stage.patience
-        )
-        return state._replace(plateau=jax.device_put(plateau, replicated)), scalars
-
-    training = loop.Stage(
-        jax.device_put(first(params, statistics), replicated),
-        take_over,
-        step,
-        labeled_batches,
-        lambda state, epoch: (state, {}),
-        end_epoch,
-        lambda state, step: float(state.plateau.learning_rate),
-        fit.videos.video_ids,
-    )
-    state = loop.run(
-        name, config, training, workdir, num_epochs=num_epochs, steps_per_epoch=steps_per_epoch
-    )
+        for _ in run.epochs():
+            for batch in run.batches(clips):
+                labeled = batch | {"class": classes_of(classes, batch["index"])}
+                with run.dispatching():
+                    state, scalars = step(state, labeled, run.step)
+                run.end_step(state, scalars, batch["index"])
+            with run.interruptible():
+                network = _local_network(graphdef, state)
+                scalars = hosts.run_on_primary(
+                    functools.partial(_validate, network, validation, config, stage)
+                )
+            plateau = Plateau(*map(np.asarray, state.plateau)).update(
+                scalars["validation/loss"], patience=stage.patience
+            )
+            state = state._replace(plateau=jax.device_put(plateau, replicated))
+            run.end_epoch(scalars)
     return nnx.merge(graphdef, *sharding.local_copy((state.params, state.statistics)))
 
 
-def _validated(
-    network: ResNet3D, watched: Labeled, config: ConfigDict, stage: ConfigDict
+def _local_network(graphdef: nnx.GraphDef, state: FinetuneState) -> ResNet3D:
+    """Return a copy of the network on a device of this process."""
+    arrays = sharding.local_copy((state.params, state.statistics))
+    return nnx.merge(graphdef, *arrays, copy=True)
+
+
+def _validate(
+    network: ResNet3D, validation: Labeled, config: ConfigDict, stage: ConfigDict
 ) -> dict[str, float]:
-    said = clip_logits(network, watched.videos, config, stage, clips_per_video=1)[:, 0]
-    losses = optax.softmax_cross_entropy_with_integer_labels(said, watched.classes)
+    outputs = clip_logits(network, validation.videos, config, stage, clips_per_video=1)[:, 0]
+    losses = optax.softmax_cross_entropy_with_integer_labels(outputs, validation.classes)
     return {
         "validation/loss": float(losses.mean()),
-        "validation/accuracy": float(np.mean(said.argmax(1) == watched.classes)),
+        "validation/accuracy": float(np.mean(outputs.argmax(1) == validation.classes)),
     }
 
 
@@ -251,16 +277,24 @@ def clip_logits(
     *,
     clips_per_video: int,
 ) -> Float[np.ndarray, "n clips c"]:
-    """What `model` says of random centre crops of every video."""
+    """Return the logits of center crops, at random times, of every video.
+
+    Args:
+      model: the network, which is set to evaluation mode.
+      manifest: the videos.
+      config: the settings of the run.
+      stage: the section of the finetuning stage.
+      clips_per_video: number of clips of each video.
+    """
     model.eval()
     graphdef, params, statistics = resnet3d.split(model)
-    said = [
+    outputs = [
         np.asarray(_forward(graphdef, params, statistics, batch["clip"], stage.input_scale))
         for batch in inference.batches(
             manifest, config, clips_per_video=clips_per_video, desc="classify"
         )
     ]
-    rows = np.concatenate(said)[: len(manifest) * clips_per_video]  # the last batch is filled up
+    rows = np.concatenate(outputs)[: len(manifest) * clips_per_video]  # the last batch is padded
     return rows.reshape(len(manifest), clips_per_video, -1)
 
 
@@ -277,13 +311,21 @@ def _forward(
 
 
 AVERAGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "softmax": lambda said: np.asarray(jax.nn.softmax(said, axis=-1)).mean(axis=1),
-    "logits": lambda said: said.mean(axis=1),  # released
+    "softmax": lambda logits: np.asarray(jax.nn.softmax(logits, axis=-1)).mean(axis=1),
+    "logits": lambda logits: logits.mean(axis=1),  # released
 }
 
 
-def predict(said: Float[np.ndarray, "n clips c"], *, average: str) -> Int[np.ndarray, " n"]:
-    """The class of each video: the largest mean over its clips (Sec. 4.2)."""
+def predict(logits: Float[np.ndarray, "n clips c"], *, average: str) -> Int[np.ndarray, " n"]:
+    """Return the predicted class of each video: the largest mean over its clips (Sec. 4.2).
+
+    Args:
+      logits: logits of each clip.
+      average: average over clips, "softmax" or "logits" (released).
+
+    Raises:
+      SettingsError: if `average` is unknown.
+    """
     if average not in AVERAGES:
         raise settings.SettingsError(f"average is {average!r}; use one of {sorted(AVERAGES)}")
-    return AVERAGES[average](said).argmax(axis=1)
+    return AVERAGES[average](logits).argmax(axis=1)

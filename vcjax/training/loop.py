@@ -1,4 +1,17 @@
-"""The training loop: steps, logs, checkpoints, and the work between two epochs.
+"""Logs, checkpoints and stops of a training loop, which the stages themselves write down:
+
+    with loop.training_run(name, config, workdir, ...) as run:
+        if run.resumes:
+            state = State(**run.restore(state._asdict()))
+        batches = ...  # from step run.step on
+        for _ in run.epochs():
+            for batch in run.batches(batches):
+                with run.dispatching():
+                    state, scalars = train_step(state, batch, run.step)
+                run.end_step(state, scalars, batch["index"])
+            with run.interruptible():
+                scalars = validate(state)
+            run.end_epoch(scalars)
 
 All mutable state is in the checkpoint, so step s of a run is the same whether or not the run was
 interrupted before s. The checkpoint of the last step of an epoch is taken before the work that
@@ -10,8 +23,9 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from vcjax.runtime import checkpoint, hosts, metrics, preemption, progress
@@ -21,68 +35,75 @@ from vcjax.training.step import Batch, Scalars
 log = logging.getLogger(__name__)
 
 
-class Stage(NamedTuple):
-    """The functions of a training stage that the loop calls; states are pytrees of arrays."""
-
-    state: Any  # initial state, and the template of the checkpoints
-    take_over: Callable[[Any], Any]  # state -> state initialized from another stage
-    step: Callable[[Any, Batch, int], tuple[Any, Scalars]]
-    batches: Callable[[int], Iterator[Batch]]  # first step -> batches of this and later steps
-    begin_epoch: Callable[[Any, int], tuple[Any, Scalars]]  # state, epoch from 0
-    end_epoch: Callable[[Any, int], tuple[Any, Scalars]]
-    learning_rate: Callable[[Any, int], float]  # state, step
-    video_ids: Sequence[str]  # by row of the bank, as in a batch's `index`
-    # state -> arrays of its checkpoint
-    stored: Callable[[Any], dict[str, Any]] = lambda state: state._asdict()
-    # initial state, restored arrays -> state on the current devices
-    restored: Callable[[Any, dict[str, Any]], Any] = lambda first, arrays: type(first)(**arrays)
-    # scalars of `end_epoch` -> score of the state before it, or None if it was not validated
-    score: Callable[[Scalars], float | None] = lambda scalars: None
-
-
-def run(
+@contextlib.contextmanager
+def training_run(
     name: str,
     config: ConfigDict,
-    training: Stage,
     workdir: Path,
     *,
+    video_ids: Sequence[str],
     num_epochs: int,
     steps_per_epoch: int,
-) -> Any:
-    """Train a stage, resuming from its last checkpoint, and return the state after all epochs.
+    learning_rate: Callable[[Any, int], float],
+    stored: Callable[[Any], dict[str, Any]] = lambda state: state._asdict(),
+) -> Iterator["TrainingRun"]:
+    """Open the checkpoints and the logs of a stage; close them when the context closes.
+
+    A request to stop is deferred while the context is open: to the end of a step, or to a context
+    `TrainingRun.interruptible`.
 
     Args:
       name: a section of `config`, or a part of it as STAGE/PART.
       config: the settings of the run.
-      training: the functions and the initial state of the stage.
       workdir: folder of the run; checkpoints are written to `workdir/name/checkpoints`.
+      video_ids: ids of the training videos, by row of the bank, as in a batch's `index`.
       num_epochs: total number of epochs.
       steps_per_epoch: training steps per epoch.
+      learning_rate: (state after a step, number of the step from 0) -> its learning rate.
+      stored: state -> arrays of its checkpoint.
 
     Raises:
       FloatingPointError: if the loss is not finite or explodes, or a weight is not finite.
-      interruption.Stopped: on request, after a checkpoint was written.
+      preemption.StopRequested: on request, after a checkpoint was written.
     """
-    # The stack closes inside `deferred`: pending checkpoints are written before a stop is raised.
+    # The stack closes inside `defer_stop`: pending checkpoints are written before a stop is raised.
     with preemption.defer_stop(), contextlib.ExitStack() as stack:
-        return _Loop(
-            name, config, training, workdir, num_epochs * steps_per_epoch, steps_per_epoch, stack
-        ).run()
+        yield TrainingRun(
+            name,
+            config,
+            workdir,
+            stack,
+            video_ids=video_ids,
+            num_epochs=num_epochs,
+            steps_per_epoch=steps_per_epoch,
+            learning_rate=learning_rate,
+            stored=stored,
+        )
 
 
-class _Loop:
+class TrainingRun:
+    """Progress of a training stage: its step and epoch, and the state after the last step.
+
+    A stop saves the state after the last step, without the work between two epochs, which the
+    resumed run repeats. `training_run` opens it.
+    """
+
     def __init__(
         self,
         name: str,
         config: ConfigDict,
-        training: Stage,
         workdir: Path,
-        num_steps: int,
-        steps_per_epoch: int,
         stack: contextlib.ExitStack,
+        *,
+        video_ids: Sequence[str],
+        num_epochs: int,
+        steps_per_epoch: int,
+        learning_rate: Callable[[Any, int], float],
+        stored: Callable[[Any], dict[str, Any]],
     ) -> None:
-        self._name, self._training = name, training
-        self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
+        self._name, self._num_epochs, self._steps_per_epoch = name, num_epochs, steps_per_epoch
+        self._num_steps = num_epochs * steps_per_epoch
+        self._learning_rate, self._stored = learning_rate, stored
         stage = config[name.split("/")[0]]
         self._batch_size, self._log_steps = stage.batch_size, config.log_steps
         self._keeps_best = config.keep_best
@@ -91,8 +112,10 @@ class _Loop:
         self._checkpoints = stack.enter_context(
             contextlib.closing(checkpoint.Checkpoints(directory / "checkpoints"))
         )
-        self._first = self._checkpoints.latest or 0
-        self._window = diagnostics.LossMonitor(name, training.video_ids, directory)
+        self._first = self.step = self._checkpoints.latest or 0
+        self._state: Any = None  # after the last step of this process
+        self._epoch = 0
+        self._window = diagnostics.LossMonitor(name, video_ids, directory)
         if self._first:
             self._window.set_limit(hosts.run_on_primary(lambda: metrics.first_loss(workdir, name)))
         self._writer = stack.enter_context(
@@ -100,120 +123,135 @@ class _Loop:
         )
         self._clock = stack.enter_context(contextlib.closing(diagnostics.StallMonitor(name)))
         self._bar = stack.enter_context(
-            progress.bar(desc=name, unit="step", total=num_steps, initial=self._first)
+            progress.bar(desc=name, unit="step", total=self._num_steps, initial=self._first)
         )
 
-    def run(self) -> Any:
-        state = self._first_state()
-        batches = self._training.batches(self._first)
-        for step in range(self._first, self._num_steps):
-            if step % self._steps_per_epoch == 0:
-                state = self._between_epochs(state, step)
-            state = self._step(state, batches, step)
-            self._after_step(state, step + 1)
-        state = self._between_epochs(state, self._num_steps)
-        if best := self._checkpoints.best:
-            log.info("%s: best validation after step %d, %.3f", self._name, *best)
-        return state
+    @property
+    def resumes(self) -> bool:
+        """True if the stage has a checkpoint to resume from."""
+        return self._first > 0
 
-    def _first_state(self) -> Any:
-        template = self._training.state
-        if not self._first:
-            return self._training.take_over(template)
+    @property
+    def begins_epoch(self) -> bool:
+        """True if no step of the current epoch is done."""
+        return self.step == self._epoch * self._steps_per_epoch
+
+    def restore(self, template: dict[str, Any]) -> dict[str, Any]:
+        """Return the arrays of the newest checkpoint, like `template`."""
         log.info(
             "%s: continues from the checkpoint of step %d of %d",
             self._name,
             self._first,
             self._num_steps,
         )
-        arrays = self._checkpoints.restore(self._training.stored(template))
-        return self._training.restored(template, arrays)
+        return self._checkpoints.restore(template)
 
-    def _between_epochs(self, state: Any, step: int) -> Any:
-        """End the epoch before `step`, and begin the epoch after `step`."""
-        epoch, after = step // self._steps_per_epoch, state
-        ended: Scalars = {}
-        with self._kept_when_stopped(state, step):
-            if step:
-                after, ended = self._training.end_epoch(after, epoch - 1)
-                self._write(step, ended)
-            if step < self._num_steps:
-                after, scalars = self._training.begin_epoch(after, epoch)
-                self._write(step, scalars)
-        if self._keeps_best and step:
-            self._keep_if_best(state, step, ended)
+    def epochs(self) -> Iterator[int]:
+        """Yield the epochs, from 0, whose end is not yet processed.
+
+        An epoch whose last step has a checkpoint is yielded again, since its checkpoint is taken
+        before the work that ends it; it has no batches.
+        """
+        first = max(self.step - 1, 0) // self._steps_per_epoch
+        for epoch in range(min(first, self._num_epochs - 1), self._num_epochs):
+            self._epoch = epoch
+            yield epoch
+        if best := self._checkpoints.best:
+            log.info("%s: best validation after step %d, %.3f", self._name, *best)
+
+    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches of the remaining steps of the current epoch."""
         self._clock.restart()
-        return after
+        while self.step < (self._epoch + 1) * self._steps_per_epoch:
+            with self.interruptible(), self._clock.waits("input"):
+                batch = next(batches)
+            yield batch
 
-    def _keep_if_best(self, state: Any, step: int, ended: Scalars) -> None:
-        """Keep the checkpoint of `state` if its epoch ended with the best score so far."""
-        score = hosts.run_on_primary(lambda: self._training.score(ended))
-        best = self._checkpoints.best
-        if score is not None and score > (best.score if best else -math.inf):
-            self._save(state, step)
-            self._checkpoints.keep_best(step, score)
+    def dispatching(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which a step is dispatched to the device.
 
-    def _step(self, state: Any, batches: Iterator[Batch], step: int) -> Any:
-        with self._kept_when_stopped(state, step), self._clock.waits("input"):
-            batch = next(batches)
-        with self._clock.waits("device"):  # dispatch blocks if the queue of the device is full
-            state, scalars = self._training.step(state, batch, step)
-        self._window.add(step + 1, scalars, batch["index"])
+        Dispatch blocks if the queue of the device is full.
+        """
+        return self._clock.waits("device")
+
+    def end_step(self, state: Any, scalars: Scalars, index: Array) -> None:
+        """Count a step, write logs and checkpoints when they are due, and stop if requested.
+
+        Args:
+          state: the state after the step.
+          scalars: scalars of the step, on the device.
+          index: rows of the bank of the step's batch.
+        """
+        self.step += 1
+        self._state = state
+        self._window.add(self.step, scalars, index)
         self._bar.update()
-        return state
-
-    def _after_step(self, state: Any, done: int) -> None:
-        if done % self._steps_per_epoch == 0 or done % self._log_steps == 0:
-            self._log(state, done)
-        if done % self._checkpoint_steps == 0 or done == self._num_steps:
-            self._save(state, done)
+        if self.step % self._steps_per_epoch == 0 or self.step % self._log_steps == 0:
+            self._log_window()
+        if self.step % self._checkpoint_steps == 0 or self.step == self._num_steps:
+            self._save()
         if preemption.stop_requested(self._checkpoints):
-            self._keep(state, done)
+            self._keep()
             raise preemption.StopRequested
 
-    def _log(self, state: Any, done: int) -> None:
+    def end_epoch(self, scalars: Scalars, score: float | None = None) -> None:
+        """Log `scalars`, and keep the checkpoint of the last step if it has the best `score`.
+
+        The score of the first process counts; None: the epoch was not validated.
+        """
+        self.log(scalars)
+        if not self._keeps_best:
+            return
+        score = hosts.run_on_primary(lambda: score)
+        best = self._checkpoints.best
+        if score is not None and score > (best.score if best else -math.inf):
+            self._save()
+            self._checkpoints.keep_best(self.step, score)
+
+    def log(self, scalars: Scalars) -> None:
+        """Write `scalars` to the metrics of the last step."""
+        if scalars:
+            self._writer.write(self.step, scalars | {"epoch": self.step / self._steps_per_epoch})
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Allow an immediate stop inside the context; the state of the last step is then saved."""
+        try:
+            with preemption.interruptible():
+                yield
+        except preemption.StopRequested:
+            self._keep()
+            raise
+
+    def _log_window(self) -> None:
         num_clips = len(self._window) * self._batch_size
         with self._clock.waits("device"):
             scalars = self._window.close(self._checkpoints.latest)
         scalars |= self._clock.read(num_clips)
-        if done - self._first > self._log_steps:  # readers have started and the step is compiled
+        if self.step - self._first > self._log_steps:  # readers have started, the step is compiled
             self._clock.warn_if_starved(scalars)
-        scalars["learning_rate"] = self._training.learning_rate(state, done - 1)
-        self._write(done, scalars)
+        scalars["learning_rate"] = self._learning_rate(self._state, self.step - 1)
+        self.log(scalars)
         self._bar.set_postfix(
             loss=f"{scalars['loss']:.3f}",
             input=f"{100 * scalars['input_wait_fraction']:.0f}%",
             refresh=False,
         )
 
-    def _write(self, step: int, scalars: Scalars) -> None:
-        if scalars:
-            self._writer.write(step, scalars | {"epoch": step / self._steps_per_epoch})
-
-    def _save(self, state: Any, done: int) -> None:
+    def _save(self) -> None:
         """Write the checkpoint unless it exists; raise if the loss or a weight is not finite."""
         latest = self._checkpoints.latest
-        if latest == done:
+        if latest == self.step:
             return
         self._window.check(latest)
-        if not diagnostics.is_finite((state.params, state.statistics)):
+        if not diagnostics.is_finite((self._state.params, self._state.statistics)):
             self._window.fail_after_last("weights are not finite after the update", latest)
-        self._checkpoints.save(done, self._training.stored(state))
+        self._checkpoints.save(self.step, self._stored(self._state))
 
-    @contextlib.contextmanager
-    def _kept_when_stopped(self, state: Any, step: int) -> Iterator[None]:
-        """Allow an immediate stop inside the context; save `state`, at `step`, in that case."""
-        try:
-            with preemption.interruptible():
-                yield
-        except preemption.StopRequested:
-            self._keep(state, step)
-            raise
-
-    def _keep(self, state: Any, done: int) -> None:
+    def _keep(self) -> None:
         """Log the metrics and save the state of a run that stops."""
         if len(self._window):
-            self._log(state, done)
-        if done:
-            self._save(state, done)
-            log.warning("%s: stopped after step %d; its checkpoint is kept", self._name, done)
+            self._log_window()
+        if self.step:
+            self._save()
+            log.warning("%s: stopped after step %d; its checkpoint is kept", self._name, self.step)

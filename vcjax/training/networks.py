@@ -1,4 +1,4 @@
-"""A new network by the settings, or the one that a stage left."""
+"""New networks, and networks of the checkpoints of a stage."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def new_model(config: ConfigDict) -> ResNet3D:
 
 
 def new_classifier(config: ConfigDict, num_classes: int) -> ResNet3D:
-    """The network of `config.model` whose head says classes, random by `config.seed`."""
+    """Return the network of `config.model` with a head of `num_classes` logits, random weights."""
     return ResNet3D(
         depth=config.model.depth,
         width=config.model.width,
@@ -34,9 +34,17 @@ def new_classifier(config: ConfigDict, num_classes: int) -> ResNet3D:
 
 
 def load_model(config: ConfigDict, directory: Path, *, best: bool = False) -> ResNet3D:
-    """The network as the stage in `directory` left it, or as it was at its best validation.
+    """Return the network of a checkpoint of the stage in `directory`.
 
-    Raises FileNotFoundError before that.
+    It is read by this process alone.
+
+    Args:
+      config: the settings of the run, for the architecture.
+      directory: the folder of the stage.
+      best: read the checkpoint with the best validation score instead of the newest one.
+
+    Raises:
+      FileNotFoundError: if there is no such checkpoint.
     """
     graphdef, params, statistics = resnet3d.split(new_model(config))
     part = {"params": params, "statistics": statistics}
@@ -45,11 +53,11 @@ def load_model(config: ConfigDict, directory: Path, *, best: bool = False) -> Re
 
 
 def load_backbone(model: ResNet3D, directory: Path) -> ResNet3D:
-    """`model` with all but the head as the stage in `directory` left it."""
+    """Return `model` with all weights but its head from the newest checkpoint in `directory`."""
     graphdef, params, statistics = resnet3d.split(model)
-    wanted = nnx.State({k: v for k, v in params.items() if k != "head"})
+    backbone = nnx.State({k: v for k, v in params.items() if k != "head"})
     restored = checkpoint.restore_part(
-        directory / "checkpoints", {"params": wanted, "statistics": statistics}, alone=True
+        directory / "checkpoints", {"params": backbone, "statistics": statistics}, alone=True
     )
     params = nnx.merge_state(params, restored["params"])
     return nnx.merge(graphdef, params, restored["statistics"])

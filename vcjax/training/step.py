@@ -4,6 +4,7 @@ The loss reads the bank as it was before the step. All functions are pure functi
 opens a file, decodes a video or reads a clock.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from vcjax import settings
 from vcjax.clustering import kmeans
 from vcjax.data import augment
 from vcjax.models import resnet3d
@@ -35,15 +35,13 @@ class TrainState(NamedTuple):
     optimizer: Any
     bank: Float[Array, "rows d"]
     labels: Int[Array, "runs rows"]  # of the clusters; zeros before the first clustering
-    cells: inverted_file.InvertedFile | None = (
-        None  # inverted file of an approximate B_i; None: exact
-    )
+    cells: inverted_file.InvertedFile | None = None  # for an approximate B_i; None: exact
 
 
 def optimizer(
     stage: ConfigDict, epochs_scale: float, steps_per_epoch: int
 ) -> tuple[optax.GradientTransformation, Callable[[int], float]]:
-    """Return SGD with momentum and L2 weight decay, and its learning rate by step."""
+    """Return SGD with momentum and L2 weight decay, and a function step -> learning rate."""
     lr_milestones = {round(d * epochs_scale * steps_per_epoch): 0.1 for d in stage.lr_milestones}
     schedule = optax.piecewise_constant_schedule(stage.learning_rate, lr_milestones)
     if warmup := round(stage.warmup_epochs * epochs_scale * steps_per_epoch):
@@ -95,6 +93,8 @@ def make(
     stage: ConfigDict,
     num_videos: int,
     devices: jax.sharding.Mesh,
+    *,
+    num_background: int,
 ) -> Callable[[TrainState, Batch, int], tuple[TrainState, Scalars]]:
     """Return the jitted step of `stage`: (state, batch, step number) -> (state, scalars to log).
 
@@ -107,53 +107,105 @@ def make(
       stage: Section of the config with the objective and its settings.
       num_videos: Number of rows of the bank that are videos.
       devices: Devices over which batch and bank are split.
+      num_background: Size of B_i; not used by instance recognition.
     """
-    objective = _objective(stage, num_videos, devices)
-    augmentation = {k: config.clip[k] for k in ("flip", "grayscale", "jitter")}
-    momentum, seed, num_parts = stage.bank_momentum, config.seed, stage.accumulation_steps
+    part_gradient = functools.partial(
+        _part_gradient,
+        graphdef,
+        _objective(stage, num_videos, num_background, devices),
+        {k: config.clip[k] for k in ("flip", "grayscale", "jitter")},
+    )
 
     def step(state: TrainState, batch: Batch, count: Array) -> tuple[TrainState, Scalars]:
-        key = jax.random.fold_in(jax.random.key(seed), count)
-
-        def one_part(carried: tuple, part: tuple[Batch, Array]) -> tuple[tuple, tuple]:
-            (statistics, total), (clips, number) = carried, part
-            inputs = augment.augment(clips["clip"], clips["key"], **augmentation)
-            part_key = jax.random.fold_in(key, number) if num_parts > 1 else key
-
-            def loss(params: nnx.State) -> tuple[Array, Any]:
-                model = nnx.merge(graphdef, params, statistics, copy=True)
-                embedding = model(inputs)
-                losses, scalars = objective(embedding, state, clips["index"], part_key)
-                return losses.mean(), (nnx.state(model, nnx.BatchStat), embedding, scalars)
-
-            (value, (statistics, embedding, scalars)), gradient = jax.value_and_grad(
-                loss, has_aux=True
-            )(state.params)
-            total = jax.tree.map(jnp.add, total, gradient)
-            return (statistics, total), (embedding, {"loss": value / num_parts} | scalars)
-
-        parts = _parts(batch, num_parts), jnp.arange(num_parts)
-        start = state.statistics, jax.tree.map(jnp.zeros_like, state.params)
-        if num_parts == 1:  # no scan: XLA compiles convolutions inside a loop to slow code on CPUs
-            carried, outputs = one_part(start, jax.tree.map(lambda x: x[0], parts))
-            outputs = jax.tree.map(lambda x: x[None], outputs)
+        key = jax.random.fold_in(jax.random.key(config.seed), count)
+        if stage.accumulation_steps == 1:
+            result = part_gradient(state, state.statistics, batch, key)
         else:
-            carried, outputs = jax.lax.scan(one_part, start, parts)
-        (statistics, total), (embedding, scalars) = carried, outputs
-        gradient = jax.tree.map(lambda x: x / num_parts, total)
+            result = _accumulate(part_gradient, state, batch, key, stage.accumulation_steps)
+        gradient = result.gradient
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        embedding = embedding.swapaxes(0, 1).reshape(-1, embedding.shape[-1])
         # The update depends on the gradient, so that it follows every read of the bank; otherwise
         # XLA copies the bank.
         finite = jnp.isfinite(optax.tree.norm(gradient))
         bank = memory_bank.update(
-            state.bank, batch["index"], embedding, momentum=momentum, where=finite
+            state.bank,
+            batch["index"],
+            result.embedding,
+            momentum=stage.bank_momentum,
+            where=finite,
         )
         params = optax.apply_updates(state.params, updates)
-        state = TrainState(params, statistics, optimizer_state, bank, state.labels, state.cells)
-        return state, jax.tree.map(lambda x: x.sum(axis=0), scalars)
+        state = TrainState(
+            params, result.statistics, optimizer_state, bank, state.labels, state.cells
+        )
+        return state, result.scalars
 
     return jax.jit(step, donate_argnums=0)
+
+
+class _Result(NamedTuple):
+    """Result of a batch, or of a part of it, before the update."""
+
+    gradient: nnx.State
+    statistics: nnx.State
+    embedding: Float[Array, "b d"]
+    scalars: Scalars
+
+
+def _part_gradient(
+    graphdef: nnx.GraphDef,
+    objective: Callable[..., tuple[Array, Scalars]],
+    augmentation: dict[str, Any],
+    state: TrainState,
+    statistics: nnx.State,
+    clips: Batch,
+    key: Array,
+) -> _Result:
+    """Return the gradient of the mean loss of `clips`, with the bank of `state`."""
+    inputs = augment.augment(clips["clip"], clips["key"], **augmentation)
+
+    def loss(params: nnx.State) -> tuple[Array, Any]:
+        model = nnx.merge(graphdef, params, statistics, copy=True)
+        embedding = model(inputs)
+        losses, scalars = objective(embedding, state, clips["index"], key)
+        return losses.mean(), (nnx.state(model, nnx.BatchStat), embedding, scalars)
+
+    (value, (statistics, embedding, scalars)), gradient = jax.value_and_grad(loss, has_aux=True)(
+        state.params
+    )
+    return _Result(gradient, statistics, embedding, {"loss": value} | scalars)
+
+
+def _accumulate(
+    part_gradient: Callable[..., _Result],
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    num_parts: int,
+) -> _Result:
+    """Return the result of the whole batch, computed in `num_parts` equal parts in turn.
+
+    The result of a single part is not computed here, since XLA compiles convolutions inside a loop
+    to slow code on CPUs.
+    """
+
+    def add_part(carried: tuple, part: tuple[Batch, Array]) -> tuple[tuple, tuple]:
+        (statistics, total), (clips, number) = carried, part
+        result = part_gradient(state, statistics, clips, jax.random.fold_in(key, number))
+        scalars = result.scalars | {"loss": result.scalars["loss"] / num_parts}
+        total = jax.tree.map(jnp.add, total, result.gradient)
+        return (result.statistics, total), (result.embedding, scalars)
+
+    start = state.statistics, jax.tree.map(jnp.zeros_like, state.params)
+    (statistics, total), (embedding, scalars) = jax.lax.scan(
+        add_part, start, (_parts(batch, num_parts), jnp.arange(num_parts))
+    )
+    return _Result(
+        jax.tree.map(lambda x: x / num_parts, total),
+        statistics,
+        embedding.swapaxes(0, 1).reshape(-1, embedding.shape[-1]),
+        jax.tree.map(lambda x: x.sum(axis=0), scalars),
+    )
 
 
 def _parts(batch: Batch, num_parts: int) -> Batch:
@@ -162,11 +214,10 @@ def _parts(batch: Batch, num_parts: int) -> Batch:
 
 
 def _objective(
-    stage: ConfigDict, num_videos: int, devices: jax.sharding.Mesh
+    stage: ConfigDict, num_videos: int, num_background: int, devices: jax.sharding.Mesh
 ) -> Callable[..., tuple[Array, Scalars]]:
     """Return the objective: (embedding, state, index, key) -> (loss per clip, scalars to log)."""
     if stage.objective == "local_aggregation":
-        num_background = settings.num_background(stage.num_background, num_videos)
 
         def aggregation(
             embedding: Array, state: TrainState, index: Array, key: Array
@@ -188,7 +239,7 @@ def _objective(
 
     if stage.estimator not in instance_recognition.ESTIMATORS:
         names = sorted(instance_recognition.ESTIMATORS)
-        raise settings.SettingsError(f"estimator is {stage.estimator!r}; use one of {names}")
+        raise ValueError(f"estimator is {stage.estimator!r}; use one of {names}")
     options: dict[str, Any] = {
         "num_rows": num_videos,
         "temperature": stage.temperature,

@@ -1,4 +1,4 @@
-"""Labeled videos to transfer to, their splits, and the results on them (Sec. 4.2, 4.4)."""
+"""Labeled videos, their splits, and the accuracy of a finetuned network (Sec. 4.2, 4.4)."""
 
 import logging
 from dataclasses import replace
@@ -24,7 +24,7 @@ _LABELS = ("class", "label", "action", "motion")  # columns taken for the classe
 
 
 class Split(NamedTuple):
-    """Rows of the videos to learn from and to be asked about."""
+    """Rows of the training and of the test videos."""
 
     train: Int[np.ndarray, " k"]
     test: Int[np.ndarray, " q"]
@@ -33,10 +33,20 @@ class Split(NamedTuple):
 def verified(
     config: ConfigDict, source: str, own: Manifest, *, directory: Path, num_workers: int
 ) -> Manifest:
-    """The videos of `source`, verified once into `directory`; without one, the run's `own`."""
+    """Return the verified videos of the manifest `source`, or `own` if `source` is "".
+
+    They are verified once; the result is stored in `directory`.
+
+    Args:
+      config: the settings of the run.
+      source: path of a manifest, or "".
+      own: the videos of the run.
+      directory: folder of the stage.
+      num_workers: processes that open the videos.
+    """
     if not source:
         return own
-    kept = directory / "manifest.tsv"
+    stored = directory / "manifest.tsv"
 
     def check() -> None:
         manifest, problems = verify.verify(
@@ -46,65 +56,88 @@ def verified(
             num_workers=num_workers,
         )
         manifests.save_problems(problems, directory / "problems.tsv")
-        manifests.save(manifest, kept)
+        manifests.save(manifest, stored)
         log.info("%s", manifests.summary(manifest, problems))
 
-    hosts.run_on_primary(lambda: None if kept.exists() else check())
-    return manifests.load(kept)
+    hosts.run_on_primary(lambda: None if stored.exists() else check())
+    return manifests.load(stored)
 
 
-def label_column(manifest: Manifest, wanted: str) -> str:
-    """The column of the classes: `wanted`, or "" for the usual ones. Raises SettingsError."""
-    found = [c for c in ((wanted,) if wanted else _LABELS) if c in manifest.labels]
-    if not found:
+def label_column(manifest: Manifest, column: str) -> str:
+    """Return the column of the classes: `column`, or if it is "" the first of the usual columns.
+
+    Raises:
+      SettingsError: if `manifest` has no such column.
+    """
+    present = [c for c in ((column,) if column else _LABELS) if c in manifest.labels]
+    if not present:
         raise settings.SettingsError(
-            f"no column {wanted or 'of classes'!r} among the labels {sorted(manifest.labels)}; "
+            f"no column {column or 'of classes'!r} among the labels {sorted(manifest.labels)}; "
             "name it with --config.STAGE.label=COLUMN"
         )
-    return found[0]
+    return present[0]
 
 
 def splits(
-    manifest: Manifest, label: str, wanted: tuple[str, ...], *, group: str, config: ConfigDict
+    manifest: Manifest, label: str, columns: tuple[str, ...], *, group: str, config: ConfigDict
 ) -> dict[str, Split]:
-    """Each split's rows, of videos with a label; other values than train and test take no part.
+    """Return the rows of each split, by the name of its column.
 
-    `wanted` are columns; (): split1 to split3 where they are, else `split`, drawn if it is missing.
+    Videos without a label, and with a value other than "train" and "test", belong to neither side.
+
+    Args:
+      manifest: the labeled videos.
+      label: column of the classes.
+      columns: columns of the splits. (): the columns split1 to split3 that `manifest` has; if it
+        has none of them, `split`, which is drawn at random where it is empty.
+      group: column whose groups are held out as a whole, or "".
+      config: the settings of the run, for the size and the seed of a random split.
+
+    Raises:
+      SettingsError: if a column is missing, or has no training or no test videos.
     """
-    names = wanted or tuple(c for c in manifests.SPLITS if c in manifest.labels) or ("split",)
-    found = {}
+    names = columns or tuple(c for c in manifests.SPLITS if c in manifest.labels) or ("split",)
+    rows_of = {}
     for name in names:
         if name != "split" and name not in manifest.labels:
-            raise settings.SettingsError(f"no column {name!r} among {sorted(manifest.labels)}")
-        sides = _drawn(manifest, group, config) if name == "split" else manifest.labels[name]
-        known = np.array(manifest.labels[label]) != ""
-        train, test = (np.flatnonzero(known & (np.array(sides) == s)) for s in ("train", "test"))
+            raise settings.SettingsError(
+                f"no column {name!r} among {sorted(manifest.labels)}; set --config.STAGE.splits"
+            )
+        sides = _draw_split(manifest, group, config) if name == "split" else manifest.labels[name]
+        has_label = np.array(manifest.labels[label]) != ""
+        train, test = (
+            np.flatnonzero(has_label & (np.array(sides) == s)) for s in ("train", "test")
+        )
         if not len(train) or not len(test):
             raise settings.SettingsError(
-                f"column {name!r} says train of {len(train)} and test of {len(test)} videos"
+                f"column {name!r} has {len(train)} training and {len(test)} test videos; "
+                "both sides need at least one labeled video"
             )
-        found[name] = Split(train, test)
-    return found
+        rows_of[name] = Split(train, test)
+    return rows_of
 
 
-def _drawn(manifest: Manifest, group: str, config: ConfigDict) -> tuple[str, ...]:
+def _draw_split(manifest: Manifest, group: str, config: ConfigDict) -> tuple[str, ...]:
     return assign_split(manifest, group=group, holdout=config.data.holdout, seed=config.seed).split
 
 
-def watched(
+def hold_out(
     manifest: Manifest, rows: Int[np.ndarray, " k"], *, group: str, holdout: float, seed: int
 ) -> Split:
-    """`rows` less a share of them to watch while training: whole groups, where there are two."""
+    """Split `rows` into rows to train on and the fraction `holdout` for validation.
+
+    Groups are held out as a whole, unless there is only one.
+    """
     some = replace(manifest.take(rows.tolist()), split=("",) * len(rows))
     group = group if group and len(set(some.labels[group])) > 1 else ""
     side = np.array(assign_split(some, group=group, holdout=holdout, seed=seed).split)
     return Split(rows[side == "train"], rows[side == "test"])
 
 
-def at_most(
+def subsample_classes(
     values: Shaped[np.ndarray, " n"], rows: Int[np.ndarray, " k"], count: int, *, seed: int
 ) -> Int[np.ndarray, " k2"]:
-    """A random `count` of the rows of each value; 0: all."""
+    """Return at most `count` random rows of each value, sorted; all rows if `count` is 0."""
     if not count:
         return rows
     order = np.random.default_rng([seed, count]).permutation(rows)
@@ -122,11 +155,25 @@ def finetune_split(
     start: Path | None,
     workdir: Path,
 ) -> dict[str, Any]:
-    """Accuracy on the test side of a network finetuned on the other; `name` is STAGE/SPLIT."""
+    """Finetune a network on the training side of a split and evaluate it on the test side.
+
+    Args:
+      name: STAGE/SPLIT.
+      config: the settings of the run.
+      manifest: the labeled videos.
+      split: the rows of both sides.
+      label: column of the classes.
+      group: column whose groups are held out as a whole for validation, or "".
+      start: folder of the stage to initialize the backbone from; None: random weights.
+      workdir: folder of the run.
+
+    Returns:
+      Top-1 accuracy in [0, 1] on the test side, and the number of videos and classes.
+    """
     stage = config[name.split("/")[0]]
     values = np.array(manifest.labels[label])
     names = np.unique(values[split.train])
-    rows = at_most(values, split.train, stage.videos_per_class, seed=config.seed)
+    rows = subsample_classes(values, split.train, stage.videos_per_class, seed=config.seed)
 
     def labeled(rows: Int[np.ndarray, " k"]) -> Labeled:
         number = {value: i for i, value in enumerate(names)}
@@ -135,32 +182,34 @@ def finetune_split(
 
     test = labeled(split.test)
     if stage.plateau_split == "holdout":
-        sides = watched(manifest, rows, group=group, holdout=stage.holdout, seed=config.seed)
-        fit, seen = labeled(sides.train), labeled(sides.test)
+        sides = hold_out(manifest, rows, group=group, holdout=stage.holdout, seed=config.seed)
+        train, validation = labeled(sides.train), labeled(sides.test)
     elif stage.plateau_split == "test":
-        fit, seen = labeled(rows), labeled(split.test[np.isin(values[split.test], names)])
+        train, validation = labeled(rows), labeled(split.test[np.isin(values[split.test], names)])
     else:
-        raise settings.SettingsError(f"watched is {stage.plateau_split!r}; use holdout or test")
+        raise settings.SettingsError(
+            f"plateau_split is {stage.plateau_split!r}; use holdout or test"
+        )
     network = finetune.finetune(
         name,
         config,
-        fit=fit,
-        watched=seen,
+        train=train,
+        validation=validation,
         num_classes=len(names),
         start=start,
         workdir=workdir,
     )
 
     def accuracy() -> float:
-        said = finetune.clip_logits(
+        logits = finetune.clip_logits(
             network, test.videos, config, stage, clips_per_video=config.evaluation.clips_per_video
         )
-        return float(np.mean(finetune.predict(said, average=stage.average) == test.classes))
+        return float(np.mean(finetune.predict(logits, average=stage.average) == test.classes))
 
     return {
         "accuracy": hosts.run_on_primary(accuracy),
-        "num_train": len(fit.videos),
-        "num_watched": len(seen.videos),
+        "num_train": len(train.videos),
+        "num_watched": len(validation.videos),
         "num_test": len(test.videos),
         "num_classes": len(names),
     }
