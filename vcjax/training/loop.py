@@ -1,4 +1,4 @@
-"""Logs, checkpoints and stops of a training loop, which the stages themselves write down:
+"""Logs, checkpoints and stops of a training loop, which the stages themselves write down.
 
     with loop.training_run(name, config, workdir, ...) as run:
         if run.resumes:
