@@ -1,6 +1,7 @@
 """Every command of the README and the docs is one that the programs take."""
 
 import argparse
+import ast
 import importlib
 import os
 import re
@@ -120,3 +121,27 @@ def _check_parsed(module, arguments, monkeypatch):
 def test_links_to_files_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def _defined(path):
+    """Names that a module defines at its top, and `Class.method`."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{n.name}" for n in node.body if isinstance(n, ast.FunctionDef)}
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
+
+
+def test_readme_names_functions_where_they_are():
+    text = (ROOT / "README.md").read_text()
+    entries = re.findall(r"\]\(([\w/]+\.py)\): ((?:`[\w.]+`(?:, (?=`))?)+)", text)
+    assert len(entries) > 20
+    for path, names in entries:
+        missing = set(re.findall(r"`([\w.]+)`", names)) - _defined(ROOT / path)
+        assert not missing, (path, missing)

@@ -55,12 +55,14 @@ def test_no_cluster_stays_empty(points):
 
 
 def test_unknown_rows_are_clusters_of_their_own_and_change_no_other(points):
-    known = np.ones(500, bool)
-    known[[3, 77]] = False
-    labels = np.asarray(kmeans.fit_runs(points, seeds=[0, 1], num_clusters=9, known=known).labels)
-    alone = kmeans.fit_runs(points[known], seeds=[0, 1], num_clusters=9)
-    np.testing.assert_array_equal(labels[:, known], alone.labels)
-    assert (labels[:, ~known] >= 9).all() and labels[0, 3] != labels[0, 77]
+    inside = np.ones(500, bool)
+    inside[[3, 77]] = False
+    labels = np.asarray(
+        kmeans.fit_runs(points, seeds=[0, 1], num_clusters=9, included=inside).labels
+    )
+    alone = kmeans.fit_runs(points[inside], seeds=[0, 1], num_clusters=9)
+    np.testing.assert_array_equal(labels[:, inside], alone.labels)
+    assert (labels[:, ~inside] >= 9).all() and labels[0, 3] != labels[0, 77]
 
 
 def test_more_clusters_than_points_is_an_error(points):
@@ -77,7 +79,7 @@ def test_sides_of_one_space_are_clustered_as_their_concatenation(points, num_dev
         [bank, 2 * points[:, ::-1]],
         num_clusters=9,
         seed=4,
-        known=np.ones(500, bool),
+        included=np.ones(500, bool),
         mesh=devices,
     )
     np.testing.assert_array_equal(beside.labels[:500], joined.labels)

@@ -43,7 +43,7 @@ def test_a_notice_to_claim_stops_its_seed_with_a_checkpoint(start, tmp_path):
     assert run.ends(60) == 75
     step = run.log.split("ir: stopped after step ")[1].split(";")[0]
     assert (checkpoints / step).exists() and not (tmp_path / "seed4").exists()
-    assert "vcjax.evaluation: stopped. This goes on from here:\n" in run.log
+    assert "vcjax.evaluation: stopped. To resume, run:\n" in run.log
     assert "-m vcjax.evaluation claim --config=la_idt.py:rendered,smoke" in run.log.splitlines()[-1]
 
 

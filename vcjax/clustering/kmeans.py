@@ -43,7 +43,7 @@ def fit(
     num_clusters: int,
     num_iterations: int = 20,
     seed: int,
-    known: Bool[np.ndarray, " n"] | None = None,
+    included: Bool[np.ndarray, " n"] | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> KMeans:
     """Cluster `points` by K-means.
@@ -55,8 +55,8 @@ def fit(
       num_clusters: Number of clusters.
       num_iterations: Number of Lloyd iterations.
       seed: Seed of the initial centroids.
-      known: Rows to cluster; all rows if None. Each other row becomes a cluster of its own, with a
-        label of `num_clusters` or above. Rows beyond the mask are padding and stay `UNLABELLED`.
+      included: Rows to cluster; all rows if None. Each other row becomes a cluster of its own, with
+        a label of `num_clusters` or above. Rows beyond the mask are padding and stay `UNLABELLED`.
       mesh: Devices to split the points over; a single device if None.
 
     Raises:
@@ -64,7 +64,8 @@ def fit(
     """
     mesh = mesh or sharding.make(1)
     sides = list(points) if isinstance(points, Sequence) else [points]
-    included = np.ones(min(len(side) for side in sides), bool) if known is None else known
+    if included is None:
+        included = np.ones(min(len(side) for side in sides), bool)
     candidates = np.flatnonzero(included)
     if len(candidates) < num_clusters:
         raise ValueError(

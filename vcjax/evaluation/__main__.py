@@ -93,7 +93,7 @@ def _claim(options: argparse.Namespace) -> None:
         print(claim.report(folders, claims, workdir))
     except (preemption.StopRequested, KeyboardInterrupt):
         print(
-            f"vcjax.evaluation: stopped. This goes on from here:\n  {preemption.command()}",
+            f"vcjax.evaluation: stopped. To resume, run:\n  {preemption.command()}",
             file=sys.stderr,
         )
         sys.exit(preemption.exit_code())

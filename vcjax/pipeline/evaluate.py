@@ -43,7 +43,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         print(f"report: {workdir / 'report.json'}   clusters: {directory / 'index.html'}")
 
     depends |= {"seed": config.seed}
-    return Stage(name, depends, inputs, run, beside=("report.json",))
+    return Stage(name, depends, inputs, run, workdir_files=("report.json",))
 
 
 def model_name(stage: str, config: ConfigDict) -> str:
@@ -84,7 +84,7 @@ def cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDict
         seeds=seeds,
         num_clusters=count,
         num_iterations=config.clusters.num_iterations,
-        known=has_point,
+        included=has_point,
     )
     return np.asarray(runs.labels)
 

@@ -52,4 +52,4 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         print(f"report: {workdir / 'report.json'}")
 
     depends |= {"seed": config.seed}
-    return Stage(name, depends, ("manifest", "fisher"), run, beside=("report.json",))
+    return Stage(name, depends, ("manifest", "fisher"), run, workdir_files=("report.json",))

@@ -45,7 +45,7 @@ class Stage(NamedTuple):
     which_videos: tuple[str, ...] = ()  # settings that only select the videos
     by_video: tuple[str, ...] = ()  # entries of its folder that hold state by video_id
     files: str = "**/*"  # pattern of files to checksum; "": none, if files hold their own checksum
-    beside: tuple[str, ...] = ()  # files that it writes to the workdir itself
+    workdir_files: tuple[str, ...] = ()  # files that it writes to the workdir itself
 
 
 class _Plan(NamedTuple):
@@ -279,7 +279,7 @@ def _left(stage: Stage, workdir: Path) -> list[Path]:
     """Return the files that the stage wrote, without files that hold their own checksum."""
     paths = (workdir / stage.name).glob(stage.files) if stage.files else []
     own = [p for p in paths if p.is_file() and p.name not in (_RECORD, _PREVIOUS)]
-    return own + [workdir / name for name in stage.beside]
+    return own + [workdir / name for name in stage.workdir_files]
 
 
 def _complete(name: str, workdir: Path, needed: str) -> dict[str, Any]:

@@ -132,7 +132,11 @@ def end_with_parent() -> None:
 
 
 def _size(job: Job) -> int:
-    return job.video.stat().st_size if job.video.is_file() else 0
+    """Return the size of the video in bytes, 0 if it cannot be read; `work` then reports why."""
+    try:
+        return job.video.stat().st_size
+    except OSError:  # missing, or a name that is too long for the file system
+        return 0
 
 
 def attempt(work: Callable[[J], int], job: J) -> Result[J]:

@@ -233,13 +233,13 @@ def num_epochs(stage: ConfigDict, epochs_scale: float) -> int:
     return max(1, round(stage.epochs * epochs_scale))
 
 
-def num_clusters(wanted: int, num_videos: int) -> int:
-    """Return K, which is `wanted`, or for 0 the paper's fraction of `num_videos`, at least 2.
+def num_clusters(configured: int, num_videos: int) -> int:
+    """Return K, which is `configured`, or for 0 the paper's fraction of `num_videos`, at least 2.
 
     Raises:
         SettingsError: If there are not more videos than clusters.
     """
-    count = wanted or max(2, round(num_videos / VIDEOS_PER_CLUSTER))
+    count = configured or max(2, round(num_videos / VIDEOS_PER_CLUSTER))
     if count >= num_videos:
         raise SettingsError(
             f"{count} clusters need more than {num_videos} training videos; "
@@ -248,7 +248,7 @@ def num_clusters(wanted: int, num_videos: int) -> int:
     return count
 
 
-def num_background(wanted: int, num_videos: int) -> int:
+def num_background(configured: int, num_videos: int) -> int:
     """Return |B_i|, at most `num_videos`; 0 for the paper's fraction of them, at least 32."""
     proportional = max(MIN_BACKGROUND, math.ceil(num_videos / VIDEOS_PER_BACKGROUND_NEIGHBOR))
-    return min(num_videos, wanted or proportional)
+    return min(num_videos, configured or proportional)

@@ -78,7 +78,7 @@ class Clustering:
             points,
             seeds=self._seeds,
             num_clusters=self._num_clusters,
-            known=self._has_point,
+            included=self._has_point,
             **self._options,
         )
         sizes, inertia = np.asarray(runs.sizes[0]), np.asarray(runs.inertia[0])
@@ -117,7 +117,7 @@ class Clustering:
             bank,
             seed=self._seeds[0],
             num_clusters=self._num_cells,
-            known=self._all,
+            included=self._all,
             **self._options,
         )
         return inverted_file.make(clusters.centroids, clusters.labels, self._devices)

@@ -277,7 +277,7 @@ def clip_logits(
     *,
     clips_per_video: int,
 ) -> Float[np.ndarray, "n clips c"]:
-    """Return the logits of center crops, at random times, of every video.
+    """Return the logits of center crops of clips of every video, as `clips.evaluation_clips`.
 
     Args:
       model: the network, which is set to evaluation mode.

@@ -1,4 +1,6 @@
-"""Logs, checkpoints and stops of a training loop, which the stages themselves write down.
+"""Logs, checkpoints and stops of the training loops in `pretrain` and `finetune`.
+
+A loop has this form:
 
     with loop.training_run(name, config, workdir, ...) as run:
         if run.resumes:
