@@ -35,7 +35,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from vcjax.pipeline import build
-from vcjax.runtime import peer_watchdog, preemption, stage_cache, xla_flags
+from vcjax.runtime import activation_dtype, peer_watchdog, preemption, stage_cache, xla_flags
 from vcjax.runtime.config_flags import parse
 
 FLAGS = flags.FLAGS
@@ -86,8 +86,13 @@ def main(arguments: list[str]) -> None:
 
 def _run(workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    log.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
-    stage_cache.run(build.build(_CONFIG.value, workdir), workdir, only=_STAGES.value)
+    stages = build.build(_CONFIG.value, workdir)
+    log.info(
+        "devices: %s; activations in %s",
+        ", ".join(str(d) for d in jax.local_devices()),
+        activation_dtype.resolve(_CONFIG.value.model.dtype),
+    )
+    stage_cache.run(stages, workdir, only=_STAGES.value)
 
 
 @contextlib.contextmanager

@@ -100,7 +100,8 @@ def _model() -> ConfigDict:
     model.depth = 18  # layers of the 3D ResNet, Sec. 4.2; or 34 (Table 7)
     model.width = 64  # channels of the first stage
     model.embedding_dim = 128  # Sec. 4.2
-    model.dtype = "float32"  # data type of activations; parameters, statistics, loss are float32
+    model.dtype = "auto"  # of activations: bfloat16 on TPUs and recent GPUs, else float32;
+    # parameters, statistics and loss are float32
     return model
 
 

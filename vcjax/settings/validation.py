@@ -74,7 +74,7 @@ _RULES: dict[str, _Rule] = {
     "model.depth": _one_of(18, 34),
     "model.width": _AT_LEAST_1,
     "model.embedding_dim": _AT_LEAST_1,
-    "model.dtype": _one_of("float32", "bfloat16", "float16"),
+    "model.dtype": _one_of("auto", "float32", "bfloat16", "float16"),
     "idt.matcher": _one_of("flow", "surf"),
     "fisher.explained_variance": _PART,
     "fisher.num_components": _AT_LEAST_1,

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
-from vcjax.runtime import checkpoint
+from vcjax.runtime import activation_dtype, checkpoint
 
 
 def new_model(config: ConfigDict) -> ResNet3D:
@@ -17,7 +16,7 @@ def new_model(config: ConfigDict) -> ResNet3D:
         depth=config.model.depth,
         width=config.model.width,
         embedding_dim=config.model.embedding_dim,
-        dtype=jnp.dtype(config.model.dtype),
+        dtype=activation_dtype.resolve(config.model.dtype),
         rngs=nnx.Rngs(config.seed),
     )
 
@@ -28,7 +27,7 @@ def new_classifier(config: ConfigDict, num_classes: int) -> ResNet3D:
         depth=config.model.depth,
         width=config.model.width,
         embedding_dim=num_classes,
-        dtype=jnp.dtype(config.model.dtype),
+        dtype=activation_dtype.resolve(config.model.dtype),
         rngs=nnx.Rngs(config.seed),
     )
 
