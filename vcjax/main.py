@@ -13,7 +13,7 @@ For your own videos, pass a folder or a TSV/CSV file with a `path` column:
 
 Variants (after the colon): rendered, folder, smoke, released. Without a variant, the settings are
 the values of the paper. --config.KEY=VALUE overrides any setting, for example
---config.epochs_scale=0.1, --config.data.on_error=skip, --config.seed=1; vcjax/settings.py
+--config.epochs_scale=0.1, --config.data.on_error=skip, --config.seed=1; vcjax/settings/
 documents every setting.
 
 Exit codes: 0 success; 1 an error, explained in one line; 75 stopped by SIGTERM or by the death of
