@@ -143,7 +143,7 @@ def test_two_processes_of_four_devices_end_with_those_of_one(tmp_path):
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     here = Path(__file__).parent
-    paths = [here, *sys.path]
+    paths = [here, here.parent, *sys.path]
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
