@@ -1,4 +1,4 @@
-"""Who imports whom, found in the source, so that imports within functions count too.
+"""The direction of imports, read from the source so that imports within functions count too.
 
 python tests/test_layering.py [CHECKOUT] prints the rooms (folders, and files loose in `vcjax/`),
 the arrows between them, floors (the longest chain of rooms), circles and loose modules.
