@@ -134,8 +134,8 @@ def end_with_parent() -> None:
 def _size(job: Job) -> int:
     """Return the size of the video in bytes, 0 if it cannot be read; `work` then reports why."""
     try:
-        return job.video.stat().st_size
-    except OSError:  # missing, or a name that is too long for the file system
+        return job.video.stat().st_size if job.video.is_file() else 0
+    except OSError:  # for example a name that is too long for the file system
         return 0
 
 
