@@ -116,9 +116,9 @@ def test_damage_anywhere_is_decoded_or_listed(tmp_path, wholes, worker):
                 clip = worker(video.clip, str(path), start, 5)
                 whole = np.stack(list(video.frames(path)))
                 wanted = whole[(start + np.arange(5)) % result]
-                split_by_descriptor = moments(clip, undamaged) - moments(wanted, undamaged)
+                difference = moments(clip, undamaged) - moments(wanted, undamaged)
                 # a decoder hides damage by what it decoded before, which depends on the beginning
-                assert np.median(np.abs(split_by_descriptor)) <= 3, path.name
+                assert np.median(np.abs(difference)) <= 3, path.name
             counts["decoded"] += 1
         except video.DecodeError as error:
             assert_listed(str(error))

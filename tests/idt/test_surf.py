@@ -70,8 +70,8 @@ def test_a_turned_picture_has_the_same_descriptors_at_turned_points(texture):
     second = surf.features(np.ascontiguousarray(np.rot90(image)))
     nearest = distances(first.descriptors, second.descriptors).argmin(axis=1)
     turned = np.stack([first.points[:, 1], 120 - first.points[:, 0]], axis=1)
-    split_by_descriptor = np.abs(second.points[nearest] - turned).max(axis=1)
-    assert len(first.points) > 30 and (split_by_descriptor < 1).mean() > 0.9
+    distance = np.abs(second.points[nearest] - turned).max(axis=1)
+    assert len(first.points) > 30 and (distance < 1).mean() > 0.9
 
 
 def test_light_and_contrast_do_not_change_descriptors(texture):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from vcjax.idt.detectors.base import Detector
+from vcjax.idt.detectors.interface import Detector
 
 
 def create(name: str, *, min_score: float | None = None) -> Detector:

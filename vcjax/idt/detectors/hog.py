@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from vcjax.idt.detectors import base
-from vcjax.idt.detectors.base import Detections, Frame
+from vcjax.idt.detectors import interface
+from vcjax.idt.detectors.interface import Detections, Frame
 
 MIN_SCORE = 0.3  # distance to the hyperplane of the linear SVM
 _MIN_SHORT_SIDE = 480  # pixels; people in smaller frames are smaller than the window
@@ -36,7 +36,7 @@ class HogDetector:
         if not len(windows):
             return np.zeros((0, 5), np.float32)
         scores = np.asarray(distances, np.float32).ravel()
-        kept = base.distinct(windows, scores, _MAX_OVERLAP)
+        kept = interface.distinct(windows, scores, _MAX_OVERLAP)
         left, top, width, height = np.asarray(windows, np.float32)[kept].T
         across, down = width * _PADDING[0] / 64, height * _PADDING[1] / 128 / 2
         corners = (left + across, top + down, left + width - across, top + height - down)

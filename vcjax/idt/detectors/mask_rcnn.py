@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vcjax.idt.detectors.base import Detections, Frame
+from vcjax.idt.detectors.interface import Detections, Frame
 
 MIN_SCORE = 0.5  # probability
 _PERSON = 1  # label in COCO's 91 categories, where 0 is the background

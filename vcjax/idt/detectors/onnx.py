@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from vcjax.idt.detectors import base
-from vcjax.idt.detectors.base import Detections, Frame
+from vcjax.idt.detectors import interface
+from vcjax.idt.detectors.interface import Detections, Frame
 
 MIN_SCORE = 0.4  # probability
 _MAX_OVERLAP = 0.6  # intersection over union of two people
@@ -57,7 +57,7 @@ class OnnxDetector:
         near = scores >= self._min_score
         boxes, scores = boxes[near] / np.tile(scale, 2), scores[near]
         sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        return np.column_stack([boxes, scores])[base.distinct(sides, scores, _MAX_OVERLAP)]
+        return np.column_stack([boxes, scores])[interface.distinct(sides, scores, _MAX_OVERLAP)]
 
 
 class Size(NamedTuple):

@@ -119,8 +119,8 @@ def _dominant(
     for middle in range(0, 360, _TURN):
         sum_x, sum_y = np.float32(0), np.float32(0)
         for i in range(num):
-            split_by_descriptor = abs(degrees[i] - middle)
-            if split_by_descriptor < _WINDOW // 2 or split_by_descriptor > 360 - _WINDOW // 2:
+            distance = abs(degrees[i] - middle)
+            if distance < _WINDOW // 2 or distance > 360 - _WINDOW // 2:
                 sum_x += gradients[0, i]
                 sum_y += gradients[1, i]
         length = sum_x * sum_x + sum_y * sum_y
