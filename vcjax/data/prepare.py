@@ -9,13 +9,11 @@ import argparse
 import math
 import os
 import shutil
-import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from vcjax.data import manifest as manifests
@@ -208,26 +206,21 @@ def write_shard(job: Job) -> int:
 
 def _write(job: Job) -> dict[str, Any]:
     """Encode the videos into a temporary file, verify it, and move or upload it to its target."""
-    from array_record.python import array_record_module
-
     job.target.with_suffix(".json").unlink(missing_ok=True)
-    checksums: list[int] = []
-    entries = []
+    entries, position = [], 0
     with filesystem.writing(job.target) as temporary:
-        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-        for video_id, path in job.videos:
-            entry = {"video_id": video_id, "problem": "", "position": len(checksums)}
-            try:
-                num_frames, fps, records = _encode(path, job)
-                entry |= {"num_frames": num_frames, "fps": fps, "shard": job.target.name}
-            except video.DecodeError as error:
-                entry["problem"], records = str(error).removeprefix(f"{path}: "), []
-            entries.append(entry)
-            for record in records:
-                writer.write(record)
-                checksums.append(zlib.crc32(record))
-        writer.close()
-        _check(temporary, checksums)
+        with shards.Writer(temporary) as writer:
+            for video_id, path in job.videos:
+                entry = {"video_id": video_id, "problem": "", "position": position}
+                try:
+                    num_frames, fps, records = _encode(path, job)
+                    entry |= {"num_frames": num_frames, "fps": fps, "shard": job.target.name}
+                except video.DecodeError as error:
+                    entry["problem"], records = str(error).removeprefix(f"{path}: "), []
+                entries.append(entry)
+                position += len(records)
+                for record in records:
+                    writer.write(record)
         size = temporary.stat().st_size
     return {"size": size, "videos": entries}
 
@@ -253,29 +246,7 @@ def _encode(path: str, job: Job) -> tuple[int, float, list[bytes]]:
 
 
 def _small_frames(path: str, side: int) -> Iterator[video.Frame]:
-    """Yield the frames with short side at most about `side` pixels, in even sizes for h264."""
-    for frame in video.frames(path):
-        height, width = frame.shape[:2]
-        scale = min(1.0, side / min(height, width))
-        size = [max(2, 2 * round(x * scale / 2)) for x in (width, height)]
-        yield cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-
-
-def _check(path: Path, checksums: list[int]) -> None:
-    """Read all records back and compare their checksums (CRC-32).
-
-    Raises:
-      OSError: if a record is missing or differs.
-    """
-    from array_record.python import array_record_module
-
-    reader = array_record_module.ArrayRecordReader(str(path))
-    same = reader.num_records() == len(checksums) and all(
-        zlib.crc32(reader.read([i])[0]) == checksum for i, checksum in enumerate(checksums)
-    )
-    reader.close()
-    if not same:
-        raise OSError(f"{path}: the shard does not read back as written; is the disk full?")
+    return (shards.reduce(frame, side) for frame in video.frames(path))
 
 
 def _sources(job: Job) -> list[list[Any]]:

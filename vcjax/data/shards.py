@@ -9,8 +9,10 @@ in the record at which each picture ends (little-endian uint32).
 import functools
 import io
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -56,6 +58,80 @@ def encode(frames: Iterable[Frame], codec: str) -> Iterator[bytes]:
     frames = iter(frames)
     while chunk := list(islice(frames, CHUNK)):
         yield _jpeg(chunk) if codec == "jpeg" else _h264(chunk)
+
+
+def num_chunks(num_frames: int) -> int:
+    """Return the number of records of a video."""
+    return -(-num_frames // CHUNK)
+
+
+class Writer:
+    """Writer of an ArrayRecord file, which is read back when the context ends without an error.
+
+    Args:
+      path: local file to write.
+      codec: encoding of the frames that are appended, jpeg or h264.
+    """
+
+    def __init__(self, path: Path, codec: str = "jpeg") -> None:
+        from array_record.python import array_record_module
+
+        self._path, self._codec = path, codec
+        self._frames: list[Frame] = []
+        self._checksums: list[int] = []
+        self._writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+
+    def append(self, frame: Frame) -> None:
+        """Add a frame of the current video."""
+        self._frames.append(frame)
+        if len(self._frames) == CHUNK:
+            self._flush()
+
+    def write(self, record: bytes) -> None:
+        """Add a record."""
+        self._writer.write(record)
+        self._checksums.append(zlib.crc32(record))
+
+    def _flush(self) -> None:
+        for record in encode(self._frames, self._codec):
+            self.write(record)
+        self._frames = []
+
+    def __enter__(self) -> "Writer":
+        """Return the writer."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write the last records and verify all.
+
+        Raises:
+          OSError: if a record does not read back as written.
+        """
+        if kind is None:
+            self._flush()
+        self._writer.close()
+        if kind is None:
+            _verify(self._path, self._checksums)
+
+
+def _verify(path: Path, checksums: Sequence[int]) -> None:
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(str(path))
+    same = reader.num_records() == len(checksums) and all(
+        zlib.crc32(reader.read([i])[0]) == checksum for i, checksum in enumerate(checksums)
+    )
+    reader.close()
+    if not same:
+        raise OSError(f"{path}: the shard does not read back as written; is the disk full?")
+
+
+def reduce(frame: Frame, side: int) -> Frame:
+    """Return the frame with a short side of at most about `side` pixels, in even sizes for h264."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, side / min(height, width))
+    size = [max(2, 2 * round(x * scale / 2)) for x in (width, height)]
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 def read(reference: Reference, indices: Sequence[int]) -> list[Frame]:

@@ -14,7 +14,7 @@ from vcjax.runtime import worker_pool
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2  # of the extraction; a change extracts all videos again
+VERSION = 2  # of the extraction; a change extracts all videos again
 
 
 class Job(NamedTuple):
@@ -106,7 +106,7 @@ def source_of(job: Job) -> dict[str, Any]:
     status = job.video.stat()
     boxes = hashlib.sha256(job.boxes.read_bytes()).hexdigest() if job.boxes else ""
     return {
-        "version": _VERSION,
+        "version": VERSION,
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,
         "settings": asdict(IdtSettings()),

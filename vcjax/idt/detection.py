@@ -55,7 +55,7 @@ def detect_collection(
         ValueError: If the detector cannot be created, if the folder holds boxes of other settings,
             or if videos fail and `on_error` is "error".
     """
-    _detector(settings)  # an invalid name or file fails here, before any process starts
+    detector(settings)  # an invalid name or file fails here, before any process starts
     _keep_settings(directory, settings)
     jobs = [
         _Job(video_id, Path(path), settings, people.path_of(directory, video_id))
@@ -80,7 +80,7 @@ def _keep_settings(directory: Path, settings: Settings) -> None:
 def _detect_one(job: _Job) -> int:
     """Write the box file unless it is up to date; return the number of frames with people."""
     if not _is_done(job):
-        _write(job.target, "".join(lines(job.video, _detector(job.settings), job.settings)))
+        _write(job.target, "".join(lines(job.video, detector(job.settings), job.settings)))
     return sum(len(boxes) > 0 for boxes in people.read(job.target))
 
 
@@ -92,13 +92,19 @@ def _is_done(job: _Job) -> bool:
 def lines(video: Path, detector: interface.Detector, settings: Settings) -> Iterator[str]:
     """Yield a line `frame (left top right bottom score)*` for each frame of the video."""
     for index, frame in enumerate(videos.frames(video)):
-        largest = interface.largest(detector(frame), settings.max_people)
-        boxes = [f" {a:.1f} {b:.1f} {c:.1f} {d:.1f} {score:.4f}" for a, b, c, d, score in largest]
-        yield f"{index}{''.join(boxes)}\n"
+        yield line(index, detector(frame), settings)
+
+
+def line(index: int, detections: interface.Detections, settings: Settings) -> str:
+    """Return the line `frame (left top right bottom score)*` of one frame."""
+    largest = interface.largest(detections, settings.max_people)
+    boxes = [f" {a:.1f} {b:.1f} {c:.1f} {d:.1f} {score:.4f}" for a, b, c, d, score in largest]
+    return f"{index}{''.join(boxes)}\n"
 
 
 @lru_cache(maxsize=1)  # one detector per process, for all its videos
-def _detector(settings: Settings) -> interface.Detector:
+def detector(settings: Settings) -> interface.Detector:
+    """Return the detector of `settings`."""
     return detectors.create(settings.detector, min_score=settings.min_score)
 
 

@@ -1,6 +1,6 @@
 """The IDT prior: the Fisher vector p(psi) of each video's descriptors (Sec. 3.3)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,12 +51,21 @@ def columns(names: Sequence[str], *, square_root: bool) -> dict[str, Columns]:
 
 
 def fit(
-    video_ids: Sequence[str], directory: Path, settings: ConfigDict, *, seed: int
+    video_ids: Sequence[str],
+    features: Callable[[str], Float[np.ndarray, "_ d"]],
+    settings: ConfigDict,
+    *,
+    seed: int,
 ) -> fisher.Model:
     """Fit PCA, mixture and sketch to random trajectories of random videos (Sec. 4.2).
 
-    The sample of a video depends only on the seed and its id. `directory` contains the trajectory
-    files, `settings` is the section `fisher`.
+    The sample of a video depends only on the seed and its id.
+
+    Args:
+        video_ids: Ids of the videos to draw from.
+        features: Function that returns the trajectories of a video.
+        settings: The section `fisher` of a config.
+        seed: Seed of all draws.
     """
     drawn = fisher.sample(
         progress.bar(
@@ -64,7 +73,7 @@ def fit(
             desc="fisher: sample",
             unit="video",
         ),
-        lambda video_id: storage.read(storage.path_of(directory, video_id)).features,
+        features,
         rows_per_item=settings.descriptors_per_video,
         seed=seed,
     )
@@ -122,6 +131,11 @@ def encode(
         np.concatenate([stored.vectors, encoded.vectors]),
         np.concatenate([stored.has_vector, encoded.has_vector]),
     ).of(video_ids)
+
+
+def stored_features(directory: Path) -> Callable[[str], Float[np.ndarray, "_ d"]]:
+    """Return a function that reads the trajectories of a video from a folder of files."""
+    return lambda video_id: storage.read(storage.path_of(directory, video_id)).features
 
 
 def _features(path: Path) -> Iterator[Float[np.ndarray, "_ d"]]:

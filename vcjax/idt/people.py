@@ -47,7 +47,16 @@ def read(path: str | Path) -> list[Boxes]:
     rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     if any(row[0] != rows[0][0] + i for i, row in enumerate(rows)):
         log.warning("%s: frame numbers are not consecutive; boxes are assigned by line", path)
-    return [row[1:].reshape(-1, 5)[:, :4].astype(np.float32) for row in rows]
+    return [_corners(row) for row in rows]
+
+
+def parse_line(line: str) -> Boxes:
+    """Return the boxes of one line of a box file."""
+    return _corners(_row(line, "box"))
+
+
+def _corners(row: Float[np.ndarray, " values"]) -> Boxes:
+    return row[1:].reshape(-1, 5)[:, :4].astype(np.float32)
 
 
 def _row(line: str, where: str) -> Float[np.ndarray, " values"]:

@@ -79,13 +79,40 @@ def write_frames(
     The last header column of `frames` is the middle frame of a trajectory; the file contains it as
     a fraction of the video.
     """
-    num_frames = 0
-    with _spools(path.parent) as spools:
+    with writer(path, source=source) as rows_of:
         for rows in frames:
-            num_frames += 1
-            _append(spools, rows)
-        _set_time(spools["header"], num_frames)
-        return _save(path, spools, source)
+            rows_of.append(rows)
+    return rows_of.num_rows
+
+
+class Writer:
+    """Writer of a trajectory file, frame by frame.
+
+    Attributes:
+        num_rows: Number of rows written so far.
+    """
+
+    def __init__(self, spools: Mapping[str, IO[bytes]]) -> None:
+        self._spools, self.num_frames, self.num_rows = spools, 0, 0
+
+    def append(self, rows: Trajectories) -> None:
+        """Add the trajectories that end on the next frame."""
+        _append(self._spools, rows)
+        self.num_frames += 1
+        self.num_rows += rows.num_rows
+
+
+@contextmanager
+def writer(path: Path, *, source: Mapping[str, Any] = {}) -> Iterator[Writer]:
+    """Yield a writer; the file appears when the block ends without an error.
+
+    The last header column of the rows is as for `write_frames`.
+    """
+    with _spools(path.parent) as spools:
+        frames = Writer(spools)
+        yield frames
+        _set_time(spools["header"], frames.num_frames)
+        _save(path, spools, source)
 
 
 @contextmanager

@@ -37,7 +37,8 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
                 (directory / "vectors.npz").unlink(missing_ok=True)  # encoded with the old model
                 fitted = manifest if config.fisher.fit_split == "all" else manifest.subset("train")
                 ids, seed = fitted.video_ids, config.seed
-                model = fisher_vectors.fit(ids, workdir / "idt", config.fisher, seed=seed)
+                features = fisher_vectors.stored_features(workdir / "idt")
+                model = fisher_vectors.fit(ids, features, config.fisher, seed=seed)
                 model.save(directory / "model.npz")
                 stored = stored.of(())
             vectors = fisher_vectors.encode(

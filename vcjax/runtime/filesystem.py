@@ -118,6 +118,12 @@ def writing(target: Any) -> Iterator[Path]:
         retry(lambda: target.fs.put_file(str(written), target.path))
 
 
+def make_folder(folder: Any) -> None:
+    """Create a local folder and its parents; object stores need no folders."""
+    if not is_remote(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
 def write_text(target: Any, text: str) -> None:
     """Write `text` to `target` as UTF-8, either completely or not at all."""
     if is_remote(target):

@@ -108,6 +108,8 @@ def _model() -> ConfigDict:
 def _idt() -> ConfigDict:
     idt = ConfigDict()
     idt.matcher = "flow"  # point matches for the camera's homography; or "surf"
+    idt.detector = "none"  # people, whose motion is not the camera's (Sec. 3.3): hog, onnx:FILE,
+    # maskrcnn (the paper's), or none (Table 5)
     idt.people = ""  # folder of human boxes, VIDEO_ID.bb (Sec. 3.3); "": none (Table 5)
     return idt
 

@@ -1,0 +1,227 @@
+"""The folder of a collection: all that belongs to its videos, and to no experiment.
+
+    collection.json                size and codec of the pictures, number of parts
+    index.tsv, problems.tsv        the videos with their labels, and those that cannot be used
+    parts/PART.json                the videos of a part: source, length, place in the shard
+    parts/PART-DIGEST.array_record their frames
+    models/VARIANT.npz, .json      PCA, mixture and sketch of a variant of Fisher vectors
+    vectors/VARIANT/PART.npz       p(psi) of the videos of a part
+    boxes/DETECTOR/PART.zip        boxes of people
+
+A video belongs to the part that a hash of its id selects, so a part depends on no other video.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fisher.vectors import FisherVectors
+from vcjax.data import manifest as manifests
+from vcjax.data.manifest import Manifest, ManifestError, Problem
+from vcjax.ingest.variant import Variant
+from vcjax.runtime import checksums, filesystem, npz
+
+VIDEOS_PER_PART = 64
+_ABOUT = "collection.json"
+
+
+class Pictures(NamedTuple):
+    """Encoding of the frames, which is fixed when a collection is created."""
+
+    side: int  # short side in pixels; smaller videos keep their size
+    codec: str  # jpeg or h264
+
+
+class Collection:
+    """A collection in a local or remote folder.
+
+    Attributes:
+        root: The folder, a Path or UPath.
+        pictures: Encoding of the frames.
+        num_parts: Number of parts.
+    """
+
+    def __init__(self, root: Any, pictures: Pictures, num_parts: int) -> None:
+        self.root, self.pictures, self.num_parts = root, pictures, num_parts
+
+    @classmethod
+    def create(cls, root: Any, pictures: Pictures, num_videos: int) -> "Collection":
+        """Return the collection in `root`, which is created unless it exists.
+
+        Raises:
+            ManifestError: If the collection exists with pictures of another encoding.
+        """
+        if not (root / _ABOUT).is_file():
+            num_parts = math.ceil(num_videos / VIDEOS_PER_PART)
+            filesystem.make_folder(root)
+            filesystem.write_text(
+                root / _ABOUT,
+                checksums.as_json({"format": 1, **pictures._asdict(), "num_parts": num_parts}),
+            )
+        stored = cls.open(root)
+        if stored.pictures != pictures:
+            side, codec = stored.pictures
+            raise ManifestError(
+                f"{root}: its frames have a short side of {side} pixels in {codec}, not "
+                f"{pictures.side} in {pictures.codec}; use these settings or another folder"
+            )
+        return stored
+
+    @classmethod
+    def open(cls, root: Any) -> "Collection":
+        """Return the collection in `root`.
+
+        Raises:
+            ManifestError: If `root` is not a collection.
+        """
+        try:
+            about = checksums.read_json(root / _ABOUT)
+        except FileNotFoundError:
+            raise ManifestError(
+                f"{root}: not a collection; make one with `vcjax ingest VIDEOS {root}`"
+            ) from None
+        return cls(root, Pictures(about["side"], about["codec"]), about["num_parts"])
+
+    def part_of(self, video_id: str) -> int:
+        """Return the part that a video belongs to."""
+        return int(hashlib.sha256(video_id.encode()).hexdigest()[:12], 16) % self.num_parts
+
+    def record(self, part: int) -> dict[str, Any]:
+        """Return the description of a part, or {} if it is missing or damaged.
+
+        The description has "shard", its "size" in bytes, and one entry per video in "videos".
+        """
+        try:
+            return checksums.read_json(self.root / "parts" / f"{part:05d}.json")
+        except (FileNotFoundError, checksums.DamagedError):
+            return {}
+
+    def write_record(self, part: int, record: dict[str, Any]) -> None:
+        """Write the description of a part."""
+        path = self.root / "parts" / f"{part:05d}.json"
+        filesystem.make_folder(path.parent)
+        filesystem.write_text(path, checksums.as_json(record))
+
+    def shard(self, record: dict[str, Any]) -> Any:
+        """Return the path of the shard of a part."""
+        return self.root / "parts" / record["shard"]
+
+    def boxes_path(self, key: str, part: int) -> Any:
+        """Return the path of the boxes of an extraction in a part."""
+        return self.root / "boxes" / key / f"{part:05d}.zip"
+
+    def model_path(self, variant: Variant) -> Any:
+        """Return the path of the model of a variant."""
+        return self.root / "models" / f"{variant.key}.npz"
+
+    def vectors_path(self, variant: Variant, part: int) -> Any:
+        """Return the path of the vectors of a variant in a part."""
+        return self.root / "vectors" / variant.key / f"{part:05d}.npz"
+
+    def read_vectors(self, variant: Variant, part: int) -> "PartVectors":
+        """Return the vectors of a variant in a part; none if they are missing or damaged."""
+        path = self.vectors_path(variant, part)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                keys = ("video_ids", "versions", "vectors", "num_rows")
+                ids, versions, vectors, num_rows = (arrays[key] for key in keys)
+        except npz.UNREADABLE:
+            return PartVectors((), (), np.zeros((0, 0), np.float32), np.zeros(0, np.int64))
+        return PartVectors(tuple(ids.tolist()), tuple(versions.tolist()), vectors, num_rows)
+
+    def write_vectors(self, variant: Variant, part: int, vectors: "PartVectors") -> None:
+        """Write the vectors of a variant in a part."""
+        path = self.vectors_path(variant, part)
+        filesystem.make_folder(path.parent)
+        with filesystem.writing(path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                video_ids=np.array(vectors.video_ids, str),
+                versions=np.array(vectors.versions, str),
+                vectors=vectors.vectors,
+                num_rows=vectors.num_rows,
+                allow_pickle=False,
+            )
+
+    def fisher_vectors(self, variant: Variant, video_ids: Sequence[str]) -> FisherVectors:
+        """Return p(psi) of `video_ids`, in this order.
+
+        Raises:
+            ManifestError: If the collection has no vectors of this variant.
+            ValueError: If videos are missing.
+        """
+        if not self.model_path(variant).is_file():
+            available = "; ".join(self.describe_variants()) or "none"
+            raise ManifestError(
+                f"{self.root}: no Fisher vectors of {variant.describe()} (available: {available}); "
+                "run `vcjax ingest` with the config of this run to add them"
+            )
+        parts = [
+            self.read_vectors(variant, part) for part in sorted(set(map(self.part_of, video_ids)))
+        ]
+        parts = [part for part in parts if part.video_ids]
+        if not parts:
+            return FisherVectors((), np.zeros((0, 0), np.float32), np.zeros(0, bool)).of(video_ids)
+        return FisherVectors(
+            tuple(video_id for part in parts for video_id in part.video_ids),
+            np.concatenate([part.vectors for part in parts]),
+            np.concatenate([part.num_rows > 0 for part in parts]),
+        ).of(video_ids)
+
+    def describe_variants(self) -> list[str]:
+        """Return a description of each variant of Fisher vectors in the collection."""
+        folder = self.root / "models"
+        files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        return [json.loads(path.read_text("utf-8"))["description"] for path in files]
+
+    def summary(self) -> str:
+        """Return the number of videos and the size of the collection by kind, in one line each."""
+        records = [self.record(part) for part in range(self.num_parts)]
+        entries = [entry for record in records for entry in record.get("videos", ())]
+        bad = sum(bool(entry["problem"]) for entry in entries)
+        shard_bytes = sum(record.get("size", 0) for record in records)
+        lines = [
+            f"{self.root}: {len(entries) - bad} videos, {bad} left out (problems.tsv)",
+            f"  frames: {shard_bytes / 1e6:.1f} MB, short side {self.pictures.side} pixels, "
+            f"{self.pictures.codec}",
+        ]
+        lines += [f"  vectors: {description}" for description in self.describe_variants()]
+        return "\n".join(lines)
+
+    def manifest(self) -> Manifest:
+        """Return the videos, whose paths refer to their frames in the shards.
+
+        Raises:
+            ManifestError: If the collection is incomplete.
+        """
+        if not (self.root / manifests.INDEX).is_file():
+            raise ManifestError(
+                f"{self.root}: the collection is incomplete; run `vcjax ingest` again to finish it"
+            )
+        return manifests.read(self.root)
+
+    def write_index(self, videos: Manifest, entries: Iterable[dict[str, Any]]) -> list[Problem]:
+        """Write the index of all videos from their entries, and return the problems."""
+        entries = list(entries)
+        problems = [
+            Problem(video_id, path, entry["problem"])
+            for video_id, path, entry in zip(videos.video_ids, videos.paths, entries, strict=True)
+            if entry["problem"]
+        ]
+        manifests.save_problems(problems, self.root / "problems.tsv")
+        if len(problems) < len(videos):
+            manifests.save_index(videos, entries, self.root)
+        return problems
+
+
+class PartVectors(NamedTuple):
+    """Vectors of the videos of a part."""
+
+    video_ids: tuple[str, ...]
+    versions: tuple[str, ...]  # of the video files that the vectors were made from
+    vectors: np.ndarray  # float32 [videos, dimensions]; 0 for a video without trajectories
+    num_rows: np.ndarray  # trajectories per video

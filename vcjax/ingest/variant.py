@@ -1,0 +1,64 @@
+"""Variants of Fisher vectors: the extraction of trajectories, and the settings of the model."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from vcjax.idt.collection import VERSION
+
+
+class Extraction(NamedTuple):
+    """Settings that determine the trajectories of a video."""
+
+    matcher: str  # point matches for camera motion, a key of `camera.MATCHERS`
+    detector: str  # detector of people as for `detectors.create`; "": none
+    people: str  # folder of box files; "": none
+
+    @property
+    def key(self) -> str:
+        """Short hash of the settings and of the detector's file."""
+        kind, _, file = self.detector.partition(":")
+        content = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+        return _hash([VERSION, self.matcher, kind, content, self.people])
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An extraction, the section `fisher` of a config, and the seed of the model's random draws."""
+
+    extraction: Extraction
+    fisher: Mapping[str, Any]
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Short hash of all settings."""
+        return _hash([self.extraction.key, dict(self.fisher), self.seed])
+
+    def describe(self) -> str:
+        """Return the settings that users compare, in one line."""
+        people = self.extraction.detector or self.extraction.people or "none"
+        descriptors = "+".join(self.fisher["descriptors"])
+        return (
+            f"descriptors {descriptors}, {self.fisher['num_components']} components, "
+            f"matcher {self.extraction.matcher}, people {people}, seed {self.seed}, "
+            f"fitted to {self.fisher['fit_split']}"
+        )
+
+
+def variant_of(config: ConfigDict) -> Variant:
+    """Return the variant that a config describes in its sections `idt` and `fisher`."""
+    idt = config.idt
+    detector = "" if idt.detector in ("", "none") else idt.detector
+    return Variant(
+        Extraction(idt.matcher, detector, idt.people), config.fisher.to_dict(), config.seed
+    )
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
