@@ -85,14 +85,14 @@ def main(arguments: list[str]) -> None:
 
 
 def _run(workdir: Path) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
     stages = build.build(_CONFIG.value, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
     log.info(
         "devices: %s; activations in %s",
         ", ".join(str(d) for d in jax.local_devices()),
         activation_dtype.resolve(_CONFIG.value.model.dtype),
     )
-    stage_cache.run(stages, workdir, only=_STAGES.value)
+    stage_cache.run(stages, workdir, only=_STAGES.value, keep_previous=_CONFIG.value.keep_previous)
 
 
 @contextlib.contextmanager
