@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675  # Matroska: all clusters, some blocks (RFC 9559)
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # GUID of the file properties
+_MAX_TS_PACKETS = 1 << 14  # at the end of a file, more than a picture
 _MAX_OGG_PAGE = 65_307  # bytes, header included (RFC 3533)
 
 
@@ -69,8 +70,33 @@ def _mpegts(stream: BinaryIO, size: int) -> bool:
     head = stream.read(5 * 204)
     for length, offset in ((188, 0), (192, 4), (204, 0)):
         if all(head[i : i + 1] in (b"G", b"") for i in range(offset, len(head), length)):
-            return size % length != 0
+            stream.seek(max(0, size // length - _MAX_TS_PACKETS) * length)
+            tail = stream.read()
+            packets = [tail[i : i + 188] for i in range(offset, len(tail), length)]
+            return size % length != 0 or _has_partial_unit(packets)
     return False
+
+
+def _has_partial_unit(packets: list[bytes]) -> bool:
+    """Return True if the last unit of a stream within MPEG-TS packets is incomplete.
+
+    A unit is a PES packet (ISO 13818-1, Sec. 2.4.3.6). If it states no length, its last packet has
+    stuffing, except for one length in 184.
+    """
+    units: dict[int, list[int]] = {}  # stated and received bytes, and bytes of the last packet
+    for packet in packets:
+        if len(packet) < 188 or not packet[3] & 0x10:  # no payload
+            continue
+        payload = packet[5 + packet[4] if packet[3] & 0x20 else 4 :]
+        stream_id = int.from_bytes(packet[1:3]) & 0x1FFF
+        if packet[1] & 0x40:  # a unit begins
+            stated = int.from_bytes(payload[4:6])
+            units[stream_id] = [6 + stated if stated else 0, 0, 0]
+            if payload[:3] != b"\0\0\1":  # a table
+                del units[stream_id]
+        if unit := units.get(stream_id):
+            unit[1:] = [unit[1] + len(payload), len(payload)]
+    return any(got < stated or (not stated and last == 184) for stated, got, last in units.values())
 
 
 def _asf(stream: BinaryIO, size: int) -> bool:

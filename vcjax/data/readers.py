@@ -220,6 +220,7 @@ class _End:
         self._container, self._stream = container, stream
         self._is_corrupt = False  # the last packet of the video
         self._ends: dict[int, Fraction] = {}  # seconds, by stream
+        self._times: list[int] = []  # of the video's packets
 
     def watch(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
         """Yield the packets of the video, given the packets of all streams."""
@@ -231,18 +232,22 @@ class _End:
                 self._ends[index] = max(end, self._ends.get(index, end))
             if index == self._stream.index:
                 self._is_corrupt = packet.is_corrupt if packet.size else self._is_corrupt
+                self._times += [] if packet.pts is None else [packet.pts]
                 yield packet
 
     def is_early(self) -> bool:
         """Return True if the last packet is incomplete or time is missing at the end."""
         missing = self._missing()
-        if self._is_cut:
-            return missing is None or missing > self._slack()
-        time_is_missing = missing is not None and missing > (
-            self._slack() if self._stream.duration else _OTHER_STREAMS
-        )
+        if self._is_cut or missing is None:
+            return (
+                self._is_corrupt
+                or self._has_gap()
+                or (self._is_cut and (missing is None or missing > self._slack()))
+            )
         # An AVI file declares empty frames at its end, which are no packets.
-        return self._is_corrupt or (time_is_missing and self._container.format.name != "avi")
+        is_stated = self._container.format.name != "avi"
+        slack = self._slack() if self._stream.duration else _OTHER_STREAMS
+        return self._is_corrupt or (is_stated and missing > slack)
 
     def _missing(self) -> Fraction | None:
         """Return the seconds missing at the end, None if the container states no duration."""
@@ -256,6 +261,17 @@ class _End:
             return None
         return Fraction(self._container.duration, av.time_base) - max(self._ends.values())
 
+    def _has_gap(self) -> bool:
+        """Return True if the last B-frames of a video of constant rate are missing.
+
+        They are displayed before a frame that the file contains.
+        """
+        if not self._stream.codec_context.has_b_frames or len(self._times) < 3 * _MAX_B_FRAMES:
+            return False
+        steps = np.diff(sorted(self._times))
+        is_long = steps > 1.5 * np.median(steps)
+        return bool(is_long[-_MAX_B_FRAMES:].any() and not is_long[:-_MAX_B_FRAMES].any())
+
     def _slack(self) -> Fraction:
         rate = self._stream.average_rate
         return max(_SLACK, 2 / rate) if rate else _SLACK
@@ -266,6 +282,7 @@ _SLACK = Fraction(1, 10)  # seconds by which a duration may exceed the frames
 _OTHER_STREAMS = Fraction(1)  # likewise for a duration of all streams together
 _BY_DECODING_TIME = ("mpegts", "mpeg", "flv")
 _EARLY = Fraction(1)  # seconds between decoding and display, at most
+_MAX_B_FRAMES = 4  # in a row, usually
 _MAX_EMPTY = 8  # bytes of a packet that may be a frame that is not coded
 _MAY_SKIP = ("mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2", "h263", "vc1", "wmv3")
 
