@@ -7,7 +7,7 @@ A package adds a file format with an entry point of the group `fisher.readers` t
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -33,12 +33,10 @@ _SUFFIXES = (".npy", ".npz")
 
 @runtime_checkable
 class Reader(Protocol):
-    """A reader of npz files of another format, one item per file."""
+    """A reader of files of another format, one item per file."""
 
+    suffix: str  # end of the names of such files
     columns: Mapping[str, tuple[int, int]]  # name -> begin and end (exclusive) in a row
-
-    def recognizes(self, array_names: Iterable[str]) -> bool:
-        """Return True if an npz with these arrays is of this format."""
 
     def item_name(self, path: Path) -> str | None:
         """Return the item that the file name states, or None to name the item after its path."""
@@ -72,15 +70,15 @@ def find(inputs: Sequence[Path]) -> dict[str, Source]:
     """Return the sources of all items in the files and folders `inputs`, by item name.
 
     An item is named after its file without suffix; within a folder, after the path relative to the
-    folder. Each array of an npz with several arrays is an item NAME/ARRAY. A file that an installed
-    reader recognizes is one item, which the reader may name.
+    folder. Each array of an npz with several arrays is an item NAME/ARRAY. A file of an installed
+    reader, recognized by its suffix, is one item, which the reader may name.
 
     Raises:
       ValueError: if there are no items, or if two items have the same name.
     """
-    readers = _readers()
+    readers = {reader.suffix: reader for reader in _readers()}
     sources: dict[str, Source] = {}
-    for path, name in (file for given in inputs for file in _files(given)):
+    for path, name in (file for given in inputs for file in _files(given, tuple(readers))):
         for item, source in _items(path, name, readers):
             if item in sources:
                 raise ValueError(f"{path}: another item is named {item!r}: {sources[item].path}")
@@ -151,23 +149,24 @@ def _readers() -> list[Reader]:
     return readers
 
 
-def _files(path: Path) -> list[tuple[Path, str]]:
+def _files(path: Path, suffixes: tuple[str, ...]) -> list[tuple[Path, str]]:
     """Return the path and the name of the file, or of each file in the folder, `path`."""
+    suffixes = (*_SUFFIXES, *suffixes)
     if not path.is_dir():
-        if path.suffix not in _SUFFIXES:
+        if not path.name.endswith(suffixes):
             raise ValueError(f"{path}: neither a {' or '.join(_SUFFIXES)} file nor a folder")
         return [(path, path.stem)]
-    files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES)
+    files = sorted(file for file in path.rglob("*") if file.name.endswith(suffixes))
     return [(file, str(file.relative_to(path).with_suffix(""))) for file in files]
 
 
-def _items(path: Path, name: str, readers: Sequence[Reader]) -> list[tuple[str, Source]]:
+def _items(path: Path, name: str, readers: Mapping[str, Reader]) -> list[tuple[str, Source]]:
+    for suffix, reader in readers.items():
+        if path.name.endswith(suffix):
+            return [(reader.item_name(path) or name, Source(path, reader=reader))]
     if path.suffix == ".npy":
         return [(name, Source(path))]
     names = array_names(path)
-    for reader in readers:
-        if reader.recognizes(names):
-            return [(reader.item_name(path) or name, Source(path, reader=reader))]
     if len(names) == 1:
         return [(name, Source(path, names[0]))]
     return [(f"{name}/{array}", Source(path, array)) for array in names]

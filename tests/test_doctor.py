@@ -60,7 +60,7 @@ def test_all_is_well(run, capsys):
     "stage, pattern",
     [
         ("manifest", "manifest.tsv"),
-        ("idt", "a-*.npz"),
+        ("idt", "a-*.parquet"),
         ("ir", "checkpoints/1/state/_METADATA"),
         ("ir", "checkpoints/2/checksums.json"),
         ("ir", "stage.json"),

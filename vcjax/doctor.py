@@ -244,7 +244,7 @@ def _damaged_checkpoints(directory: Path) -> list[Path]:
 
 def _damaged_trajectories(directory: Path) -> list[Path]:
     broken = []
-    for path in progress.bar(sorted(directory.glob("*.npz")), desc="idt", unit="file"):
+    for path in progress.bar(sorted(directory.glob("*.parquet")), desc="idt", unit="file"):
         try:
             storage.inspect(path)
         except storage.StorageError:

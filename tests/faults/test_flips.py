@@ -69,7 +69,7 @@ def read_labels(run):
 
 
 def read_trajectories(run):
-    return [x for path in sorted((run / "idt").glob("*.npz")) for x in storage.read(path)]
+    return [x for path in sorted((run / "idt").glob("*.parquet")) for x in storage.read(path)]
 
 
 def read_shards(run):
@@ -86,7 +86,7 @@ KINDS = {
     "stage records": ("ir/stage.json", read_record),
     "vectors": ("fisher/*.npz", read_vectors),
     "labels": ("manifest/manifest.tsv", read_labels),
-    "trajectories": ("idt/*.npz", read_trajectories),
+    "trajectories": ("idt/*.parquet", read_trajectories),
     "shards": ("prepared/*.array_record", read_shards),
     "index of shards": ("prepared/index.tsv*", read_shards),
     "records of shards": ("prepared/*.json", prepared),

@@ -12,7 +12,7 @@ ONE_PROCESS = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
 
 
 def files(directory):
-    return {path.name: path.read_bytes() for path in directory.glob("*.npz")}
+    return {path.name: path.read_bytes() for path in directory.glob("*.parquet")}
 
 
 def test_files_are_those_of_the_local_run_bit_for_bit(videos, write_gray, moving_patch, tmp_path):

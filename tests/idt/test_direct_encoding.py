@@ -50,7 +50,7 @@ def test_vectors_that_are_there_stay_until_their_model_changes(videos, tmp_path,
 
 def test_damaged_vectors_are_made_again(videos, tmp_path, model, caplog):
     first = run(videos, tmp_path / "direct", model)
-    path = storage.path_of(tmp_path / "direct", "two")
+    path = storage.path_of(tmp_path / "direct", "two").with_suffix(".npz")
     content = bytearray(path.read_bytes())
     content[200] ^= 255
     path.write_bytes(content)

@@ -6,12 +6,13 @@ network is not trained.
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import LinearSVC
 
 from vcjax.clustering import neighbors
@@ -63,8 +64,7 @@ def regress(
 
     For features that are already standardized and for too few rows to cross-validate.
     """
-    x_train, x_test = _in_span(x_train, x_test)
-    return _fit(x_train, y_train, NETWORK_STRENGTHS[_DEFAULT]).predict(x_test)
+    return _predict(_regression(NETWORK_STRENGTHS[_DEFAULT]), x_train, y_train, x_test)
 
 
 def standardize(
@@ -133,8 +133,7 @@ def linear_svm(
     """
 
     def predict(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray) -> np.ndarray:
-        x_train, x_test = _in_span(x_train, x_test)
-        return LinearSVC(C=penalty, dual=False).fit(x_train, y_train).predict(x_test)
+        return _predict(LinearSVC(C=penalty, dual=False), x_train, y_train, x_test)
 
     return _where_present(predict, x_train, y_train, x_test, train_has_vector, test_has_vector)
 
@@ -160,17 +159,6 @@ def _where_present(
     return predictions
 
 
-def _in_span(x_train: np.ndarray, x_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Project both onto an orthonormal basis of the training rows if that has fewer dimensions.
-
-    The solution under an L2 penalty lies in this span, so predictions do not change.
-    """
-    if x_train.shape[0] >= x_train.shape[1]:
-        return x_train, x_test
-    basis = np.linalg.qr(x_train.T)[0]
-    return x_train @ basis, x_test @ basis
-
-
 def _regress(
     x_train: np.ndarray,
     y_train: np.ndarray,
@@ -178,39 +166,38 @@ def _regress(
     strengths: Sequence[float],
     seed: int,
 ) -> np.ndarray:
-    x_train, x_test = _in_span(x_train, x_test)
-    strength = _choose_strength(x_train, y_train, strengths, seed)
-    return _fit(x_train, y_train, strength).predict(x_test)
+    """Predict at the strength with the highest accuracy in stratified cross-validation.
 
-
-def _choose_strength(
-    rows: np.ndarray, values: np.ndarray, strengths: Sequence[float], seed: int
-) -> float:
-    """Return the strength with the highest accuracy in stratified cross-validation.
-
-    Ties are broken by the stronger penalty. If a class has fewer rows than there are folds, return
-    the default.
+    Ties are broken by the stronger penalty. If a class has fewer rows than there are folds, the
+    default is used.
     """
-    if np.unique(values, return_counts=True)[1].min() < _NUM_FOLDS:
-        return strengths[_DEFAULT]
-    folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=seed)
-    correct = np.zeros(len(strengths))
-    for train, validation in folds.split(rows, values):
-        for i, strength in enumerate(strengths):
-            model = _fit(rows[train], values[train], strength)
-            correct[i] += np.sum(model.predict(rows[validation]) == values[validation])
-    return strengths[int(correct.argmax())]
+    model = _regression(strengths[_DEFAULT])
+    if np.unique(y_train, return_counts=True)[1].min() >= _NUM_FOLDS:
+        folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=seed)
+        model = GridSearchCV(model, {"C": strengths}, cv=folds)
+    return _predict(model, x_train, y_train, x_test)
 
 
-def _fit(rows: np.ndarray, values: np.ndarray, strength: float) -> LogisticRegression:
+def _regression(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
+
+
+def _predict(
+    model: Any, x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray
+) -> np.ndarray:
+    """Fit `model`, which has an L2 penalty, and return its predictions."""
+    if x_train.shape[0] < x_train.shape[1]:
+        # The solution under an L2 penalty lies in the span of the training rows, so coordinates
+        # in an orthonormal basis of the span give the same predictions.
+        basis = np.linalg.qr(x_train.T)[0]
+        x_train, x_test = x_train @ basis, x_test @ basis
     with warnings.catch_warnings():
         # On separable classes under a weak penalty the weights keep growing after the
         # predictions have settled.
         warnings.simplefilter("ignore", ConvergenceWarning)
         # scikit-learn suspects a regression if there is one row for each of many classes.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        model = LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
-        return model.fit(rows, values)
+        return model.fit(x_train, y_train).predict(x_test)
 
 
 def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

@@ -67,7 +67,7 @@ def extract_vectors(
     """
     num_values = fisher.Model.load(model).num_values
     jobs = [
-        _Job(job, model, variant)
+        _Job(job._replace(target=job.target.with_suffix(".npz")), model, variant)
         for job in collection.jobs(videos, directory, matcher=matcher, people=people)
     ]
     counts, _ = worker_pool.run(

@@ -1,64 +1,53 @@
-"""Trajectory files: one npz per video, with a checksum and the inputs it was made from.
+"""Trajectory files: one Parquet file per video, with checksums and the inputs it was made from.
 
-Rows are written and read in blocks, so that the trajectories of a video may exceed memory.
+A file contains the columns of `Trajectories` in row groups, so that the trajectories of a video may
+exceed memory.
 """
 
 import hashlib
-import io
 import json
-import tempfile
 import urllib.parse
-import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
+import pyarrow as pa
+from pyarrow import parquet
 
 from vcjax.idt.trajectories import COLUMNS, Trajectories, with_time
-from vcjax.runtime import atomic, npz
+from vcjax.runtime import atomic
 
+_SUFFIX = ".idt.parquet"
 # Descriptors lie in [0, 1], where float16 is precise enough.
 _TYPES = {
     name: np.dtype(np.float32 if name in ("header", "trajectory") else np.float16)
     for name in COLUMNS
 }
+_SCHEMA = pa.schema(
+    pa.field(
+        name,
+        pa.list_(pa.field("element", pa.from_numpy_dtype(_TYPES[name]), nullable=False), width),
+        nullable=False,
+    )
+    for name, width in COLUMNS.items()
+)
 _NAME_LENGTH = 80  # characters of the encoded video id that its file name contains
-_BLOCK_ROWS = 4096  # rows per read
+_GROUP_ROWS = 4096  # of a row group, at most
 _REMEDY = "extract the video with the stage idt or `vcjax idt extract`"
-_SPOOL_SIZE = 8 << 20  # bytes of each array kept in memory while a video is written
 
 
 class StorageError(ValueError):
     """A trajectory file is missing, damaged, or of another format; the message names it."""
 
 
-class _Damaged(Exception):
-    """The content of a trajectory file does not match its digest or layout."""
-
-
-class _Array(NamedTuple):
-    """An array in an open file, whose values begin at the current position of the file."""
-
-    file: IO[bytes]
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Yield all values in blocks of rows."""
-        row = self.shape[1:]
-        size = _BLOCK_ROWS * self.dtype.itemsize * int(np.prod(row))
-        while size and (content := self.file.read(size)):
-            yield np.frombuffer(content, self.dtype).reshape(-1, *row)
-
-
 def path_of(directory: Path, video_id: str) -> Path:
     """Return the path of a video's trajectories in `directory`; each id has a file of its own."""
     encoded = video_id.encode("utf-8", "surrogatepass")
     shown = urllib.parse.quote_from_bytes(encoded, safe="").replace(".", "%2E")[:_NAME_LENGTH]
-    return directory / f"{shown}-{hashlib.blake2b(encoded, digest_size=10).hexdigest()}.npz"
+    return directory / f"{shown}-{hashlib.blake2b(encoded, digest_size=10).hexdigest()}{_SUFFIX}"
 
 
 def write(path: Path, trajectories: Trajectories, *, source: Mapping[str, Any] = {}) -> None:
@@ -66,9 +55,9 @@ def write(path: Path, trajectories: Trajectories, *, source: Mapping[str, Any] =
 
     `source` describes the inputs that they were made from, as any mapping that JSON can hold.
     """
-    with _spools(path.parent) as spools:
-        _append(spools, trajectories)
-        _save(path, spools, source)
+    with _writer(path) as writer:
+        writer.write_table(_table(trajectories), _GROUP_ROWS)
+        _add_properties(writer, source=source, num_frames=None)
 
 
 def write_frames(
@@ -76,97 +65,88 @@ def write_frames(
 ) -> int:
     """Write the trajectories of each frame as they arrive and return the number of rows.
 
-    The last header column of `frames` is the middle frame of a trajectory; the file contains it as
-    a fraction of the video.
+    The last header column of `frames` is the middle frame of a trajectory; readers return it as a
+    fraction of the video.
     """
-    with writer(path, source=source) as rows_of:
+    with writer(path, source=source) as frame_writer:
         for rows in frames:
-            rows_of.append(rows)
-    return rows_of.num_rows
+            frame_writer.append(rows)
+    return frame_writer.num_rows
 
 
 class Writer:
     """Writer of a trajectory file, frame by frame.
 
     Attributes:
-        num_rows: Number of rows written so far.
+        num_rows: Number of rows so far.
+        num_frames: Number of frames so far.
     """
 
-    def __init__(self, spools: Mapping[str, IO[bytes]]) -> None:
-        self._spools, self.num_frames, self.num_rows = spools, 0, 0
+    def __init__(self, file: parquet.ParquetWriter) -> None:
+        self._file, self._tables, self._pending = file, list[pa.Table](), 0
+        self.num_rows = self.num_frames = 0
 
     def append(self, rows: Trajectories) -> None:
         """Add the trajectories that end on the next frame."""
-        _append(self._spools, rows)
         self.num_frames += 1
         self.num_rows += rows.num_rows
+        if rows.num_rows:
+            self._tables.append(_table(rows))
+            self._pending += rows.num_rows
+        if self._pending >= _GROUP_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that are in memory."""
+        if self._tables:
+            self._file.write_table(pa.concat_tables(self._tables), _GROUP_ROWS)
+        self._tables, self._pending = [], 0
 
 
 @contextmanager
 def writer(path: Path, *, source: Mapping[str, Any] = {}) -> Iterator[Writer]:
     """Yield a writer; the file appears when the block ends without an error.
 
-    The last header column of the rows is as for `write_frames`.
+    The last header column of the rows is the middle frame, as for `write_frames`.
     """
-    with _spools(path.parent) as spools:
-        frames = Writer(spools)
+    with _writer(path) as file:
+        frames = Writer(file)
         yield frames
-        _set_time(spools["header"], frames.num_frames)
-        _save(path, spools, source)
+        frames.flush()
+        _add_properties(file, source=source, num_frames=frames.num_frames)
 
 
 @contextmanager
-def _spools(directory: Path) -> Iterator[dict[str, IO[bytes]]]:
-    """Yield a temporary file for each array.
-
-    Large arrays move from memory to unnamed files in `directory`, which disappear with the process.
-    """
-    with ExitStack() as stack:
-        spools = [tempfile.SpooledTemporaryFile(_SPOOL_SIZE, dir=str(directory)) for _ in COLUMNS]
-        yield {name: stack.enter_context(f) for name, f in zip(COLUMNS, spools, strict=True)}
-
-
-def _append(spools: Mapping[str, IO[bytes]], rows: Trajectories) -> None:
-    for name, array in rows._asdict().items():
-        spools[name].write(array.astype(_TYPES[name]).tobytes())
-
-
-def _set_time(spool: IO[bytes], num_frames: int) -> None:
-    spool.seek(0)
-    for block in _Array(spool, _TYPES["header"], (-1, COLUMNS["header"])).blocks():
-        spool.seek(-block.nbytes, io.SEEK_CUR)
-        spool.write(with_time(block, num_frames).tobytes())
+def _writer(path: Path) -> Iterator[parquet.ParquetWriter]:
+    with (
+        atomic.atomic_write(path) as file,
+        parquet.ParquetWriter(
+            file,
+            _SCHEMA,
+            compression="zstd",
+            use_dictionary=False,
+            use_byte_stream_split=True,  # compresses floating-point numbers better
+            write_statistics=False,
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        yield writer
 
 
-def _save(path: Path, spools: Mapping[str, IO[bytes]], source: Mapping[str, Any]) -> int:
-    """Write the arrays to the file and return the number of rows."""
-    arrays = {name: _spooled(name, spool) for name, spool in spools.items()}
-    arrays["source"] = _of_bytes(json.dumps(source, sort_keys=True).encode())
-    digest = _new_digest()
-    with atomic.atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for name, array in sorted(arrays.items()):
-            _put(archive, name, array, digest)
-        _put(archive, "digest", _of_bytes(digest.digest()), _new_digest())
-    return arrays["header"].shape[0]
+def _table(rows: Trajectories) -> pa.Table:
+    arrays = [
+        pa.FixedSizeListArray.from_arrays(
+            pa.array(array.astype(_TYPES[name]).reshape(-1)), type=_SCHEMA.field(name).type
+        )
+        for name, array in rows._asdict().items()
+    ]
+    return pa.table(arrays, schema=_SCHEMA)
 
 
-def _spooled(name: str, spool: IO[bytes]) -> _Array:
-    width = COLUMNS[name]
-    num_rows = spool.tell() // (width * _TYPES[name].itemsize)
-    spool.seek(0)
-    return _Array(spool, _TYPES[name], (num_rows, width))
-
-
-def _of_bytes(content: bytes) -> _Array:
-    return _Array(io.BytesIO(content), np.dtype(np.uint8), (len(content),))
-
-
-def _put(archive: zipfile.ZipFile, name: str, array: _Array, digest: Any) -> None:
-    layout = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-        npy.write_array_header_1_0(member, layout)
-        for block in _hashed(name, array, digest):
-            member.write(block.tobytes())
+def _add_properties(writer: parquet.ParquetWriter, **properties: Any) -> None:
+    """Add the properties to the footer with a checksum, since checksums of pages exclude it."""
+    text = json.dumps(properties, sort_keys=True)
+    writer.add_key_value_metadata({"properties": text, "crc32": str(zlib.crc32(text.encode()))})
 
 
 def read(path: Path) -> Trajectories:
@@ -175,30 +155,25 @@ def read(path: Path) -> Trajectories:
     Raises:
         StorageError: If the file is missing or damaged.
     """
-    return read_with_source(path)[0]
-
-
-def read_with_source(path: Path) -> tuple[Trajectories, dict[str, Any]]:
-    """Return the trajectories in a file, as float32, and the inputs they were made from.
-
-    Raises:
-        StorageError: If the file is missing or damaged.
-    """
-    with _opened(path) as archive:
-        _, source = _check(archive)
-        parts = [Trajectories.empty(), *_blocks(archive)]
-    return Trajectories(*(np.concatenate(part) for part in zip(*parts, strict=True))), source
+    parts = [Trajectories.empty(), *read_blocks(path)]
+    return Trajectories(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def read_blocks(path: Path) -> Iterator[Trajectories]:
-    """Yield the trajectories in blocks of rows, as float32, after verifying the whole file.
+    """Yield the trajectories in blocks of rows, as float32; each block is verified.
 
     Raises:
         StorageError: If the file is missing or damaged.
     """
-    with _opened(path) as archive:
-        _check(archive)
-        yield from _blocks(archive)
+    with _opened(path) as (file, properties):
+        num_frames = properties["num_frames"]
+        for table in _tables(file):
+            rows = Trajectories(*map(_array, table.columns))
+            yield (
+                rows
+                if num_frames is None
+                else rows._replace(header=with_time(rows.header, num_frames))
+            )
 
 
 def inspect(path: Path) -> tuple[int, dict[str, Any]]:
@@ -207,66 +182,44 @@ def inspect(path: Path) -> tuple[int, dict[str, Any]]:
     Raises:
         StorageError: If the file is missing or damaged.
     """
-    with _opened(path) as archive:
-        return _check(archive)
+    with _opened(path) as (file, properties):
+        return sum(table.num_rows for table in _tables(file)), properties["source"]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def _opened(path: Path) -> Iterator[tuple[parquet.ParquetFile, dict[str, Any]]]:
+    """Yield the file and its properties; raise StorageError for errors in the block."""
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            yield archive
+        with (
+            path.open("rb") as stream,
+            parquet.ParquetFile(stream, page_checksum_verification=True) as file,
+        ):
+            metadata = file.metadata.metadata or {}
+            text = metadata[b"properties"]
+            if file.schema_arrow != _SCHEMA or int(metadata[b"crc32"]) != zlib.crc32(text):
+                raise ValueError("its footer is damaged")
+            yield file, json.loads(text)
     except FileNotFoundError as error:
         raise StorageError(f"{path}: no such file; {_REMEDY}") from error
-    except _Damaged as error:
-        raise StorageError(f"{path}: damaged: content differs from checksum; {_REMEDY}") from error
-    except npz.UNREADABLE as error:
-        raise StorageError(f"{path}: unreadable trajectory file ({error}); {_REMEDY}") from error
+    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise StorageError(f"{path}: damaged trajectory file ({reason}); {_REMEDY}") from error
 
 
-def _check(archive: zipfile.ZipFile) -> tuple[int, dict[str, Any]]:
-    """Return the number of rows and the source; raise _Damaged unless the digest matches."""
-    digest, shapes, text = _new_digest(), {}, b""
-    for name in sorted((*COLUMNS, "source")):
-        with _member(archive, name) as array:
-            shapes[name] = array.shape
-            for block in _hashed(name, array, digest):
-                text += block.tobytes() if name == "source" else b""
-    with _member(archive, "digest") as array:
-        stored_digest = b"".join(block.tobytes() for block in array.blocks())
-    num_rows, *_ = shapes["header"]
-    expected = {name: (num_rows, width) for name, width in COLUMNS.items()}
-    if stored_digest != digest.digest() or shapes != expected | {"source": shapes["source"]}:
-        raise _Damaged
-    return num_rows, json.loads(text)
+def _tables(file: parquet.ParquetFile) -> Iterator[pa.Table]:
+    """Yield the row groups; raise ValueError unless their sizes add up."""
+    num_rows = 0
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, use_threads=False)
+        num_rows += table.num_rows
+        yield table
+    if num_rows != file.metadata.num_rows:
+        raise ValueError(f"{num_rows} of {file.metadata.num_rows} rows")
 
 
-def _blocks(archive: zipfile.ZipFile) -> Iterator[Trajectories]:
-    with ExitStack() as stack:
-        arrays = [stack.enter_context(_member(archive, name)) for name in COLUMNS]
-        for blocks in zip(*(array.blocks() for array in arrays), strict=True):
-            yield Trajectories(*(block.astype(np.float32, copy=False) for block in blocks))
-
-
-@contextmanager
-def _member(archive: zipfile.ZipFile, name: str) -> Iterator[_Array]:
-    with archive.open(f"{name}.npy") as file:
-        if npy.read_magic(file) != (1, 0):
-            raise _Damaged
-        shape, _, dtype = npy.read_array_header_1_0(file)
-        yield _Array(file, dtype, shape)
-
-
-def _hashed(name: str, array: _Array, digest: Any) -> Iterator[np.ndarray]:
-    """Yield the blocks of the array after adding each to the digest."""
-    digest.update(f"{name} {array.dtype} {array.shape};".encode())
-    for block in array.blocks():
-        digest.update(block)
-        yield block
-
-
-def _new_digest() -> Any:
-    return hashlib.blake2b(digest_size=16)
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.astype(np.float32, copy=False).reshape(len(column), column.type.list_size)
 
 
 def _feature_columns(first: str, last: str) -> tuple[int, int]:
@@ -279,6 +232,7 @@ def _feature_columns(first: str, last: str) -> tuple[int, int]:
 class FisherReader:
     """Reader of trajectory files for `python -m fisher` (entry-point group `fisher.readers`)."""
 
+    suffix = _SUFFIX
     # descriptor -> begin and end of its columns; MBH has both components (Wang & Schmid 2013)
     columns = {
         "all": _feature_columns("trajectory", "mbhy"),
@@ -289,14 +243,9 @@ class FisherReader:
     }
 
     @staticmethod
-    def recognizes(array_names: Iterable[str]) -> bool:
-        """Return True if an npz with these arrays is a file of trajectories."""
-        return {*COLUMNS, "digest"} <= set(array_names)
-
-    @staticmethod
     def item_name(path: Path) -> str | None:
         """Return the video id in the file name, or None if the name is truncated or changed."""
-        video_id = urllib.parse.unquote(path.stem.rpartition("-")[0])
+        video_id = urllib.parse.unquote(path.name.rpartition("-")[0])
         return video_id if path_of(path.parent, video_id) == path else None
 
     @staticmethod
