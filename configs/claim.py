@@ -24,7 +24,7 @@ def get_config(variant: str = "rendered") -> ConfigDict:
     """Return a config for a laptop; variants of `settings.VARIANTS`: rendered, folder, smoke."""
     config = settings.apply_variants(settings.paper(), variant)
     config.stages = (
-        *("manifest", "idt", "fisher", "ir", "la_own", "la", "tune"),
+        *("manifest", "ingest", "fisher", "ir", "la_own", "la", "tune"),
         *("supervised", "evaluate"),
     )
     config.data.seed = 0  # the same videos for every seed of the training

@@ -19,7 +19,7 @@ from vcjax import settings
 def get_config(variant: str = "") -> ConfigDict:
     """Return the paper's values, or a variant: rendered, folder, smoke, released."""
     config = settings.apply_variants(settings.paper(), variant)
-    config.stages = ("manifest", "idt", "fisher", "svm")
+    config.stages = ("manifest", "ingest", "fisher", "svm")
     config.clusters.num_clusters = 0
     config.fisher.sketch_dim = 0
     config.fisher.descriptors = ("trajectory", "hog", "hof", "mbh", "all")

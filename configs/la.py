@@ -16,4 +16,4 @@ def get_config(variant: str = "") -> ConfigDict:
     config = settings.paper()
     config.la.source = "bank"
     config = settings.apply_variants(config, variant)
-    return settings.append_evaluation(config, ("manifest", "ir", "la"))
+    return settings.append_evaluation(config, ("manifest", "ingest", "ir", "la"))

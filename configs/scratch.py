@@ -15,4 +15,4 @@ from vcjax import settings
 def get_config(variant: str = "") -> ConfigDict:
     """Return the paper's values with comma-separated variants of `settings.VARIANTS` applied."""
     config = settings.apply_variants(settings.paper(), variant)
-    return settings.append_evaluation(config, ("manifest",))
+    return settings.append_evaluation(config, ("manifest", "ingest"))

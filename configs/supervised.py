@@ -13,4 +13,4 @@ from vcjax import settings
 def get_config(variant: str = "") -> ConfigDict:
     """Return the paper's values with comma-separated variants of `settings.VARIANTS` applied."""
     config = settings.apply_variants(settings.paper(), variant)
-    return settings.append_evaluation(config, ("manifest", "supervised"))
+    return settings.append_evaluation(config, ("manifest", "ingest", "supervised"))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 RULE = (
     "__main__ __init__ main",
     "pipeline pretrained interop embed doctor bench *",
-    "training evaluation",
+    "training evaluation ingest",
     "inference objectives idt",
     "data clustering fisher models",
     "settings runtime",

@@ -17,7 +17,7 @@ from vcjax.evaluation.few_shot import Estimate
 from vcjax.runtime import preemption
 from vcjax.settings import GROUP_COLUMNS
 
-_SHARED = ("manifest", "idt")  # stages whose results do not depend on the seed
+_SHARED = ("manifest", "ingest", "fisher")  # stages whose results do not depend on the seed
 _MEASURES = ("5-shot", "linear", "AMI motion", "AMI scene")
 _FIRST = 46  # width of the column of titles
 _PAIRS = (("la", "scratch"), ("la_idt", "la"), ("la_idt_tune", "la_idt"))

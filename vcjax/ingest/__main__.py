@@ -23,7 +23,7 @@ from vcjax.data import manifest as manifests
 from vcjax.data import shards
 from vcjax.ingest.collection import Pictures
 from vcjax.ingest.ingest import Options, Share, ingest
-from vcjax.ingest.variant import variant_of
+from vcjax.ingest.variant import Variant, variant_of
 from vcjax.runtime import config_flags as configs
 from vcjax.runtime import filesystem
 
@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = _config(options.config, [a for a in rest if a.startswith("--config.")])
     if unknown := [a for a in rest if not a.startswith("--config.")]:
         parser.error(f"unknown argument {unknown[0]}")
-    variants = [variant_of(config)]
+    variants = [_variant(config)]
     for changes in options.also:
         overrides = [f"--config.{change}" for change in changes.split(";")]
-        variants.append(variant_of(_config(options.config, [*rest, *overrides])))
+        variants.append(_variant(_config(options.config, [*rest, *overrides])))
     try:
         videos = manifests.read(options.videos)
         collection = ingest(
@@ -98,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--on_error", choices=("error", "skip"), default="error")
     return parser
+
+
+def _variant(config: ConfigDict) -> Variant:
+    return variant_of(config, seed=config.seed if config.data.seed < 0 else config.data.seed)
 
 
 def _share(text: str) -> Share:

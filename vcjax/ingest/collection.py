@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import fisher
 from fisher.vectors import FisherVectors
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest, ManifestError, Problem
@@ -118,6 +119,33 @@ class Collection:
         """Return the path of the model of a variant."""
         return self.root / "models" / f"{variant.key}.npz"
 
+    def model(self, variant: Variant) -> fisher.Model:
+        """Return the model of a variant."""
+        return fisher.Model.load(filesystem.cached(str(self.model_path(variant))))
+
+    def model_digest(self, variant: Variant) -> str:
+        """Return the checksum of the model of a variant, "" if there is none."""
+        try:
+            return str(checksums.read_json(self.model_path(variant).with_suffix(".json"))["model"])
+        except (FileNotFoundError, checksums.DamagedError):
+            return ""
+
+    def write_model(self, variant: Variant, model: fisher.Model) -> None:
+        """Write the model of a variant, and then its description and checksum."""
+        target = self.model_path(variant)
+        filesystem.make_folder(target.parent)
+        with filesystem.writing(target) as temporary:
+            model.save(temporary)
+            digest = checksums.checksum(temporary)
+        about = {"description": variant.describe(), "settings": dict(variant.fisher)}
+        filesystem.write_text(
+            target.with_suffix(".json"), checksums.as_json(about | {"model": digest})
+        )
+
+    def remove_model(self, variant: Variant) -> None:
+        """Remove the model of a variant; its vectors are no longer valid then."""
+        self.model_path(variant).with_suffix(".json").unlink(missing_ok=True)
+
     def vectors_path(self, variant: Variant, part: int) -> Any:
         """Return the path of the vectors of a variant in a part."""
         return self.root / "vectors" / variant.key / f"{part:05d}.npz"
@@ -127,9 +155,11 @@ class Collection:
         path = self.vectors_path(variant, part)
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                keys = ("video_ids", "versions", "vectors", "num_rows")
-                ids, versions, vectors, num_rows = (arrays[key] for key in keys)
+                keys = ("model", "video_ids", "versions", "vectors", "num_rows")
+                model, ids, versions, vectors, num_rows = (arrays[key] for key in keys)
         except npz.UNREADABLE:
+            model = ""
+        if not model or str(model) != self.model_digest(variant):
             return PartVectors((), (), np.zeros((0, 0), np.float32), np.zeros(0, np.int64))
         return PartVectors(tuple(ids.tolist()), tuple(versions.tolist()), vectors, num_rows)
 
@@ -140,6 +170,7 @@ class Collection:
         with filesystem.writing(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
+                model=self.model_digest(variant),
                 video_ids=np.array(vectors.video_ids, str),
                 versions=np.array(vectors.versions, str),
                 vectors=vectors.vectors,
@@ -154,12 +185,7 @@ class Collection:
             ManifestError: If the collection has no vectors of this variant.
             ValueError: If videos are missing.
         """
-        if not self.model_path(variant).is_file():
-            available = "; ".join(self.describe_variants()) or "none"
-            raise ManifestError(
-                f"{self.root}: no Fisher vectors of {variant.describe()} (available: {available}); "
-                "run `vcjax ingest` with the config of this run to add them"
-            )
+        self.check_variant(variant)
         parts = [
             self.read_vectors(variant, part) for part in sorted(set(map(self.part_of, video_ids)))
         ]
@@ -171,6 +197,15 @@ class Collection:
             np.concatenate([part.vectors for part in parts]),
             np.concatenate([part.num_rows > 0 for part in parts]),
         ).of(video_ids)
+
+    def check_variant(self, variant: Variant) -> None:
+        """Raise ManifestError if there are no vectors of `variant`."""
+        if not self.model_digest(variant):
+            available = "; ".join(self.describe_variants()) or "none"
+            raise ManifestError(
+                f"{self.root}: no Fisher vectors of {variant.describe()} (available: {available}); "
+                "run `vcjax ingest` with the config of this run to add them"
+            )
 
     def describe_variants(self) -> list[str]:
         """Return a description of each variant of Fisher vectors in the collection."""

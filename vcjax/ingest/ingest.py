@@ -27,7 +27,7 @@ from vcjax.ingest import one_pass
 from vcjax.ingest.collection import Collection, PartVectors, Pictures
 from vcjax.ingest.one_pass import Encoding, Job, Staged
 from vcjax.ingest.variant import Extraction, Variant
-from vcjax.runtime import checksums, filesystem, progress, worker_pool
+from vcjax.runtime import filesystem, progress, worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ def ingest(
     options: Options,
     *,
     fit_ids: Sequence[str] | None = None,
+    refit: bool = False,
 ) -> Collection:
     """Bring the collection in `root` up to date with `videos`, and return it.
 
@@ -70,6 +71,7 @@ def ingest(
         variants: Fisher vectors to compute, in one pass over the videos that lack any of them.
         options: Execution.
         fit_ids: Videos to draw the rows of the fit from; None: all.
+        refit: Fit the models of all `variants` again, which also encodes all videos again.
 
     Raises:
         ManifestError: If videos cannot be used and `on_error` is "error" (raised after all other
@@ -79,6 +81,8 @@ def ingest(
     work = _Work(collection, videos, tuple(variants), options)
     with _only_one(work.staging / f"share-{options.share.number}-of-{options.share.total}.lock"):
         work.check_vanished()
+        for variant in variants if refit else ():
+            collection.remove_model(variant)
         work.fit(fit_ids if fit_ids is not None else videos.video_ids)
         work.encode()
         work.finish()
@@ -202,7 +206,7 @@ class _Work:
             ManifestError: If a drawn video cannot be used and `on_error` is "error", because the
                 model would depend on it.
         """
-        missing = [v for v in self.variants if not self.collection.model_path(v).is_file()]
+        missing = [v for v in self.variants if not self.collection.model_digest(v)]
         drawn = {v.key: fisher.sample_items(ids, v.fisher["num_videos"], v.seed) for v in missing}
         all_drawn = {video_id for video_ids in drawn.values() for video_id in video_ids}
         needs = {
@@ -220,7 +224,7 @@ class _Work:
         verify.check_problems(self.listed_problems(), len(self.videos), self.options.on_error)
         for variant in missing:
             with _only_one(self.staging / f"{variant.key}.lock"):
-                if not self.collection.model_path(variant).is_file():
+                if not self.collection.model_digest(variant):
                     self.fit_one(variant, [i for i in drawn[variant.key] if i in needs])
 
     def fit_one(self, variant: Variant, video_ids: Sequence[str]) -> None:
@@ -233,12 +237,7 @@ class _Work:
         usable = [video_id for video_id in video_ids if video_id not in self.problems]
         settings = ConfigDict(dict(variant.fisher))
         model = fisher_vectors.fit(usable, features, settings, seed=variant.seed)
-        target = self.collection.model_path(variant)
-        about = {"description": variant.describe(), "settings": dict(variant.fisher)}
-        filesystem.make_folder(target.parent)
-        filesystem.write_text(target.with_suffix(".json"), checksums.as_json(about))
-        with filesystem.writing(target) as temporary:
-            model.save(temporary)
+        self.collection.write_model(variant, model)
 
     def is_own(self, part: int) -> bool:
         """Return True if this machine writes `part`."""

@@ -51,13 +51,14 @@ class Variant:
         )
 
 
-def variant_of(config: ConfigDict) -> Variant:
-    """Return the variant that a config describes in its sections `idt` and `fisher`."""
+def variant_of(config: ConfigDict, *, seed: int) -> Variant:
+    """Return the variant that a config describes in its sections `idt` and `fisher`.
+
+    `seed` is the seed of the draws of the fit.
+    """
     idt = config.idt
     detector = "" if idt.detector in ("", "none") else idt.detector
-    return Variant(
-        Extraction(idt.matcher, detector, idt.people), config.fisher.to_dict(), config.seed
-    )
+    return Variant(Extraction(idt.matcher, detector, idt.people), config.fisher.to_dict(), seed)
 
 
 def _hash(content: Any) -> str:

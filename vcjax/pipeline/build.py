@@ -1,6 +1,6 @@
 """Builder of the stages that a config lists.
 
-manifest -> idt -> fisher -> ir -> la -> tune -> evaluate -> finetune, or fisher -> svm
+manifest -> ingest -> fisher -> ir -> la -> tune -> evaluate -> finetune, or fisher -> svm
 """
 
 import functools
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vcjax import settings
 from vcjax.data.manifest import Manifest
-from vcjax.pipeline import evaluate, fisher, idt, manifest, pretrain, svm, transfer
+from vcjax.pipeline import evaluate, ingest, manifest, pretrain, svm, transfer
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime.stage_cache import Stage
 from vcjax.settings import validation
@@ -40,8 +40,8 @@ def build(config: ConfigDict, workdir: Path) -> list[Stage]:
 
 _BUILDERS: dict[str, Callable[[str, ConfigDict, Path, workdirs.Videos], Stage]] = {
     "manifest": manifest.manifest_stage,
-    "idt": idt.idt_stage,
-    "fisher": fisher.fisher_stage,
+    "ingest": ingest.ingest_stage,
+    "fisher": ingest.fisher_stage,
     **dict.fromkeys(settings.TRAINING_STAGES, pretrain.training_stage),
     **dict.fromkeys(settings.FINETUNING_STAGES, transfer.finetune_stage),
     "few_shot": transfer.few_shot_stage,

@@ -28,7 +28,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         training = manifest.subset("train")
         settings.num_clusters(config.clusters.num_clusters, len(training))
         if "fisher" in inputs and not {"manifest", "fisher"} & set(running):
-            num_points = workdirs.num_vectors(workdir, training)
+            num_points = workdirs.num_vectors(config, workdir, training)
             settings.num_clusters(config.clusters.num_clusters, num_points)
         for start in set(trained) - set(running):
             workdirs.check_network(config, workdir, name, start)
@@ -82,7 +82,7 @@ def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> 
 
 
 def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:
-    vectors = workdirs.fisher_vectors(workdir, manifest)
+    vectors = workdirs.fisher_vectors(config, workdir, manifest)
     training = vectors.of(manifest.subset("train").video_ids)
     labels = cluster(training.vectors, training.has_vector, config)
     return evaluation.IdtOutputs(vectors.vectors, vectors.has_vector, labels)

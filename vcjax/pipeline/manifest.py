@@ -17,7 +17,7 @@ from vcjax.runtime.stage_cache import Stage
 log = logging.getLogger(__name__)
 
 
-_WHICH_VIDEOS = ("manifest", "source", "on_error", "verify")
+_WHICH_VIDEOS = ("manifest", "source", "on_error", "verify", "collection")
 
 
 def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
@@ -30,29 +30,33 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
     """
     data = workdirs.data_settings(config)
     if not config.data.rendered.num_videos:
-        if not config.data.manifest:
+        if not (config.data.collection or config.data.manifest):
             raise settings.SettingsError(
-                "no videos: set --config.data.manifest=FOLDER_OR_TSV, or use the variant :rendered"
+                "no videos: set --config.data.manifest=FOLDER_OR_TSV or --config.data.collection, "
+                "or use the variant :rendered"
             )
-        data["source"] = manifests.signature(config.data.manifest)
+        data["source"] = manifests.signature(config.data.collection or config.data.manifest)
 
     def run(directory: Path) -> str:
-        source = config.data.manifest
+        source = config.data.collection or config.data.manifest
         if config.data.rendered.num_videos:
             source = synthetic.render(
                 directory / "videos",
                 num_videos=config.data.rendered.num_videos,
-                seed=_seed(config),
+                seed=workdirs.data_seed(config),
                 num_workers=workdirs.num_workers(config),
                 look=synthetic.Look(config.data.rendered.contrast, config.data.rendered.brightness),
             )
-        manifest, problems = verify.verify(
-            manifests.read(source),
-            on_error=config.data.on_error,
-            decode=config.data.verify == "decode",
-            num_workers=workdirs.num_workers(config),
-        )
-        manifests.save_problems(problems, directory / "problems.tsv")
+        manifest = manifests.read(source)
+        problems: list[manifests.Problem] = []
+        if "ingest" not in config.stages:  # which verifies every video
+            manifest, problems = verify.verify(
+                manifest,
+                on_error=config.data.on_error,
+                decode=config.data.verify == "decode",
+                num_workers=workdirs.num_workers(config),
+            )
+            manifests.save_problems(problems, directory / "problems.tsv")
         manifest = _split(manifest, config, directory / "manifest.tsv")
         manifests.save(manifest, directory / "manifest.tsv")
         log.info("%s", manifests.summary(manifest, problems))
@@ -60,7 +64,7 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
 
     return Stage(
         name,
-        data | {"seed": _seed(config)},
+        data | {"seed": workdirs.data_seed(config)},
         (),
         run,
         keeps=True,
@@ -83,12 +87,12 @@ def listed(config: ConfigDict, workdir: Path) -> Manifest:
     """
     table = workdir / "manifest" / "manifest.tsv"
     if config.data.rendered.num_videos:
-        manifest = synthetic.listed(config.data.rendered.num_videos, _seed(config))
+        manifest = synthetic.listed(config.data.rendered.num_videos, workdirs.data_seed(config))
     else:
-        manifest = manifests.read(config.data.manifest)
+        manifest = manifests.read(config.data.collection or config.data.manifest)
     recorded = stage_cache.read(table.parent).get("settings", {})
     wanted = {k: v for k, v in workdirs.data_settings(config).items() if k not in _WHICH_VIDEOS}
-    wanted |= {"seed": _seed(config)}
+    wanted |= {"seed": workdirs.data_seed(config)}
     same_recipe = all(recorded.get(key) == value for key, value in wanted.items())
     return _split(manifest, config, table if same_recipe else None)
 
@@ -103,10 +107,10 @@ def _split(manifest: Manifest, config: ConfigDict, previous: Path | None) -> Man
         manifest,
         group=group_column(config, manifest),
         holdout=config.data.holdout,
-        seed=_seed(config),
+        seed=workdirs.data_seed(config),
         previous=_previous_split(previous, manifest, config) if previous else None,
     )
-    return splits.subsample(split, config.data.num_videos, seed=_seed(config))
+    return splits.subsample(split, config.data.num_videos, seed=workdirs.data_seed(config))
 
 
 def _previous_split(path: Path, manifest: Manifest, config: ConfigDict) -> dict[str, str]:

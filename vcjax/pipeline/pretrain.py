@@ -17,7 +17,8 @@ from vcjax.training import changed_videos, pretrain
 def training_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that trains with the settings section `name` and writes `checkpoints`."""
     stage = config[name]
-    inputs = ["manifest", *([stage.init_from] if stage.init_from else [])]
+    inputs = workdirs.video_stages(config)
+    inputs += [stage.init_from] if stage.init_from else []
     depends: dict[str, Any] = {name: stage.to_dict(), "seed": config.seed}
     depends |= {k: config[k].to_dict() for k in ("clip", "model")}
     depends["epochs_scale"] = config.epochs_scale
@@ -28,7 +29,7 @@ def training_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
     def check(running: Collection[str]) -> None:
         training, num_points = videos(running).subset("train"), None
         if stage.get("source") == "idt" and not {"manifest", "fisher"} & set(running):
-            num_points = workdirs.num_vectors(workdir, training)
+            num_points = workdirs.num_vectors(config, workdir, training)
         settings.resolve(
             config, name, len(training), num_points=num_points, num_devices=jax.device_count()
         )
@@ -51,7 +52,9 @@ def training_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
             config,
             train=training,
             test=manifest.subset("test"),
-            fisher=workdirs.fisher_vectors(workdir, training) if "fisher" in inputs else None,
+            fisher=workdirs.fisher_vectors(config, workdir, training)
+            if "fisher" in inputs
+            else None,
             workdir=workdir,
         )
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-import fisher
 from vcjax import evaluation, settings
 from vcjax.idt import fisher_vectors
 from vcjax.pipeline import workdir as workdirs
@@ -35,8 +34,8 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Vid
     def run(directory: Path) -> None:
         manifest = workdirs.manifest(workdir)
         group = group_column(config, manifest)
-        model = fisher.Model.load(workdir / "fisher" / "model.npz")
-        encoded = workdirs.fisher_vectors(workdir, manifest)
+        model = workdirs.collection(config, workdir).model(workdirs.variant(config))
+        encoded = workdirs.fisher_vectors(config, workdir, manifest)
         vectors = fisher_vectors.split_by_descriptor(model, encoded.vectors)
         rows = slice(None) if config.svm.leave_groups_out else manifest.rows("train")
         report = evaluation.evaluate_baseline(
@@ -55,5 +54,5 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Vid
         print(f"report: {workdir / 'report.json'}")
 
     depends |= {"seed": config.seed}
-    inputs = ("manifest", "fisher")
+    inputs = ("manifest", "ingest", "fisher")
     return Stage(name, depends, inputs, run, workdir_files=("report.json",), check=check)

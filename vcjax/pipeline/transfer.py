@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 def finetune_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that finetunes on each split of labeled videos into `result.json`."""
     stage = config[name]
-    inputs = ("manifest", *([stage.init_from] if stage.init_from else []))
+    inputs = (
+        *workdirs.video_stages(config),
+        *([stage.init_from] if stage.init_from else []),
+    )
     depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
 
     def check(running: Collection[str]) -> None:
@@ -73,7 +76,10 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
 def few_shot_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that probes frozen features on each split into `result.json`."""
     stage = config[name]
-    inputs = ("manifest", *([stage.init_from] if stage.init_from else []))
+    inputs = (
+        *workdirs.video_stages(config),
+        *([stage.init_from] if stage.init_from else []),
+    )
     depends = _transfer_settings(name, config)
 
     def check(running: Collection[str]) -> None:

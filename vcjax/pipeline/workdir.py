@@ -12,8 +12,11 @@ from vcjax import evaluation, inference, settings
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes
+from vcjax.ingest.collection import Collection as VideoCollection
+from vcjax.ingest.collection import Pictures
+from vcjax.ingest.variant import Variant, variant_of
 from vcjax.models.resnet3d import ResNet3D
-from vcjax.runtime import stage_cache
+from vcjax.runtime import filesystem, stage_cache
 from vcjax.training import networks
 
 # names of the stages that run before a stage -> videos of the run; before the stage `manifest` has
@@ -25,18 +28,56 @@ _EXECUTION = ("num_threads", "num_workers", "max_corrupt_fraction", "max_changed
 
 
 def manifest(workdir: Path) -> Manifest:
-    """Return the videos of the run."""
-    return manifests.load(workdir / "manifest" / "manifest.tsv")
+    """Return the videos of the run: those of its collection, if it has one."""
+    ingested = workdir / "ingest" / "manifest.tsv"
+    return manifests.load(ingested if ingested.exists() else workdir / "manifest" / "manifest.tsv")
 
 
-def fisher_vectors(workdir: Path, manifest: Manifest) -> FisherVectors:
+def video_stages(config: ConfigDict) -> list[str]:
+    """Return the stages that provide the videos."""
+    return [name for name in ("manifest", "ingest") if name in config.stages]
+
+
+def data_seed(config: ConfigDict) -> int:
+    """Return the seed of all that belongs to the videos: rendering, split, Fisher vectors."""
+    return config.seed if config.data.seed < 0 else config.data.seed
+
+
+def collection_folder(config: ConfigDict, workdir: Path) -> Any:
+    """Return the folder of the run's collection: a shared one, or a folder of the run."""
+    if config.data.collection:
+        return filesystem.path_of(config.data.collection)
+    return workdir / "ingest" / "collection"
+
+
+def collection(config: ConfigDict, workdir: Path) -> VideoCollection:
+    """Return the collection of the run."""
+    return VideoCollection.open(collection_folder(config, workdir))
+
+
+def variant(config: ConfigDict) -> Variant:
+    """Return the variant of Fisher vectors that the config describes."""
+    return variant_of(config, seed=data_seed(config))
+
+
+def check_size(config: ConfigDict, pictures: Pictures) -> None:
+    """Raise SettingsError if a clip needs larger frames than the collection has."""
+    if config.clip.side > pictures.side:
+        raise settings.SettingsError(
+            f"--config.clip.side={config.clip.side} needs frames of at least this short side, and "
+            f"{config.data.collection} has {pictures.side} pixels; make a collection with "
+            f"`vcjax ingest VIDEOS FOLDER --side {2 * config.clip.side}`"
+        )
+
+
+def fisher_vectors(config: ConfigDict, workdir: Path, manifest: Manifest) -> FisherVectors:
     """Return the Fisher vectors of the videos of `manifest`, in their order."""
-    return FisherVectors.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
+    return collection(config, workdir).fisher_vectors(variant(config), manifest.video_ids)
 
 
-def num_vectors(workdir: Path, manifest: Manifest) -> int:
+def num_vectors(config: ConfigDict, workdir: Path, manifest: Manifest) -> int:
     """Return the number of videos of `manifest` that have a Fisher vector."""
-    return int(fisher_vectors(workdir, manifest).has_vector.sum())
+    return int(fisher_vectors(config, workdir, manifest).has_vector.sum())
 
 
 def num_workers(config: ConfigDict) -> int:

@@ -24,7 +24,7 @@ def paper() -> ConfigDict:
     """Return the settings of the paper, and of the released code where the paper is silent."""
     config = ConfigDict()
     config.seed = 0  # seed of every random draw; the same seed gives the same run
-    config.stages = ("manifest", "idt", "fisher", "ir", "la", "tune", "evaluate")
+    config.stages = ("manifest", "ingest", "fisher", "ir", "la", "tune", "evaluate")
     config.eval_stages = ("evaluate",)  # stages that follow training and report its result
     config.epochs_scale = 1.0  # factor of the epochs of every stage; at least one epoch remains
     config.num_workers = 0  # processes that render, verify and extract; 0: one per CPU core
@@ -65,6 +65,10 @@ def paper() -> ConfigDict:
 def _data() -> ConfigDict:
     data = ConfigDict()
     data.manifest = ""  # folder (class = parent folder), or TSV/CSV with a `path` column
+    data.collection = ""  # folder made by `vcjax ingest`, in place of data.manifest; "": the run
+    # makes a collection of its own in its workdir
+    data.side = 0  # short side of the frames of that collection, in pixels; 0: twice clip.side
+    data.codec = "jpeg"  # of these frames; or "h264": a third of the space, slower to read
     data.group = "auto"  # label column whose values are never divided between training and test;
     # "": none; "auto": the first column of GROUP_COLUMNS that the manifest has
     data.holdout = 0.25  # fraction of videos held out for evaluation, without a `split` column

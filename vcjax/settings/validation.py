@@ -61,6 +61,7 @@ _RULES: dict[str, _Rule] = {
     "log_steps": _AT_LEAST_1,
     "bank_dtype": _one_of("float32", "bfloat16"),
     "data.holdout": _BETWEEN,
+    "data.codec": _one_of("jpeg", "h264"),
     "data.on_error": _one_of("error", "skip"),
     "data.verify": _one_of("decode", "header"),
     "data.max_corrupt_fraction": _SHARE,

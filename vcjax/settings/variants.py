@@ -10,7 +10,10 @@ from vcjax.settings.defaults import FINETUNING_STAGES, TRAINING_STAGES, Settings
 def _small(config: ConfigDict) -> None:
     """Reduce all sizes to a laptop's CPU; K and |B_i| keep the paper's ratios."""
     if config.la.source == "idt":  # plain LA is trained for comparison
-        config.stages = ("manifest", "idt", "fisher", "ir", "la_own", "la", "tune", "evaluate")
+        config.stages = (
+            *("manifest", "ingest", "fisher"),
+            *("ir", "la_own", "la", "tune", "evaluate"),
+        )
     # every other frame: the duration of the paper's 16 frames at half the cost
     config.clip.num_frames, config.clip.stride, config.clip.side = 8, 2, 56
     config.model.width = 16
