@@ -1,1 +1,1 @@
-"""Collections: every video decoded once into shards, boxes and Fisher vectors that all runs share."""
+"""Collections: one decode of every video into shards, boxes and vectors that all runs share."""

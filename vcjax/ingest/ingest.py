@@ -36,7 +36,7 @@ _MAX_VANISHED = 0.5
 
 
 class Share(NamedTuple):
-    """Share `number` of `total` shares of the work, for machines that make a collection together."""
+    """Share of one machine, `number` of `total`, where machines make a collection together."""
 
     number: int = 0
     total: int = 1
