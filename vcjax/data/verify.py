@@ -64,7 +64,8 @@ def check_problems(problems: Sequence[Problem], num_videos: int, on_error: str) 
         lines = "\n".join(manifests.listed(problems))
         raise ManifestError(
             f"{len(problems)} of {num_videos} videos cannot be used:\n{lines}\n"
-            "Repair them, or leave them out: on_error=skip (in a run: --config.data.on_error=skip)"
+            "Repair them, or leave them out: on_error=skip (in a run: --config.data.on_error=skip, "
+            "which lists all of them in problems.tsv)"
         )
     if len(problems) == num_videos:
         first = problems[0]
