@@ -53,6 +53,15 @@ def test_folders_divide_a_collection_for_every_reader(tmp_path, names, expected)
     assert scanned(folder, tmp_path) == read
 
 
+@pytest.mark.parametrize("name", ["videos", "./videos/", "../test/videos", "."])
+def test_a_relative_folder_is_the_same_collection(tmp_path, monkeypatch, name):
+    folder = tree(tmp_path / "test" / "videos", ["run/1.mp4", "jump/2.mp4"])
+    monkeypatch.chdir(folder if name == "." else folder.parent)
+    assert manifest.read(name) == manifest.read(folder) == scanned(name, tmp_path)
+    assert manifest.read(name).video_ids == ("jump/2", "run/1")
+    assert manifest.read(name).split == ("", "")
+
+
 def test_a_table_without_a_split_is_divided_by_the_folders_of_its_paths(tmp_path):
     table = tmp_path / "test" / "videos.tsv"  # a folder above all videos does not count
     table.parent.mkdir()

@@ -47,8 +47,7 @@ def walk(folder: Any, suffixes: Sequence[str] = VIDEO_SUFFIXES) -> Listing:
         ManifestError: If there is no such folder, or if a file name has control characters or is
             not UTF-8.
     """
-    if not filesystem.is_remote(folder):
-        folder = Path(os.path.abspath(folder))
+    folder = _absolute(folder)
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder")
     reasons: Counter[str] = Counter()
@@ -100,6 +99,10 @@ def _remote(folder: Any, reasons: Counter[str]) -> list[Any]:
     if len(shown) < len(files):
         reasons["hidden"] = len(files) - len(shown)
     return shown
+
+
+def _absolute(folder: Any) -> Any:
+    return folder if filesystem.is_remote(folder) else Path(os.path.abspath(folder))
 
 
 def parts(path: Any, folder: Any) -> tuple[str, ...]:
@@ -194,6 +197,7 @@ def columns(folder: Any, files: Sequence[Any]) -> dict[str, list[str]]:
     The id is the relative path without suffix. The class is the parent folder, without the folder
     that decides the split.
     """
+    folder = _absolute(folder)
     folders = [parts(path, folder)[:-1] for path in files]
     split = sides(folders)
     classes = []
