@@ -74,8 +74,9 @@ def _embed(options: argparse.Namespace) -> None:
         decode=options.on_error == "skip",
         num_workers=options.num_threads,
     )
-    for problem in problems:
-        print(f"left out {problem.video_id}: {problem.reason}", file=sys.stderr)
+    if problems:
+        lines = "\n".join(manifests.listed(problems))
+        print(f"left out {len(problems)} videos:\n{lines}", file=sys.stderr)
     parts = options.out.with_name(options.out.name + ".parts")
     config = network.config()
     config.evaluation.batch_size, config.data.num_threads = options.batch_size, options.num_threads

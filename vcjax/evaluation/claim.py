@@ -238,6 +238,7 @@ def join(sources: Sequence[Path], path: Path) -> None:
             labels = {f"{source.stem} {k}": v[row] for k, v in videos.labels.items()}
             key = videos.labels[group][row] if group else video_id
             about = {"path": videos.paths[row], "video_id": f"{source.stem}/{video_id}"}
+            about |= {"split": videos.split[row]}
             rows.append(about | {"group": f"{source.stem} {key}"} | labels)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     temporary = path.with_suffix(".tmp")

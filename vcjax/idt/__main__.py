@@ -127,10 +127,12 @@ def shard(text: str) -> tuple[int, int]:
 
 def _videos(options: argparse.Namespace) -> dict[str, str]:
     """Return the video files of this part by id: every N-th video in the order of the ids."""
-    from vcjax.data import manifest
+    from vcjax.data import manifest, verify
 
     index, count = options.shard
     videos = manifest.read(options.manifest)
+    if getattr(options, "on_error", "skip") == "error":
+        verify.check_files(videos)
     return dict(list(zip(videos.video_ids, videos.paths, strict=True))[index - 1 :: count])
 
 

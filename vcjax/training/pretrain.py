@@ -228,7 +228,8 @@ def _validate(
     for column in train.own_labels:
         train_labels, test_labels = (np.array(m.labels[column]) for m in (train, test))
         if set(train_labels) & set(test_labels) - {""}:
+            counted = decoded & (test_labels != "")
             scalars[f"validation/{column}"] = float(
-                np.mean((train_labels[nearest] == test_labels)[decoded])
+                np.mean((train_labels[nearest] == test_labels)[counted])
             )
     return scalars
