@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(arguments[1:])}")
     if _CONFIG.value is None:
-        raise app.UsageError("--config is required, for example configs/la_idt.py:rendered")
+        sys.exit("vcjax: --config is required, for example --config=la_idt.py:rendered; see --help")
     _log_to_standard_error()
     xla_flags.set_defaults()
     preemption.listen()
@@ -82,11 +82,12 @@ def main(arguments: list[str]) -> None:
 
 
 def _run(workdir: Path) -> None:
-    # imported late: --help and a wrong flag should not wait for JAX
+    validation.check(_CONFIG.value)
+    devices = xla_flags.devices()
+    # imported late: --help and an invalid setting should not wait for the pipeline
     from vcjax.pipeline import build
     from vcjax.runtime import activation_dtype, stage_cache
 
-    devices = xla_flags.devices()
     workdir.mkdir(parents=True, exist_ok=True)
     stages = build.build(_CONFIG.value, workdir)
     log.info(
@@ -132,7 +133,7 @@ flags.DEFINE_bool("debug", False, "Log tracebacks of errors and debug messages."
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """Parse the flags, or print the help with every setting and exit if the flags include --help."""
+    """Parse the flags, or print every setting and exit for --help."""
     if _HELP.intersection(arguments[1:]):
         from vcjax.settings import description
 

@@ -104,7 +104,9 @@ def test_a_value_of_another_type_is_refused():
 
 @pytest.mark.parametrize("variant", ["rendered", "smoke"])
 def test_a_manifest_that_rendering_would_ignore_is_refused(variant):
-    _refused("--config.data.manifest=videos.tsv would be ignored", variant, data__manifest="videos.tsv")
+    _refused(
+        "--config.data.manifest=videos.tsv would be ignored", variant, data__manifest="videos.tsv"
+    )
 
 
 def test_the_description_has_every_setting_with_its_comment():
@@ -112,4 +114,7 @@ def test_the_description_has_every_setting_with_its_comment():
     assert len(lines) == len(list(defaults.flat(settings.paper())))
     assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
     (batch_size,) = [line for line in lines if line.strip().startswith("--config.la.batch_size=")]
-    assert batch_size.split(maxsplit=1) == ["--config.la.batch_size=256", "clips per step, Sec. 4.2"]
+    assert batch_size.split(maxsplit=1) == [
+        "--config.la.batch_size=256",
+        "clips per step, Sec. 4.2",
+    ]

@@ -151,7 +151,7 @@ def _clusters() -> ConfigDict:
 
 def _training(*, epochs: int, lr_milestones: tuple[int, ...], init_from: str) -> ConfigDict:
     stage = ConfigDict()
-    stage.epochs = epochs
+    stage.epochs = epochs  # passes over the training videos
     stage.lr_milestones = lr_milestones  # epochs after which the learning rate is divided by 10
     stage.init_from = init_from  # stage that provides initial weights and bank; "": random
     stage.batch_size = 256  # clips per step, Sec. 4.2

@@ -155,13 +155,14 @@ def check(config: ConfigDict) -> None:
 
 def unknown(flag: str) -> str:
     """Return a message for the unknown setting `flag`, --config.KEY, with the closest settings."""
-    settings = [f"--config.{key}" for key, _ in flat(paper())]
-    close = difflib.get_close_matches(flag, settings, n=1, cutoff=0.8)
-    last = flag.rpartition(".")[2]
-    close = close or [s for s in settings if s.rpartition(".")[2] == last][:3]
-    close = close or difflib.get_close_matches(flag, settings, n=1)
-    advice = f"; did you mean {' or '.join(close)}?" if close else ""
-    return f"there is no setting {flag}{advice}"
+    key, names = flag.removeprefix("--config."), [name for name, _ in flat(paper())]
+    last = {name: name.rpartition(".")[2] for name in names}
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.8)
+    if not close:  # the section may be wrong
+        alike = difflib.get_close_matches(key.rpartition(".")[2], set(last.values()), n=1)
+        close = [name for name in names if last[name] in alike][:3]
+    advice = " or ".join(f"--config.{name}" for name in close)
+    return f"there is no setting {flag}" + (f"; did you mean {advice}?" if close else "")
 
 
 _KINDS = {
