@@ -21,6 +21,6 @@ def read_result(directory: Path) -> dict[str, Any] | None:
     if not stage_cache.read(directory).get("complete"):
         return None
     try:
-        return json.loads((directory / "result.json").read_text())
+        return json.loads((directory / "result.json").read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None

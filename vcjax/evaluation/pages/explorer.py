@@ -132,7 +132,7 @@ def _pair(names: Sequence[str]) -> tuple[int, int]:
 def _run(
     run: Path, manifest: Manifest, sources: Mapping[str, Source], place: Sequence[int]
 ) -> dict[str, Any]:
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((run / "report.json").read_text("utf-8"))
     entries = {**report["models"], **({"idt": report["idt"]} if "idt" in report else {})}
     columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
     bar = progress.bar(sources.items(), desc="explorer: maps", unit="map")
@@ -216,7 +216,7 @@ def plane(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
 def curves(path: Path) -> dict[str, dict[str, list[list[float]]]]:
     """Return stage -> metric -> pairs [epoch, value] from the lines of `metrics.jsonl`."""
     points: dict[str, dict[str, list[list[float]]]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:  # a killed run can leave an incomplete last line
