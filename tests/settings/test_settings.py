@@ -118,3 +118,12 @@ def test_the_description_has_every_setting_with_its_comment():
         "--config.la.batch_size=256",
         "clips per step, Sec. 4.2",
     ]
+
+
+def test_a_config_of_another_origin_is_refused():
+    with pytest.raises(settings.SettingsError, match="get_config .* returned a NoneType"):
+        validation.check(None)
+    config = settings.paper()
+    del config.svm
+    with pytest.raises(settings.SettingsError, match="no setting svm.*settings.paper"):
+        validation.check(config)

@@ -126,6 +126,11 @@ _NOT_EMPTY = ("stages", "scales", "fisher.descriptors", "retrieval")
 
 def check(config: ConfigDict) -> None:
     """Raise SettingsError, which names the setting, for the first invalid setting or value."""
+    if not isinstance(config, ConfigDict):
+        raise SettingsError(
+            f"get_config of the config file returned a {type(config).__name__}; "
+            "return a modified settings.paper()"
+        )
     defaults, values = dict(flat(paper())), dict(flat(config))
     for key in values:
         if key not in defaults:
