@@ -64,6 +64,8 @@ class GMM:
         variance_floor: float = 1e-4,
         mesh: Mesh | None = None,
     ):
+        if not all(isinstance(n, int | np.integer) for n in (num_components, num_starts)):
+            raise ValueError("num_components and num_starts must be integers")
         if num_components < 1 or num_starts < 1 or max_iterations < 1:
             raise ValueError("num_components, num_starts and max_iterations must be at least 1")
         if np.isnan(tolerance) or not 0 <= variance_floor < np.inf:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vcjax import inference, pretrained
+from vcjax import idt, inference, pretrained
 from vcjax.clustering import kmeans, neighbors
+from vcjax.models import state_dict
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.objectives import instance_recognition, local_aggregation, memory_bank
 
@@ -176,3 +177,30 @@ def test_videos_refuses_a_list_of_paths(network):
         loaded.videos("videos", clips_per_video=0)
     with pytest.raises(ValueError, match="source must be a path or a name, not a NoneType"):
         pretrained.load(None)
+
+
+FRAMES = [np.full((48, 64, 3), 128, np.uint8)] * 3
+
+
+@pytest.mark.parametrize(
+    "frames, options, message",
+    [
+        ([frame / 255 for frame in FRAMES], {}, "frame 0 must be uint8 in .* not float64"),
+        ([np.zeros((3, 48, 64), np.uint8)], {}, "frame 0 must be RGB .* not of shape"),
+        ([[1, 2]], {}, "frame 0 must be an array, not a list"),
+        (FRAMES, {"homographies": np.full((2, 3, 3), np.nan)}, "row 0 of homographies"),
+        (FRAMES, {"homographies": np.zeros((2, 2, 3))}, r"homographies must be .*, not of shape"),
+        (FRAMES, {"people": [np.zeros((1, 3), np.float32)] * 3}, "people: boxes of frame 0 must"),
+    ],
+    ids=["float", "channels first", "list", "homography nan", "homography shape", "boxes"],
+)
+def test_frames_of_another_form_are_refused(frames, options, message):
+    with pytest.raises(ValueError, match=message):
+        idt.extract(frames, **options)
+
+
+def test_weights_that_are_not_finite_are_refused_before_any_is_set(network):
+    values = state_dict.arrays(network)
+    name = sorted(values)[-1]
+    with pytest.raises(state_dict.WeightsError, match=f"{name} has a value that is not finite"):
+        state_dict.load(network, values | {name: values[name] * np.nan})
