@@ -173,7 +173,7 @@ def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Moti
 
 
 def _given(homographies: Float[np.ndarray, "pairs 3 3"]) -> Motion:
-    checks.array("homographies", homographies, "pairs 3 3", **{"3": 3})
+    checks.array("homographies", homographies, "pairs rows columns", rows=3, columns=3)
     checks.finite("homographies", homographies)
 
     def motion(

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-log = logging.getLogger(__name__)
-
 from vcjax.runtime import checks
+
+log = logging.getLogger(__name__)
 
 Boxes = Float[np.ndarray, "n 4"]  # left, top, right, bottom in pixels of the video
 
@@ -88,6 +88,6 @@ def of_frame(boxes: Sequence[Boxes], frame: int, name: str) -> Boxes:
             f"{name}: boxes for {len(boxes)} frames, but the video is longer; "
             "write a line for each frame, including frames without people"
         )
-    checks.array(f"{name}: boxes of frame {frame}", boxes[frame], "n 4", **{"4": 4})
+    checks.array(f"{name}: boxes of frame {frame}", boxes[frame], "n sides", sides=4)
     checks.finite(f"{name}: boxes of frame {frame}", boxes[frame])
     return boxes[frame]
