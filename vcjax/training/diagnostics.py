@@ -20,7 +20,7 @@ from vcjax.training.step import Scalars
 log = logging.getLogger(__name__)
 
 _EXPLODED = 10.0  # factor over max(first loss, 1)
-_LARGEST_WEIGHT = 1e4  # trained weights stay below 10; far above, activations overflow
+_LARGEST_WEIGHT = 1e4  # far above trained weights; activations of larger ones overflow
 _ALIKE = 0.99  # mean cosine similarity of the embeddings of two videos
 _EPOCHS_ALIKE = 3  # consecutive epochs; early in training, similar embeddings are normal
 _TAKES_ALL = 0.8  # fraction of the videos in the largest cluster
