@@ -19,7 +19,7 @@ from typing import NamedTuple
 from vcjax.data import manifest as manifests
 from vcjax.data import shards
 from vcjax.idt import storage
-from vcjax.runtime import checkpoint, checksums, progress, stage_cache
+from vcjax.runtime import checksums, progress
 
 _CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
 
@@ -179,6 +179,8 @@ def folder(path: Path) -> Iterator[Finding]:
 
 
 def _stage(workdir: Path, name: str) -> Finding:
+    from vcjax.runtime import stage_cache  # imported late, for a fast --help
+
     directory = workdir / name
     again = "run again to rebuild damaged files"
     for problem in _record_problems(directory):
@@ -208,6 +210,8 @@ def _record_problems(directory: Path) -> Iterator[str]:
 
 
 def _damaged_checkpoints(directory: Path) -> list[Path]:
+    from vcjax.runtime import checkpoint
+
     folders = directory.rglob("checkpoints")
     return [
         path
@@ -229,6 +233,8 @@ def _damaged_trajectories(directory: Path) -> list[Path]:
 
 def _stale(workdir: Path, record: dict) -> str:
     """Return the first input stage whose result has changed since `record`, or ""."""
+    from vcjax.runtime import stage_cache
+
     for name, digest in record.get("inputs", {}).items():
         now = stage_cache.read(workdir / name)
         if now.get("complete") and now["digest"] != digest:
@@ -237,6 +243,8 @@ def _stale(workdir: Path, record: dict) -> str:
 
 
 def _progress(directory: Path) -> str:
+    from vcjax.runtime import checkpoint
+
     steps = [
         int(checkpoint.committed(folder)[0].name)
         for folder in directory.rglob("checkpoints")

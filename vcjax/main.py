@@ -13,8 +13,7 @@ For your own videos, pass a folder or a TSV/CSV file with a `path` column:
 
 Variants (after the colon): rendered, folder, smoke, released. Without a variant, the settings are
 the values of the paper. --config.KEY=VALUE overrides any setting, for example
---config.epochs_scale=0.1, --config.data.on_error=skip, --config.seed=1; vcjax/settings/
-documents every setting.
+--config.epochs_scale=0.1, --config.data.on_error=skip, --config.seed=1; --help lists every setting.
 
 Exit codes: 0 success; 1 an error, explained in one line; 75 stopped by SIGTERM or by the death of
 another process of the run (the same command resumes); 130 stopped by Ctrl-C. On SIGTERM and on
@@ -28,15 +27,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from vcjax.pipeline import build
-from vcjax.runtime import activation_dtype, peer_watchdog, preemption, stage_cache, xla_flags
+from vcjax.runtime import preemption, xla_flags
 from vcjax.runtime.config_flags import parse
+from vcjax.settings import validation
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
@@ -63,7 +60,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(arguments[1:])}")
     if _CONFIG.value is None:
-        raise app.UsageError("--config is required, for example configs/la_idt.py:rendered")
+        sys.exit("vcjax: --config is required, for example --config=la_idt.py:rendered; see --help")
     _log_to_standard_error()
     xla_flags.set_defaults()
     preemption.listen()
@@ -85,11 +82,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _run(workdir: Path) -> None:
+    validation.check(_CONFIG.value)
+    devices = xla_flags.devices()
+    # imported late: --help and an invalid setting should not wait for the pipeline
+    from vcjax.pipeline import build
+    from vcjax.runtime import activation_dtype, stage_cache
+
     workdir.mkdir(parents=True, exist_ok=True)
     stages = build.build(_CONFIG.value, workdir)
     log.info(
         "devices: %s; activations in %s",
-        ", ".join(str(d) for d in jax.local_devices()),
+        ", ".join(str(d) for d in devices),
         activation_dtype.resolve(_CONFIG.value.model.dtype),
     )
     stage_cache.run(stages, workdir, only=_STAGES.value)
@@ -98,6 +101,11 @@ def _run(workdir: Path) -> None:
 @contextlib.contextmanager
 def _joined() -> Iterator[None]:
     """Make this process a member of the distributed run while the context is open."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    from vcjax.runtime import peer_watchdog
+
     jax.distributed.initialize(
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
@@ -123,5 +131,18 @@ def _log_to_standard_error() -> None:
 
 flags.DEFINE_bool("debug", False, "Log tracebacks of errors and debug messages.")
 
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Parse the flags, or print every setting and exit for --help."""
+    if _HELP.intersection(arguments[1:]):
+        from vcjax.settings import description
+
+        print(f"{__doc__}\nFlags:\n{FLAGS.main_module_help()}\n\n{description.describe()}")
+        sys.exit()
+    return parse(arguments, describe_unknown=validation.unknown)
+
+
+_HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=_parse)

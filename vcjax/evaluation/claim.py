@@ -205,7 +205,7 @@ def _bars(
 
 def report(folders: Sequence[Path], claims: Sequence[Claim], out: Path) -> str:
     """Return the tables of all claims, and write `claim.png` and `claim.json` into `out`."""
-    reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
+    reports = [json.loads((folder / "report.json").read_text("utf-8")) for folder in folders]
     collected = {claim: collect(reports, claim) for claim in claims}
     draw(collected, out / "claim.png")
     as_json = {
@@ -215,7 +215,7 @@ def report(folders: Sequence[Path], claims: Sequence[Claim], out: Path) -> str:
         }
         for claim, models in collected.items()
     }
-    (out / "claim.json").write_text(json.dumps(as_json, indent=1) + "\n")
+    (out / "claim.json").write_text(json.dumps(as_json, indent=1) + "\n", "utf-8")
     parts = [
         table(models, gains(reports, claim), claim, len(folders))
         for claim, models in collected.items()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from vcjax.data import video as videos
 from vcjax.idt import camera, descriptors, flow, people, pyramid, tracks
 from vcjax.idt.trajectories import IdtSettings, Trajectories, with_time
+from vcjax.runtime import checks
 
 Video = str | Path | Iterable[np.ndarray]
 People = str | Path | Sequence[people.Boxes]
@@ -126,6 +127,7 @@ def _with_grey(video: Video) -> Iterator[tuple[np.ndarray, UInt8[np.ndarray, "h 
     cv2.setNumThreads(1)  # videos are processed in parallel, with one thread each
     shape: tuple[int, ...] = ()
     for index, frame in enumerate(videos.frames(video) if isinstance(video, str | Path) else video):
+        _check_frame(frame, index)
         gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         shape = shape or gray.shape
         if gray.shape != shape:
@@ -135,6 +137,18 @@ def _with_grey(video: Video) -> Iterator[tuple[np.ndarray, UInt8[np.ndarray, "h 
                 f"the frames before it {shape[1]} x {shape[0]}"
             )
         yield frame, np.ascontiguousarray(gray)
+
+
+def _check_frame(frame: Any, index: int) -> None:
+    if not isinstance(frame, np.ndarray):
+        raise ValueError(f"frame {index} must be an array, not a {type(frame).__name__}")
+    if frame.dtype != np.uint8:
+        raise ValueError(f"frame {index} must be uint8 in [0, 255], not {frame.dtype}")
+    if frame.ndim != 2 and not (frame.ndim == 3 and frame.shape[2] == 3):
+        raise ValueError(
+            f"frame {index} must be RGB [height, width, 3] or grayscale [height, width], not of "
+            f"shape {frame.shape}"
+        )
 
 
 def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Motion:
@@ -159,6 +173,9 @@ def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Moti
 
 
 def _given(homographies: Float[np.ndarray, "pairs 3 3"]) -> Motion:
+    checks.array("homographies", homographies, "pairs rows columns", rows=3, columns=3)
+    checks.finite("homographies", homographies)
+
     def motion(
         index: int, previous: camera.Grey, current: camera.Grey, flow: Float[np.ndarray, "2 h w"]
     ) -> camera.Homography:

@@ -20,6 +20,7 @@ from vcjax.training.step import Scalars
 log = logging.getLogger(__name__)
 
 _EXPLODED = 10.0  # factor over max(first loss, 1)
+_LARGEST_WEIGHT = 1e4  # far above trained weights; activations of larger ones overflow
 _ALIKE = 0.99  # mean cosine similarity of the embeddings of two videos
 _EPOCHS_ALIKE = 3  # consecutive epochs; early in training, similar embeddings are normal
 _TAKES_ALL = 0.8  # fraction of the videos in the largest cluster
@@ -89,7 +90,7 @@ class LossMonitor:
         step = steps[-1][0]
         if hosts.is_primary():
             report = {"step": step, "problem": problem, "video_ids": videos}
-            (self._directory / "bad_batch.json").write_text(json.dumps(report, indent=1))
+            (self._directory / "bad_batch.json").write_text(json.dumps(report, indent=1), "utf-8")
         last = f"the last good checkpoint is {self._directory / 'checkpoints' / str(latest)}"
         raise FloatingPointError(
             f"{self._name}: {problem} at step {step}; "
@@ -105,6 +106,24 @@ class LossMonitor:
 
 def _listed(video_ids: Sequence[str], most: int = 8) -> str:
     return ", ".join(video_ids[:most]) + (", ..." if len(video_ids) > most else "")
+
+
+def problem_of_weights(params: Any, statistics: Any) -> str:
+    """Return the problem of weights that have diverged, or "" if they have not.
+
+    Batch normalization hides weights that grow without bound from the loss: only embeddings with
+    running statistics overflow, to zero.
+    """
+    if not is_finite((params, statistics)):
+        return "weights are not finite after the update"
+    if (largest := float(_largest(params))) > _LARGEST_WEIGHT:
+        return f"training has diverged: a weight is {largest:.2g} after the update"
+    return ""
+
+
+@jax.jit
+def _largest(arrays: Any) -> Array:
+    return jnp.stack([jnp.abs(x).max() for x in jax.tree.leaves(arrays)]).max()
 
 
 @jax.jit

@@ -134,7 +134,7 @@ def _run(
     place: Sequence[int],
     folder: Path,
 ) -> dict[str, Any]:
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((run / "report.json").read_text("utf-8"))
     entries = {**report["models"], **({"idt": report["idt"]} if "idt" in report else {})}
     described = cluster_sheets.load(run / "evaluate")
     row_of = {video_id: row for row, video_id in enumerate(manifest.video_ids)}
@@ -214,7 +214,7 @@ def plane(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
 def curves(path: Path) -> dict[str, dict[str, list[list[float]]]]:
     """Return stage -> metric -> pairs [epoch, value] from the lines of `metrics.jsonl`."""
     points: dict[str, dict[str, list[list[float]]]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:  # a killed run can leave an incomplete last line
