@@ -35,7 +35,14 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from vcjax.pipeline import build
-from vcjax.runtime import activation_dtype, peer_watchdog, preemption, stage_cache, xla_flags
+from vcjax.runtime import (
+    activation_dtype,
+    compilation,
+    peer_watchdog,
+    preemption,
+    stage_cache,
+    xla_flags,
+)
 from vcjax.runtime.config_flags import parse
 
 FLAGS = flags.FLAGS
@@ -67,12 +74,14 @@ def main(arguments: list[str]) -> None:
     _log_to_standard_error()
     xla_flags.set_defaults()
     preemption.listen()
+    preemption.end_if_blocked()
+    compilation.report()
     try:
         with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
             _run(Path(_WORKDIR.value).absolute())
             return
     except (preemption.StopRequested, KeyboardInterrupt):
-        pass  # logged below, after the frames of the exception and their progress bars are gone
+        pass  # left below, after the frames of the exception and their progress bars are gone
     except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -80,12 +89,13 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"vcjax: {error}{advice if full else ''}")
     finally:
         preemption.end_workers()
-    log.warning("vcjax: stopped. To resume, run:\n  %s", preemption.command())
-    sys.exit(preemption.exit_code())
+    jax.distributed.shutdown()
+    preemption.leave(preemption.exit_code())
 
 
 def _run(workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
+    compilation.cache_in(workdir / "compiled")
     stages = build.build(_CONFIG.value, workdir)
     log.info(
         "devices: %s; activations in %s",

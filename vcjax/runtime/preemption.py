@@ -14,11 +14,15 @@ import multiprocessing
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+from vcjax.runtime import compilation
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,7 @@ EXIT_CODE_BY_HAND = 130  # Ctrl-C, following the convention of shells
 
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key that JAX's preemption service sets for all processes
 _POLL = 1.0  # seconds
+_GRACE = 20.0  # seconds; schedulers kill a process 30 s after SIGTERM
 _calls = itertools.count(1)  # calls of `reached`, equal in all processes
 _several = False  # True in a run of several processes
 _request: signal.Signals | None = None  # the first signal received
@@ -44,6 +49,47 @@ def listen() -> None:
     signal.signal(signal.SIGTERM, _receive)
     signal.signal(signal.SIGINT, _receive)
     sys.unraisablehook = _raise_again
+
+
+def end_if_blocked() -> None:
+    """End the process some seconds after a signal if the main thread cannot react to it.
+
+    Python's handlers of signals run between two operations of the main thread, and a compilation by
+    XLA is one operation that may take minutes. Ending is safe, since all files are written
+    atomically. A deferred stop waits for the end of its step, unless the step is being compiled.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
+    def wait() -> None:
+        with receiver, sender:
+            while (number := receiver.recv(1)[0]) not in (signal.SIGTERM, signal.SIGINT):
+                pass
+            _end_after_grace(number)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_after_grace(number: int) -> None:
+    time.sleep(_GRACE)
+    while (_request or _deferrals) and not compilation.is_running():
+        time.sleep(_POLL)
+    end_workers()
+    leave(EXIT_CODE_BY_HAND if number == signal.SIGINT else EXIT_CODE)
+
+
+def leave(code: int) -> NoReturn:
+    """Log how to resume and end the process with `code`.
+
+    The interpreter is not finalized: threads of native libraries may crash in the process.
+    """
+    log.warning("vcjax: stopped. To resume, run:\n  %s", command())
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _raise_again(lost: Any) -> None:
@@ -77,6 +123,9 @@ def listening_to_all() -> Iterator[None]:
             with contextlib.suppress(Exception):  # no notice yet, or the run has failed
                 client.key_value_try_get(_NOTICE)
                 _thread.interrupt_main(signal.SIGTERM)
+                threading.Thread(
+                    target=_end_after_grace, args=(signal.SIGTERM,), daemon=True
+                ).start()
                 return
 
     thread = threading.Thread(target=look, daemon=True)
