@@ -38,6 +38,7 @@ from vcjax.pipeline import build
 from vcjax.runtime import (
     activation_dtype,
     compilation,
+    hosts,
     peer_watchdog,
     preemption,
     stage_cache,
@@ -114,7 +115,7 @@ def _joined() -> Iterator[None]:
         _PROCESS_ID.value,
         heartbeat_timeout_seconds=peer_watchdog.HEARTBEAT_TIMEOUT,
     )
-    with preemption.listening_to_all(), peer_watchdog.watched():
+    with preemption.listening_to_all(hosts.coordination().client), peer_watchdog.watched():
         # Connect the devices now: later, one process may wait for another beyond the timeout.
         multihost_utils.sync_global_devices("vcjax")
         log.info("process %d of %d", jax.process_index(), jax.process_count())

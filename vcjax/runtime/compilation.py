@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -22,7 +21,7 @@ def cache_in(directory: Path) -> None:
     JAX's environment variable JAX_COMPILATION_CACHE_DIR has precedence; an empty value disables the
     cache. A folder that cannot be written is not used.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -43,7 +42,7 @@ def is_running() -> bool:
     return _running is not None
 
 
-def _on_event(event: str, duration: float, fun_name: str = "", **_: Any) -> None:
+def _on_event(event: str, duration_secs: float, **metadata: str | int) -> None:
     global _running
     if event not in (_BEGIN, _END):
         return
@@ -51,7 +50,7 @@ def _on_event(event: str, duration: float, fun_name: str = "", **_: Any) -> None
         _running.cancel()
         _running = None
     if event == _BEGIN:
-        name = fun_name.removeprefix("jit(").removesuffix(")")
+        name = str(metadata.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
         _running = threading.Timer(_LONG, log.info, ("compiling %s", name))
         _running.daemon = True
         _running.start()

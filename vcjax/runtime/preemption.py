@@ -32,11 +32,11 @@ EXIT_CODE_BY_HAND = 130  # Ctrl-C, following the convention of shells
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key that JAX's preemption service sets for all processes
 _POLL = 1.0  # seconds
 _GRACE = 20.0  # seconds; schedulers kill a process 30 s after SIGTERM
-_calls = itertools.count(1)  # calls of `reached`, equal in all processes
+_calls = itertools.count(1)  # calls of `stop_requested`, equal in all processes
 _several = False  # True in a run of several processes
 _request: signal.Signals | None = None  # the first signal received
-_deferrals = 0  # number of open `deferred` contexts
-_lost = False  # True if Stopped was raised in code that drops exceptions
+_deferrals = 0  # number of open `defer_stop` contexts
+_lost = False  # True if StopRequested was raised in code that drops exceptions
 _program: subprocess.Popen | None = None  # the child program that `run` waits for
 
 
@@ -93,7 +93,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _raise_again(lost: Any) -> None:
-    """Repeat the request if Stopped was raised in code whose errors Python drops.
+    """Repeat the request if StopRequested was raised in code whose errors Python drops.
 
     JAX runs such code in a callback of every garbage collection.
     """
@@ -106,16 +106,14 @@ def _raise_again(lost: Any) -> None:
 
 
 @contextlib.contextmanager
-def listening_to_all() -> Iterator[None]:
+def listening_to_all(client: Any) -> Iterator[None]:
     """Also react to signals that other processes of the run receive, while the context is open.
 
     Open it after jax.distributed.initialize, which replaces the handler of SIGTERM by its own.
+    `client` is the client of JAX's coordination service.
     """
-    from jax._src import distributed
-
     global _several
     _several = True
-    client: Any = distributed.global_state.client
     closed = threading.Event()
 
     def look() -> None:
@@ -161,16 +159,17 @@ def _stop() -> None:
 
 
 def check() -> None:
-    """Raise Stopped if a stop was requested."""
+    """Raise StopRequested if a stop was requested."""
     if _request:
         _stop()
 
 
 @contextlib.contextmanager
 def defer_stop() -> Iterator[None]:
-    """Defer a stop while the context is open: Stopped is raised when the outermost one closes.
+    """Defer a stop while the context is open; the outermost one then raises StopRequested.
 
-    Within the context, `reached` reports the request and `interruptible` allows an immediate stop.
+    Within the context, `stop_requested` reports the request and `interruptible` allows an immediate
+    stop.
     """
     global _deferrals
     _deferrals += 1
@@ -184,7 +183,7 @@ def defer_stop() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Allow an immediate stop while the context is open, inside `deferred`.
+    """Allow an immediate stop while the context is open, inside `defer_stop`.
 
     In a run of several processes this has no effect, since the other processes wait for this one
     at the step where all of them stop.
@@ -219,7 +218,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     ended. A terminal sends Ctrl-C to the child directly; the SIGTERM that follows has no effect.
 
     Raises:
-      Stopped: if a stop was requested, of this process or of the child alone.
+      StopRequested: if a stop was requested, of this process or of the child alone.
     """
     global _program
     with defer_stop(), subprocess.Popen(command, env=environment) as program:
