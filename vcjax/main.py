@@ -96,8 +96,8 @@ def main(arguments: list[str]) -> None:
 
 def _run(workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    compilation.cache_in(workdir / "compiled")
     stages = build.build(_CONFIG.value, workdir)
+    compilation.cache_in(workdir / "compiled")
     log.info(
         "devices: %s; activations in %s",
         ", ".join(str(d) for d in jax.local_devices()),
