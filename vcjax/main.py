@@ -64,12 +64,13 @@ def main(arguments: list[str]) -> None:
     _log_to_standard_error()
     xla_flags.set_defaults()
     preemption.listen()
+    preemption.end_if_blocked()
     try:
         with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
             _run(Path(_WORKDIR.value).absolute())
             return
     except (preemption.StopRequested, KeyboardInterrupt):
-        pass  # logged below, after the frames of the exception and their progress bars are gone
+        pass  # left below, after the frames of the exception and their progress bars are gone
     except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -77,8 +78,10 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"vcjax: {error}{advice if full else ''}")
     finally:
         preemption.end_workers()
-    log.warning("vcjax: stopped. To resume, run:\n  %s", preemption.command())
-    sys.exit(preemption.exit_code())
+    import jax
+
+    jax.distributed.shutdown()
+    preemption.leave(preemption.exit_code())
 
 
 def _run(workdir: Path) -> None:
@@ -86,10 +89,12 @@ def _run(workdir: Path) -> None:
     devices = xla_flags.devices()
     # imported late: --help and an invalid setting should not wait for the pipeline
     from vcjax.pipeline import build
-    from vcjax.runtime import activation_dtype, stage_cache
+    from vcjax.runtime import activation_dtype, compilation, stage_cache
 
     workdir.mkdir(parents=True, exist_ok=True)
     stages = build.build(_CONFIG.value, workdir)
+    compilation.report()
+    compilation.cache_in(workdir / "compiled")
     log.info(
         "devices: %s; activations in %s",
         ", ".join(str(d) for d in devices),
@@ -104,7 +109,7 @@ def _joined() -> Iterator[None]:
     import jax
     from jax.experimental import multihost_utils
 
-    from vcjax.runtime import peer_watchdog
+    from vcjax.runtime import hosts, peer_watchdog
 
     jax.distributed.initialize(
         _COORDINATOR.value,
@@ -112,7 +117,7 @@ def _joined() -> Iterator[None]:
         _PROCESS_ID.value,
         heartbeat_timeout_seconds=peer_watchdog.HEARTBEAT_TIMEOUT,
     )
-    with preemption.listening_to_all(), peer_watchdog.watched():
+    with preemption.listening_to_all(hosts.coordination().client), peer_watchdog.watched():
         # Connect the devices now: later, one process may wait for another beyond the timeout.
         multihost_utils.sync_global_devices("vcjax")
         log.info("process %d of %d", jax.process_index(), jax.process_count())

@@ -15,6 +15,7 @@ from vcjax.data import manifest as manifests
 from vcjax.data import splits, synthetic, verify
 from vcjax.runtime import sharding
 from vcjax.training import batches, changed_videos, pretrain
+from vcjax.training.step import TrainState
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -168,6 +169,16 @@ def test_equal_seeds_give_equal_runs_whatever_the_order_of_the_list(videos, undi
     assert read.video_ids == videos.video_ids
     again = _pretrain("ir", replace(read, num_frames=videos.num_frames), tmp_path)
     _assert_equal(again, undisturbed[1]["ir"])
+
+
+def test_restored_labels_have_the_sharding_of_the_first_step():
+    devices = sharding.make()
+    rows = np.arange(8, dtype=np.int32)[None]
+    first = TrainState(None, None, None, None, jax.device_put(rows, sharding.columns(devices)))
+    arrays = first._asdict() | {"labels": jax.device_put(rows, sharding.replicated(devices))}
+    labels = pretrain._restored(first, arrays, 8, devices).labels
+    assert labels.sharding == first.labels.sharding  # else the step is compiled again
+    np.testing.assert_array_equal(labels, rows)
 
 
 def test_video_without_a_vector_is_a_cluster_of_its_own(videos, undisturbed):

@@ -43,7 +43,7 @@ def train(
 
     Raises:
       RuntimeError: if a run fails.
-      interruption.Stopped: if a stop was requested; the run has written its checkpoint.
+      preemption.StopRequested: if a stop was requested; the run has written its checkpoint.
     """
     environment = {"JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"), **os.environ}
     folders: list[Path] = []

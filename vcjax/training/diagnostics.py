@@ -136,17 +136,14 @@ class StallMonitor:
     """Stopwatch of the time that the training loop waits for clips and for the device.
 
     If the device is slower than the readers, the loop waits for results of the device. If the
-    readers are slower, the loop waits for clips while the device is idle. A background thread logs
-    a warning during a single wait of more than a minute.
+    readers are slower, the loop waits for clips while the device is idle. A warning is logged
+    during a single wait of more than a minute.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._waiting: tuple[str, float] | None = None
-        self._closed = threading.Event()
         self._starved = False
         self.restart()
-        threading.Thread(target=self._look, daemon=True).start()
 
     def restart(self) -> None:
         """Reset all times to zero."""
@@ -157,11 +154,13 @@ class StallMonitor:
     def waits(self, source: str) -> Iterator[None]:
         """Count the time inside the context as waiting for `source`, "input" or "device"."""
         begin = time.monotonic()
-        self._waiting = source, begin
+        warning = threading.Timer(_LONG, self._warn_of_wait, [source])
+        warning.daemon = True
+        warning.start()
         try:
             yield
         finally:
-            self._waiting = None
+            warning.cancel()
             self._waited[source] += time.monotonic() - begin
 
     def read(self, num_clips: int) -> Scalars:
@@ -182,22 +181,13 @@ class StallMonitor:
                 _READING,
             )
 
-    def close(self) -> None:
-        """Stop the background thread."""
-        self._closed.set()
-
-    def _look(self) -> None:
-        reported: tuple[str, float] | None = None
-        while not self._closed.wait(_LONG / 10):
-            waiting = self._waiting
-            if waiting and waiting != reported and time.monotonic() - waiting[1] > _LONG:
-                reported = waiting
-                reason = (
-                    f"clips while the device is idle: try {_READING}"
-                    if waiting[0] == "input"
-                    else "the device (the first step compiles); clips are ready"
-                )
-                log.warning("%s: waiting for %.0f s for %s", self._name, _LONG, reason)
+    def _warn_of_wait(self, source: str) -> None:
+        reason = (
+            f"clips while the device is idle: try {_READING}"
+            if source == "input"
+            else "the device (the first step compiles); clips are ready"
+        )
+        log.warning("%s: waiting for %.0f s for %s", self._name, _LONG, reason)
 
 
 _READING = (

@@ -123,7 +123,7 @@ class TrainingRun:
         self._writer = stack.enter_context(
             contextlib.closing(metrics.Writer(workdir, name, step=self._first))
         )
-        self._clock = stack.enter_context(contextlib.closing(diagnostics.StallMonitor(name)))
+        self._clock = diagnostics.StallMonitor(name)
         self._bar = stack.enter_context(
             progress.bar(desc=name, unit="step", total=self._num_steps, initial=self._first)
         )
