@@ -19,8 +19,9 @@ from typing import NamedTuple
 from vcjax.data import manifest as manifests
 from vcjax.data import shards
 from vcjax.idt import storage
-from vcjax.runtime import checksums, progress
+from vcjax.runtime import checksums, filesystem, progress
 
+_SET_ASIDE = (".previous", ".swapped")  # suffixes of results that a redone stage moved away
 _CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
 
 
@@ -168,11 +169,17 @@ def folder(path: Path) -> Iterator[Finding]:
         yield from _prepared(path)
         return
     records = sorted(path.glob("*/stage*.json"), key=lambda record: record.stat().st_mtime)
-    names = {record.parent.name: None for record in records}  # in the order of the run
+    # in the order of the run
+    names = {r.parent.name: None for r in records if r.parent.suffix not in _SET_ASIDE}
     if not names:
         yield Finding("stages", "no stage has started in this folder")
     for name in names:
         yield _stage(path, name)
+    yield from _videos(path / "manifest" / "manifest.tsv")
+    for directory in sorted(p for p in path.iterdir() if p.suffix in _SET_ASIDE):
+        size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        shown = f"result of earlier settings, {_gigabytes(size)}"
+        yield Finding(directory.name, shown, "remove it if you do not need it")
     if left := list(path.rglob("*.tmp")):
         shown = f"{len(left)} temporary files, first {left[0]}"
         yield Finding("leftovers", shown, "remove them if no run is active")
@@ -196,7 +203,25 @@ def _stage(workdir: Path, name: str) -> Finding:
         return Finding(name, f"stale: input {stale} has changed", "run again to redo the stage")
     if not record.get("complete"):
         return Finding(name, _progress(directory), "run again to resume")
+    if stage_cache.without_checkpoints(directory, record):
+        return Finding(
+            name, "complete, without its checkpoints", f"--stages={name} makes them again"
+        )
     return Finding(name, "complete")
+
+
+def _videos(table: Path) -> Iterator[Finding]:
+    try:
+        manifest = manifests.load(table)
+    except manifests.ManifestError:  # no table yet, or a damaged one, which has a finding
+        return
+    files = {shards.file_of(path) for path in manifest.paths if not filesystem.is_remote(path)}
+    if missing := sorted(file for file in files if not os.path.exists(file)):
+        shown = f"{len(missing)} of {len(files)} files do not exist, first {missing[0]}"
+        advice = f"restore them, or remove {table.parent / 'stage.json'} and run again"
+        yield Finding("videos", shown, advice, bad=True)
+    else:
+        yield Finding("videos", f"{len(manifest)} videos")
 
 
 def _record_problems(directory: Path) -> Iterator[str]:
@@ -243,14 +268,10 @@ def _stale(workdir: Path, record: dict) -> str:
 
 
 def _progress(directory: Path) -> str:
-    from vcjax.runtime import checkpoint
+    from vcjax.runtime import stage_cache
 
-    steps = [
-        int(checkpoint.committed(folder)[0].name)
-        for folder in directory.rglob("checkpoints")
-        if checkpoint.committed(folder)
-    ]
-    return "incomplete" + (f", checkpoint of step {max(steps)}" if steps else "")
+    steps = stage_cache.steps(directory)
+    return "incomplete" + (f", checkpoint of step {steps[-1]}" if steps else "")
 
 
 def _prepared(path: Path) -> Iterator[Finding]:

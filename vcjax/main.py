@@ -91,8 +91,8 @@ def _run(workdir: Path) -> None:
     from vcjax.pipeline import build
     from vcjax.runtime import activation_dtype, compilation, stage_cache
 
-    workdir.mkdir(parents=True, exist_ok=True)
     stages = build.build(_CONFIG.value, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
     compilation.report()
     compilation.cache_in(workdir / "compiled")
     log.info(
@@ -100,7 +100,7 @@ def _run(workdir: Path) -> None:
         ", ".join(str(d) for d in devices),
         activation_dtype.resolve(_CONFIG.value.model.dtype),
     )
-    stage_cache.run(stages, workdir, only=_STAGES.value)
+    stage_cache.run(stages, workdir, only=_STAGES.value, keep_previous=_CONFIG.value.keep_previous)
 
 
 @contextlib.contextmanager

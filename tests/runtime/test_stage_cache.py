@@ -44,8 +44,8 @@ def test_changed_settings_redo_the_stage_and_what_depends_on_it_only(ran, tmp_pa
     with caplog.at_level(logging.INFO):
         stage_cache.run(chain(2), tmp_path)
     assert ran == ["a", "b"]
-    assert "a: redone, because rate changed" in caplog.text
-    assert "b: redone, because stage a changed" in caplog.text
+    assert "a: redone, because rate 1 -> 2;" in caplog.text
+    assert "b: redone, because stage a changed;" in caplog.text
 
 
 def test_the_plan_of_a_stage_changes_nothing_on_disk(ran, tmp_path):
@@ -62,12 +62,13 @@ def test_the_plan_of_a_stage_changes_nothing_on_disk(ran, tmp_path):
     assert plan(stage()) == ("start", "", ())
     stage_cache.run([stage()], tmp_path)
     assert plan(stage()) == ("skip", "", ())
-    assert plan(stage(rate=2)) == ("redo", "rate", ())
-    assert plan(stage(videos="few")) == ("redo", "videos", ())
-    assert plan(stage(videos="few", by_video=("result",))) == ("update", "videos", ())
+    assert plan(stage(rate=2)) == ("redo", "rate 1 -> 2", ())
+    change = 'videos "all" -> "few"'
+    assert plan(stage(videos="few")) == ("redo", change, ())
+    assert plan(stage(videos="few", by_video=("result",))) == ("update", change, ())
     _flip(tmp_path / "a" / "result")
     assert plan(stage()) == ("continue", "", (tmp_path / "a" / "result",))
-    assert plan(stage(videos="few", by_video=("result",))) == ("redo", "videos", ())
+    assert plan(stage(videos="few", by_video=("result",))) == ("redo", change, ())
 
 
 def test_same_result_of_an_input_leaves_what_depends_on_it(ran, tmp_path):

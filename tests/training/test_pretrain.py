@@ -126,6 +126,23 @@ def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["ir", "la"])
+def test_more_epochs_of_a_complete_stage_end_as_if_there_had_always_been_as_many(
+    videos, undisturbed, tmp_path, name
+):
+    config = _config()
+    config[name].epochs = 5
+    for workdir in (tmp_path / "continued", tmp_path / "straight"):
+        shutil.copytree(undisturbed[0] / "ir", workdir / "ir")
+    shutil.rmtree(tmp_path / "straight" / name, ignore_errors=True)
+    shutil.copytree(undisturbed[0] / name, tmp_path / "continued" / name, dirs_exist_ok=True)
+    continued = _pretrain(name, videos, tmp_path / "continued", config)
+    lines = (tmp_path / "continued" / "metrics.jsonl").read_text().splitlines()
+    assert min(json.loads(line)["step"] for line in lines) == 6  # the old end
+    _assert_equal(continued, _pretrain(name, videos, tmp_path / "straight", config))
+
+
+@pytest.mark.slow
 def test_neighbors_sought_in_cells_that_hold_all_rows_are_exact(
     videos, undisturbed, tmp_path, monkeypatch
 ):

@@ -163,11 +163,15 @@ def _from_columns(source: Any, columns: Mapping[str, list[str]]) -> Manifest:
 
 
 def save(manifest: Manifest, path: Path) -> None:
-    """Write a manifest as a TSV for `load`, atomically."""
+    """Write a manifest as a TSV for `load`, atomically.
+
+    Paths of videos in the folder of the TSV are relative, so that the folder can be moved.
+    """
+    base = os.path.abspath(path.parent) + os.sep
     columns = ["video_id", "path", "split", "num_frames", *manifest.labels]
     rows = zip(
         manifest.video_ids,
-        manifest.paths,
+        (video.removeprefix(base) for video in manifest.paths),
         manifest.split,
         map(str, manifest.num_frames),
         *manifest.labels.values(),

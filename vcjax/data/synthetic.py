@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vcjax.data import video
+from vcjax.data.manifest import Manifest
 from vcjax.runtime import progress, worker_pool
 
 MOTIONS = (
@@ -101,12 +102,24 @@ def render(
     bar.close()
     lines = ["path\tvideo_id\tmotion\tscene"]
     for row, (motion, scene) in enumerate(plan):
-        lines.append(f"{_name(row)}.mp4\t{_name(row)}\t{motion}\tscene{scene:02d}")
+        lines.append(f"{_name(row)}.mp4\t{_name(row)}\t{motion}\t{_scene_name(scene)}")
     path = directory / "manifest.tsv"
     temporary = path.with_suffix(".tmp")
     temporary.write_text("\n".join(lines) + "\n", "utf-8")
     os.replace(temporary, path)
     return path
+
+
+def listed(num_videos: int, seed: int) -> Manifest:
+    """Return the ids and labels of the videos that `render` writes, without rendering them."""
+    plan = _plan(num_videos, seed)
+    ids = tuple(_name(row) for row in range(num_videos))
+    labels = {
+        "motion": tuple(motion for motion, _ in plan),
+        "scene": tuple(_scene_name(scene) for _, scene in plan),
+    }
+    paths = tuple(f"{name}.mp4" for name in ids)
+    return Manifest(ids, paths, labels, ("",) * num_videos, (NUM_FRAMES,) * num_videos)
 
 
 def pose(motion: str, generator: np.random.Generator, num_frames: int = NUM_FRAMES) -> Pose:
@@ -169,6 +182,10 @@ def _plan(num_videos: int, seed: int) -> list[tuple[str, int]]:
         for r in range(num_rounds)
     ]
     return [pair for row in rounds for pair in row][:num_videos]
+
+
+def _scene_name(number: int) -> str:
+    return f"scene{number:02d}"
 
 
 def _name(row: int) -> str:

@@ -3,13 +3,16 @@
 manifest -> idt -> fisher -> ir -> la -> tune -> evaluate -> finetune, or fisher -> svm
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from vcjax import settings
+from vcjax.data.manifest import Manifest
 from vcjax.pipeline import evaluate, fisher, idt, manifest, pretrain, svm, transfer
+from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime.stage_cache import Stage
 from vcjax.settings import validation
 
@@ -27,10 +30,15 @@ def build(config: ConfigDict, workdir: Path) -> list[Stage]:
         raise settings.SettingsError(
             f"--config.stages has {twice[0]!r} twice; a second --config.stages adds to the first"
         )
-    return [_BUILDERS[name](name, config, workdir) for name in config.stages]
+    listed = functools.cache(lambda: manifest.listed(config, workdir))
+
+    def videos(running: Collection[str]) -> Manifest:
+        return listed() if "manifest" in running else workdirs.manifest(workdir)
+
+    return [_BUILDERS[name](name, config, workdir, videos) for name in config.stages]
 
 
-_BUILDERS: dict[str, Callable[[str, ConfigDict, Path], Stage]] = {
+_BUILDERS: dict[str, Callable[[str, ConfigDict, Path, workdirs.Videos], Stage]] = {
     "manifest": manifest.manifest_stage,
     "idt": idt.idt_stage,
     "fisher": fisher.fisher_stage,

@@ -1,5 +1,6 @@
 """The stage `evaluate`: the report and the HTML pages."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,27 @@ from vcjax.runtime import stage_cache
 from vcjax.runtime.stage_cache import Stage
 
 
-def evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that evaluates the earlier stages in `report.json` and HTML pages."""
     inputs = tuple(config.stages[: config.stages.index(name)])
+    trained = [s for s in inputs if s in (*settings.TRAINING_STAGES, "supervised")]
     depends = {k: config[k].to_dict() for k in ("evaluation", "clusters", "clip", "model")}
+
+    def check(running: Collection[str]) -> None:
+        manifest = videos(running)
+        group_column(config, manifest)
+        training = manifest.subset("train")
+        settings.num_clusters(config.clusters.num_clusters, len(training))
+        if "fisher" in inputs and not {"manifest", "fisher"} & set(running):
+            num_points = workdirs.num_vectors(workdir, training)
+            settings.num_clusters(config.clusters.num_clusters, num_points)
+        for start in set(trained) - set(running):
+            workdirs.check_network(config, workdir, name, start)
 
     def run(directory: Path) -> None:
         manifest = workdirs.manifest(workdir)
         models = {"scratch": workdirs.network(config, workdir, "")}
-        models |= {
-            model_name(s, config): workdirs.network(config, workdir, s)
-            for s in inputs
-            if s in (*settings.TRAINING_STAGES, "supervised")
-        }
+        models |= {model_name(s, config): workdirs.network(config, workdir, s) for s in trained}
         report = evaluation.evaluate(
             manifest,
             _outputs(models, manifest, config),
@@ -43,7 +52,15 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         print(f"report: {workdir / 'report.json'}   clusters: {directory / 'index.html'}")
 
     depends |= {"seed": config.seed}
-    return Stage(name, depends, inputs, run, workdir_files=("report.json",))
+    return Stage(
+        name,
+        depends,
+        inputs,
+        run,
+        workdir_files=("report.json",),
+        networks=tuple(trained),
+        check=check,
+    )
 
 
 def model_name(stage: str, config: ConfigDict) -> str:

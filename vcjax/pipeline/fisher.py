@@ -6,7 +6,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 import fisher
-from vcjax import settings
 from vcjax.data import splits
 from vcjax.idt import fisher_vectors, storage
 from vcjax.pipeline import workdir as workdirs
@@ -16,7 +15,7 @@ from vcjax.runtime.stage_cache import Stage
 log = logging.getLogger(__name__)
 
 
-def fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+def fisher_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that writes the model to `model.npz` and each p(psi) to `vectors.npz`.
 
     If few videos have changed, the model and the vectors of unchanged videos are kept.
@@ -24,17 +23,14 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
 
     def run(directory: Path) -> None:
         manifest = workdirs.manifest(workdir)
-        if config.fisher.fit_split not in ("train", "all"):
-            raise settings.SettingsError(
-                f"--config.fisher.fit_split is {config.fisher.fit_split!r}; use train or all"
-            )
         stored = fisher_vectors.reusable(directory, workdir / "idt")
         share = config.data.max_changed_share
         try:
             if splits.mostly_unchanged(stored.video_ids, manifest.video_ids, max_share=share):
                 model = fisher.Model.load(directory / "model.npz")
             else:
-                (directory / "vectors.npz").unlink(missing_ok=True)  # encoded with the old model
+                # encoded with the old model
+                stage_cache.set_part_aside(directory / "vectors.npz")
                 fitted = manifest if config.fisher.fit_split == "all" else manifest.subset("train")
                 ids, seed = fitted.video_ids, config.seed
                 model = fisher_vectors.fit(ids, workdir / "idt", config.fisher, seed=seed)
@@ -59,4 +55,5 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         ("manifest", "idt"),
         run,
         by_video=("model.npz", "vectors.npz"),
+        section="fisher",
     )

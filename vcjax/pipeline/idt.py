@@ -1,6 +1,7 @@
 """The stage `idt`: dense trajectories of every video (Sec. 3.3)."""
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -15,11 +16,11 @@ from vcjax.runtime.stage_cache import Stage
 log = logging.getLogger(__name__)
 
 
-def idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+def idt_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that extracts trajectories into one file per video."""
 
-    def run(directory: Path) -> None:
-        manifest = workdirs.manifest(workdir)
+    def check(running: Collection[str]) -> None:
+        manifest = videos(running)
         if any(shards.file_of(path) != path for path in manifest.paths):
             raise settings.SettingsError(
                 "dense trajectories require the original videos, but --config.data.manifest is a "
@@ -30,6 +31,9 @@ def idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
                 "dense trajectories require local videos, but --config.data.manifest lists remote "
                 "ones; copy them to a local disk"
             )
+
+    def run(directory: Path) -> None:
+        manifest = workdirs.manifest(workdir)
         counts = collection.extract_collection(
             dict(zip(manifest.video_ids, manifest.paths, strict=True)),
             directory,
@@ -47,4 +51,13 @@ def idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         )
 
     # the files are not checksummed here, since each contains its own checksum
-    return Stage(name, config.idt.to_dict(), ("manifest",), run, keeps=True, files="")
+    return Stage(
+        name,
+        config.idt.to_dict(),
+        ("manifest",),
+        run,
+        keeps=True,
+        files="",
+        section="idt",
+        check=check,
+    )

@@ -11,12 +11,16 @@ from vcjax.data import manifest as manifests
 from vcjax.data import splits, synthetic, verify
 from vcjax.data.manifest import Manifest
 from vcjax.pipeline import workdir as workdirs
+from vcjax.runtime import stage_cache
 from vcjax.runtime.stage_cache import Stage
 
 log = logging.getLogger(__name__)
 
 
-def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+_WHICH_VIDEOS = ("manifest", "source", "on_error", "verify")
+
+
+def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that writes valid videos and their split to `manifest.tsv`.
 
     Invalid videos are written to `problems.tsv`.
@@ -25,7 +29,6 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         SettingsError: If the config names no videos.
     """
     data = workdirs.data_settings(config)
-    seed = config.seed if config.data.seed < 0 else config.data.seed
     if not config.data.rendered.num_videos:
         if not config.data.manifest:
             raise settings.SettingsError(
@@ -39,7 +42,7 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             source = synthetic.render(
                 directory / "videos",
                 num_videos=config.data.rendered.num_videos,
-                seed=seed,
+                seed=_seed(config),
                 num_workers=workdirs.num_workers(config),
                 look=synthetic.Look(config.data.rendered.contrast, config.data.rendered.brightness),
             )
@@ -50,27 +53,60 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             num_workers=workdirs.num_workers(config),
         )
         manifests.save_problems(problems, directory / "problems.tsv")
-        manifest = splits.assign_split(
-            manifest,
-            group=group_column(config, manifest),
-            holdout=config.data.holdout,
-            seed=seed,
-            previous=_previous_split(directory / "manifest.tsv", manifest, config),
-        )
-        manifest = splits.subsample(manifest, config.data.num_videos, seed=seed)
+        manifest = _split(manifest, config, directory / "manifest.tsv")
         manifests.save(manifest, directory / "manifest.tsv")
         log.info("%s", manifests.summary(manifest, problems))
         return hashlib.sha256((directory / "manifest.tsv").read_bytes()).hexdigest()[:16]
 
     return Stage(
         name,
-        data | {"seed": seed},
+        data | {"seed": _seed(config)},
         (),
         run,
         keeps=True,
-        which_videos=("manifest", "source", "on_error", "verify"),
+        which_videos=_WHICH_VIDEOS,
         by_video=("manifest.tsv",),
+        section="data",
+        check=lambda running: _check(videos({name}), config),
     )
+
+
+def _check(manifest: Manifest, config: ConfigDict) -> None:
+    if not len(manifest.rows("train")):
+        raise manifests.ManifestError(f"{config.data.manifest}: no videos of the split train")
+
+
+def listed(config: ConfigDict, workdir: Path) -> Manifest:
+    """Return the videos and their split as the stage `manifest` does if every video is valid.
+
+    No video is rendered or opened.
+    """
+    table = workdir / "manifest" / "manifest.tsv"
+    if config.data.rendered.num_videos:
+        manifest = synthetic.listed(config.data.rendered.num_videos, _seed(config))
+    else:
+        manifest = manifests.read(config.data.manifest)
+    recorded = stage_cache.read(table.parent).get("settings", {})
+    wanted = {k: v for k, v in workdirs.data_settings(config).items() if k not in _WHICH_VIDEOS}
+    wanted |= {"seed": _seed(config)}
+    same_recipe = all(recorded.get(key) == value for key, value in wanted.items())
+    return _split(manifest, config, table if same_recipe else None)
+
+
+def _seed(config: ConfigDict) -> int:
+    return config.seed if config.data.seed < 0 else config.data.seed
+
+
+def _split(manifest: Manifest, config: ConfigDict, previous: Path | None) -> Manifest:
+    """Return the split videos; `previous` is the table of an earlier split to keep, if any."""
+    split = splits.assign_split(
+        manifest,
+        group=group_column(config, manifest),
+        holdout=config.data.holdout,
+        seed=_seed(config),
+        previous=_previous_split(previous, manifest, config) if previous else None,
+    )
+    return splits.subsample(split, config.data.num_videos, seed=_seed(config))
 
 
 def _previous_split(path: Path, manifest: Manifest, config: ConfigDict) -> dict[str, str]:

@@ -1,16 +1,20 @@
 """The stages `ir`, `la_own`, `la` and `tune`: training without labels (Sec. 3, 4.2)."""
 
+import functools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from vcjax import settings
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime.stage_cache import Stage
 from vcjax.training import changed_videos, pretrain
 
 
-def training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+def training_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that trains with the settings section `name` and writes `checkpoints`."""
     stage = config[name]
     inputs = ["manifest", *([stage.init_from] if stage.init_from else [])]
@@ -20,6 +24,16 @@ def training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
     if stage.objective == "local_aggregation":
         depends["clusters"] = config.clusters.to_dict()
         inputs += ["fisher"] if stage.source in ("idt", "joint") else []
+
+    def check(running: Collection[str]) -> None:
+        training, num_points = videos(running).subset("train"), None
+        if stage.get("source") == "idt" and not {"manifest", "fisher"} & set(running):
+            num_points = workdirs.num_vectors(workdir, training)
+        settings.resolve(
+            config, name, len(training), num_points=num_points, num_devices=jax.device_count()
+        )
+        if stage.init_from and stage.init_from not in running:
+            workdirs.check_network(config, workdir, name, stage.init_from)
 
     def run(directory: Path) -> None:
         manifest = workdirs.manifest(workdir)
@@ -41,4 +55,14 @@ def training_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             workdir=workdir,
         )
 
-    return Stage(name, depends, tuple(inputs), run, together=True, by_video=("checkpoints",))
+    return Stage(
+        name,
+        depends,
+        tuple(inputs),
+        run,
+        together=True,
+        by_video=("checkpoints",),
+        networks=(stage.init_from,),
+        check=check,
+        extends=functools.partial(settings.only_trains_longer, name),
+    )

@@ -1,5 +1,6 @@
 """The stage `svm`: the IDT baseline (Table 4)."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -13,7 +14,7 @@ from vcjax.pipeline.manifest import group_column
 from vcjax.runtime.stage_cache import Stage
 
 
-def svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+def svm_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that writes the accuracy of an SVM on Fisher vectors to `report.json`.
 
     Raises:
@@ -25,13 +26,15 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         )
     depends = {"svm": config.svm.to_dict(), "clusters": config.clusters.to_dict()}
 
-    def run(directory: Path) -> None:
-        manifest = workdirs.manifest(workdir)
-        group = group_column(config, manifest)
-        if config.svm.leave_groups_out and not group:
+    def check(running: Collection[str]) -> None:
+        if not group_column(config, videos(running)) and config.svm.leave_groups_out:
             raise settings.SettingsError(
                 "--config.svm.leave_groups_out requires --config.data.group=COLUMN"
             )
+
+    def run(directory: Path) -> None:
+        manifest = workdirs.manifest(workdir)
+        group = group_column(config, manifest)
         model = fisher.Model.load(workdir / "fisher" / "model.npz")
         encoded = workdirs.fisher_vectors(workdir, manifest)
         vectors = fisher_vectors.split_by_descriptor(model, encoded.vectors)
@@ -52,4 +55,5 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
         print(f"report: {workdir / 'report.json'}")
 
     depends |= {"seed": config.seed}
-    return Stage(name, depends, ("manifest", "fisher"), run, workdir_files=("report.json",))
+    inputs = ("manifest", "fisher")
+    return Stage(name, depends, inputs, run, workdir_files=("report.json",), check=check)

@@ -1,14 +1,18 @@
 """The stages that transfer a network to labeled videos: finetuning and few-shot probes."""
 
+import functools
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from vcjax import evaluation, settings
 from vcjax.data import manifest as manifests
+from vcjax.data.manifest import Manifest
 from vcjax.evaluation import measures, transfer_results
 from vcjax.evaluation.outputs import ModelOutputs
 from vcjax.evaluation.protocol import TrainTest
@@ -20,11 +24,18 @@ from vcjax.training import transfer
 log = logging.getLogger(__name__)
 
 
-def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+def finetune_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that finetunes on each split of labeled videos into `result.json`."""
     stage = config[name]
     inputs = ("manifest", *([stage.init_from] if stage.init_from else []))
     depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
+
+    def check(running: Collection[str]) -> None:
+        manifest = _listed(name, config, workdir, videos, running)
+        label, group, splits = _splits(stage, config, manifest)
+        for rows in splits.values():
+            train = transfer.sides(stage, config, manifest, rows, label, group).train
+            settings.resolve(config, name, len(train), num_devices=jax.device_count())
 
     def run(directory: Path) -> None:
         manifest, label, group, splits = _labeled(stage, config, directory, workdir)
@@ -47,14 +58,26 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             directory, name, transfer_results.result(results, label=label, start=stage.init_from)
         )
 
-    return Stage(name, depends, inputs, run, together=True)
+    return Stage(
+        name,
+        depends,
+        inputs,
+        run,
+        together=True,
+        networks=(stage.init_from,),
+        check=check,
+        extends=functools.partial(settings.only_trains_longer, name),
+    )
 
 
-def few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
+def few_shot_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that probes frozen features on each split into `result.json`."""
     stage = config[name]
     inputs = ("manifest", *([stage.init_from] if stage.init_from else []))
     depends = _transfer_settings(name, config)
+
+    def check(running: Collection[str]) -> None:
+        _splits(stage, config, _listed(name, config, workdir, videos, running))
 
     def run(directory: Path) -> None:
         manifest, label, _, splits = _labeled(stage, config, directory, workdir)
@@ -75,7 +98,21 @@ def few_shot_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             directory, name, transfer_results.result(results, label=label, start=stage.init_from)
         )
 
-    return Stage(name, depends, inputs, run)
+    return Stage(name, depends, inputs, run, networks=(stage.init_from,), check=check)
+
+
+def _listed(
+    name: str,
+    config: ConfigDict,
+    workdir: Path,
+    videos: workdirs.Videos,
+    running: Collection[str],
+) -> Manifest:
+    """Return the labeled videos of a stage before they are verified, and check its start."""
+    stage = config[name]
+    if stage.init_from and stage.init_from not in running:
+        workdirs.check_network(config, workdir, name, stage.init_from)
+    return manifests.read(stage.manifest) if stage.manifest else videos(running)
 
 
 def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Path) -> Any:
@@ -87,12 +124,17 @@ def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Pa
         directory=directory,
         num_workers=workdirs.num_workers(config),
     )
+    return manifest, *_splits(stage, config, manifest)
+
+
+def _splits(stage: ConfigDict, config: ConfigDict, manifest: Manifest) -> Any:
+    """Return the class column of `manifest`, its group column or "", and its splits."""
     label = transfer.label_column(manifest, stage.label)
     group = config.data.group
     if stage.manifest or group == "auto":
         group = next((c for c in settings.GROUP_COLUMNS if c in manifest.labels), "")
     splits = transfer.splits(manifest, label, tuple(stage.splits), group=group, config=config)
-    return manifest, label, group, splits
+    return label, group, splits
 
 
 def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Access of the stages to results of earlier stages in the folder of a run."""
 
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.runtime import stage_cache
 from vcjax.training import networks
+
+# names of the stages that run before a stage -> videos of the run; before the stage `manifest` has
+# run, all listed videos, as if every one of them were valid
+Videos = Callable[[Collection[str]], Manifest]
 
 # Settings of data.* that do not change the results.
 _EXECUTION = ("num_threads", "num_workers", "max_corrupt_fraction", "max_changed_share")
@@ -26,6 +32,11 @@ def manifest(workdir: Path) -> Manifest:
 def fisher_vectors(workdir: Path, manifest: Manifest) -> FisherVectors:
     """Return the Fisher vectors of the videos of `manifest`, in their order."""
     return FisherVectors.load(workdir / "fisher" / "vectors.npz").of(manifest.video_ids)
+
+
+def num_vectors(workdir: Path, manifest: Manifest) -> int:
+    """Return the number of videos of `manifest` that have a Fisher vector."""
+    return int(fisher_vectors(workdir, manifest).has_vector.sum())
 
 
 def num_workers(config: ConfigDict) -> int:
@@ -62,6 +73,22 @@ def network_directory(workdir: Path, stage: str) -> Path:
     if not checkpoints:
         raise FileNotFoundError(f"no checkpoint in {workdir / stage}; run the stage {stage} first")
     return checkpoints[0].parent
+
+
+def check_network(config: ConfigDict, workdir: Path, name: str, start: str) -> None:
+    """Raise SettingsError if the network of the stage `start` differs from `config.model`.
+
+    Finetuning replaces the last layer, so the dimension of the embedding may differ.
+    """
+    recorded = stage_cache.read(workdir / start).get("settings", {}).get("model", {})
+    is_classifier = {name, start} & set(settings.FINETUNING_STAGES)
+    for key in ("depth", "width", *(() if is_classifier else ("embedding_dim",))):
+        if recorded.get(key, config.model[key]) != config.model[key]:
+            raise settings.SettingsError(
+                f"{name} needs the network of {start}, whose model.{key} is {recorded[key]}, not "
+                f"{config.model[key]}; set --config.model.{key}={recorded[key]}, or train {start} "
+                "again"
+            )
 
 
 def embedded(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:

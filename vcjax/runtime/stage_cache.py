@@ -5,6 +5,10 @@ redoes exactly the stages that depend on it. The recipe of a stage leaves out th
 select the videos: if the recipe is unchanged, the state of the remaining videos is kept.
 `STAGE/stage.json` records both, with checksums of the files that the stage wrote; a stage with
 damaged files runs again.
+
+All stages are checked before the first one changes a file. The result of a stage that is redone is
+moved to `STAGE.previous` until the new result is complete, and taken back if the old settings
+return before.
 """
 
 import contextlib
@@ -14,7 +18,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -46,6 +50,14 @@ class Stage(NamedTuple):
     by_video: tuple[str, ...] = ()  # entries of its folder that hold state by video_id
     files: str = "**/*"  # pattern of files to checksum; "": none, if files hold their own checksum
     workdir_files: tuple[str, ...] = ()  # files that it writes to the workdir itself
+    section: str = ""  # section of the config that `settings` holds at its top level
+    networks: tuple[str, ...] = ()  # inputs whose checkpoints the stage reads
+    # raises ValueError if the stage cannot run; it gets the names of the stages that run before it,
+    # whose results do not exist yet
+    check: Callable[[Collection[str]], None] = lambda running: None
+    # (recorded settings, settings) -> True if the recorded result is a part of the new one, from
+    # which the stage continues
+    extends: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda old, new: False
 
 
 class _Plan(NamedTuple):
@@ -56,19 +68,35 @@ class _Plan(NamedTuple):
       start: the stage has no record yet.
       continue: the record has the same fingerprint; the stage resumes from its files.
       update: only the selection of videos changed; the state of the remaining videos is kept.
-      redo: settings or inputs changed; old files are removed first.
+      extend: the stage continues from its files toward a larger result, such as more epochs.
+      redo: settings or inputs changed; old files are set aside first.
+      restore: the result that was set aside has these settings and inputs.
     """
 
     stage: Stage
-    action: Literal["skip", "start", "continue", "update", "redo"]
+    action: Literal["skip", "start", "continue", "update", "extend", "redo", "restore"]
     record: dict[str, Any] = {}  # to write before the stage runs
-    changed: str = ""  # settings and inputs that changed, for update and redo
+    changed: str = ""  # settings and inputs that changed, for update, extend and redo
     damaged: tuple[Path, ...] = ()  # damaged or missing files of the stage itself
     problem: str = ""  # the reason why the stage cannot run, if any
 
 
-def run(stages: Sequence[Stage], workdir: Path, *, only: Sequence[str] = ()) -> None:
+def run(
+    stages: Sequence[Stage],
+    workdir: Path,
+    *,
+    only: Sequence[str] = (),
+    keep_previous: bool = False,
+) -> None:
     """Run `stages`, or only the stages named in `only`, in order, each in `workdir/<name>`.
+
+    A stage that is named in `only` and whose checkpoints were removed makes them again.
+
+    Args:
+      stages: all stages of the pipeline; inputs come before the stages that need them.
+      workdir: folder of the run.
+      only: names of the stages to run; (): all.
+      keep_previous: keep `STAGE.previous` when the new result is complete.
 
     Raises:
       StageError: if a stage cannot run.
@@ -78,9 +106,58 @@ def run(stages: Sequence[Stage], workdir: Path, *, only: Sequence[str] = ()) -> 
     if unknown := sorted(set(only) - set(names)):
         raise StageError(f"no stage {unknown[0]!r} in this config; use some of {', '.join(names)}")
     with _locked(workdir):
+        hosts.run_on_primary(lambda: _check(stages, workdir, only))
         for stage in stages:
             if not only or stage.name in only:
-                _run(stage, workdir)
+                _run(stage, workdir, again=stage.name in only, keep_previous=keep_previous)
+
+
+def _check(stages: Sequence[Stage], workdir: Path, only: Sequence[str]) -> None:
+    """Raise an error if a stage that has to run cannot run. Nothing is written or removed."""
+    outdated: dict[str, str] = {}  # stage that is not in `only` -> difference from the config
+    running: set[str] = set()
+    changing: set[str] = set()  # stages of `running` whose digest may change
+    for stage in stages:
+        old = [name for name in stage.inputs if name in outdated]
+        if only and stage.name not in only:
+            if difference := _outdated(stage, workdir) or (outdated[old[0]] if old else ""):
+                outdated[stage.name] = difference
+            continue
+        if old:
+            raise StageError(
+                f"{stage.name} needs {old[0]}, which was made with other settings: "
+                f"{outdated[old[0]]}; add {','.join(old)} to --stages, or use the earlier settings"
+            )
+        if changing.isdisjoint(stage.inputs):
+            plan = _plan(stage, workdir, running=running, again=stage.name in only)
+            if plan.action == "skip":
+                continue
+            if plan.problem:
+                raise StageError(plan.problem)
+            if plan.action != "restore":
+                stage.check(running)
+            if plan.action != "continue" or not read(workdir / stage.name).get("complete"):
+                changing.add(stage.name)
+        else:
+            inputs = {
+                name: _complete(stage.name, workdir, name)
+                for name in stage.inputs
+                if name not in running
+            }
+            if problem := _input_problem(stage, workdir, inputs, running):
+                raise StageError(problem)
+            stage.check(running)
+            changing.add(stage.name)
+        running.add(stage.name)
+
+
+def _outdated(stage: Stage, workdir: Path) -> str:
+    """Return the differences of the record of a complete stage from its settings and inputs."""
+    record = read(workdir / stage.name)
+    if not record.get("complete") or "settings" not in record:
+        return ""
+    digests = {name: read(workdir / name).get("digest", "") for name in stage.inputs}
+    return ", ".join(_changed(record, stage, digests))
 
 
 @contextlib.contextmanager
@@ -137,6 +214,41 @@ def check(directory: Path) -> None:
         )
 
 
+def steps(directory: Path) -> list[int]:
+    """Return the training steps of all checkpoints of the stage in `directory`, in order."""
+    found = directory.glob("**/checkpoints/[0-9]*")
+    return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
+def without_checkpoints(directory: Path, record: dict[str, Any]) -> bool:
+    """Return True if the stage wrote checkpoints and none of them exists any more."""
+    return any("/checkpoints/" in name for name in record.get("files", ())) and not steps(directory)
+
+
+def previous_of(directory: Path) -> Path:
+    """Return the folder of the previous result of the stage in `directory`."""
+    return directory.with_name(f"{directory.name}.previous")
+
+
+def set_part_aside(path: Path) -> None:
+    """Move a file or folder of a stage, if it exists, to the folder of its previous result.
+
+    It is removed if it was set aside before: the earlier one belongs to a complete result.
+    """
+    previous = previous_of(path.parent)
+    if not path.exists():
+        return
+    if _is_complete(previous):
+        _remove(previous)
+    if not (previous / path.name).exists():
+        previous.mkdir(exist_ok=True)
+        os.replace(path, previous / path.name)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def reopen(workdir: Path, name: str) -> None:
     """Mark the stage `name` as incomplete, so that it runs again and verifies its files."""
     record = read(workdir / name)
@@ -144,39 +256,63 @@ def reopen(workdir: Path, name: str) -> None:
         _write(workdir / name, record | {"complete": False})
 
 
-def _run(stage: Stage, workdir: Path) -> None:
+def _run(stage: Stage, workdir: Path, *, again: bool, keep_previous: bool) -> None:
+    def finish(action: str) -> None:
+        _finish(stage, workdir, is_redone=action == "redo", keep_previous=keep_previous)
+
+    def begin_and_finish() -> None:
+        if action := _begin(stage, workdir, again):
+            finish(action)
+
     if not stage.together:
-        hosts.run_on_primary(lambda: _finish(stage, workdir) if _begin(stage, workdir) else None)
-    elif hosts.run_on_primary(lambda: _begin(stage, workdir)):
+        hosts.run_on_primary(begin_and_finish)
+    elif action := hosts.run_on_primary(lambda: _begin(stage, workdir, again)):
         if hosts.is_primary():
-            _finish(stage, workdir)
+            finish(action)
         else:
             stage.run(workdir / stage.name)
 
 
-def _begin(stage: Stage, workdir: Path) -> bool:
-    """Prepare the folder of the stage; return False if the stage can be skipped."""
-    plan = _plan(stage, workdir)
+def _begin(stage: Stage, workdir: Path, again: bool) -> str:
+    """Prepare the folder of the stage; return the action of its plan, or "" if it is complete."""
+    plan = _plan(stage, workdir, again=again)
+    if plan.action == "restore":
+        log.info("%s: the previous result has these settings and is used again", stage.name)
+        _take_back(stage, workdir / stage.name)
+        plan = _plan(stage, workdir, again=again)
+    if not plan.problem and plan.action not in ("skip", "restore"):
+        stage.check(())
     _apply(plan, workdir / stage.name)
-    return plan.action != "skip"
+    return "" if plan.action == "skip" else plan.action
 
 
-def _plan(stage: Stage, workdir: Path) -> _Plan:
+def _plan(
+    stage: Stage, workdir: Path, *, running: Collection[str] = (), again: bool = False
+) -> _Plan:
     """Decide whether and how the stage runs. Nothing is written or removed.
+
+    Args:
+      stage: the stage.
+      workdir: folder of the run.
+      running: stages that run before it; their files are not verified.
+      again: run a complete stage whose checkpoints were removed.
 
     Raises:
       StageError: if an input stage is not complete.
     """
+    directory = workdir / stage.name
     inputs = {name: _complete(stage.name, workdir, name) for name in stage.inputs}
     digests = {name: record["digest"] for name, record in inputs.items()}
     fingerprint = _hash({"settings": stage.settings, "inputs": digests})
-    old = read(workdir / stage.name)
+    old = read(directory)
     is_same = old.get("fingerprint") == fingerprint
     bad: list[Path] = []
     if is_same and old.get("complete"):
         bad = damaged(workdir, old)
-        if not bad:
+        if not bad and not (again and without_checkpoints(directory, old)):
             return _Plan(stage, "skip")
+    if not is_same and _read_previous(directory).get("fingerprint") == fingerprint:
+        return _Plan(stage, "restore")
     new = {
         "fingerprint": fingerprint,
         "recipe": _recipe(stage, inputs),
@@ -185,33 +321,50 @@ def _plan(stage: Stage, workdir: Path) -> _Plan:
         "complete": False,
         "seconds": old.get("seconds", 0.0) if is_same else 0.0,
     }
-    plan = _Plan(
-        stage,
-        "continue" if is_same else "start",
-        new,
-        damaged=tuple(bad),
-        problem=_input_problem(stage, workdir, inputs),
-    )
-    if plan.problem or is_same or not old:
-        return plan
-    kept = stage.by_video and old.get("recipe") == new["recipe"] and not damaged(workdir, old)
-    changed = ", ".join(_changed(old, stage.settings, digests))
-    return plan._replace(action="update" if kept else "redo", changed=changed)
+    plan = _Plan(stage, "continue" if is_same else "start", new, damaged=tuple(bad))
+    if old and not is_same:
+        changed = ", ".join(_changed(old, stage, digests))
+        plan = plan._replace(action=_change(stage, workdir, old, new), changed=changed)
+    resumes = plan.action in ("continue", "update", "extend") and steps(directory)
+    needs = stage._replace(networks=()) if resumes else stage
+    return plan._replace(problem=_input_problem(needs, workdir, inputs, running))
 
 
-def _input_problem(stage: Stage, workdir: Path, inputs: dict[str, dict[str, Any]]) -> str:
+def _change(
+    stage: Stage, workdir: Path, old: dict[str, Any], new: dict[str, Any]
+) -> Literal["update", "extend", "redo"]:
+    """Return the action for a record with other settings or inputs."""
+    if stage.by_video and old.get("recipe") == new["recipe"] and not damaged(workdir, old):
+        return "update"
+    before, after = old.get("settings", {}), _as_json(new["settings"])
+    same_inputs = old.get("inputs") == new["inputs"]
+    if before and same_inputs and not damaged(workdir, old) and stage.extends(before, after):
+        return "extend"
+    return "redo"
+
+
+def _input_problem(
+    stage: Stage, workdir: Path, inputs: Mapping[str, dict[str, Any]], running: Collection[str]
+) -> str:
     """Return the reason why an input stage cannot be used, or ""."""
     for name, record in inputs.items():
+        if name in running:
+            continue
         if bad := damaged(workdir, record):
             return (
                 f"{stage.name} needs {name}, but {_some(bad)} is missing or damaged; "
                 f"run {name} again to rebuild it"
             )
+        if name in stage.networks and not steps(workdir / name):
+            return (
+                f"{stage.name} needs the checkpoints of {name}, which were removed; "
+                f"--stages={name},{stage.name} makes them again"
+            )
     return ""
 
 
 def _apply(plan: _Plan, directory: Path) -> None:
-    """Log the plan, remove files that must not be reused, and write the new record.
+    """Log the plan, set files aside that must not be reused, and write the new record.
 
     Raises:
       StageError: if the plan has a problem.
@@ -229,22 +382,117 @@ def _apply(plan: _Plan, directory: Path) -> None:
     if plan.problem:
         raise StageError(plan.problem)
     if plan.action == "update":
-        log.info("%s: updated, because %s changed", name, plan.changed)
+        log.info("%s: updated, because %s", name, plan.changed)
+    elif plan.action == "extend":
+        log.info("%s: continues, because %s; %s kept", name, plan.changed, _cost(directory))
+        _copy_aside(directory)
     elif plan.action == "redo":
-        log.info("%s: redone, because %s changed", name, plan.changed)
-        _clear(plan.stage, directory)
+        log.info(
+            "%s: redone, because %s; %s repeated; the old result stays in %s until it is replaced",
+            name,
+            plan.changed,
+            _cost(directory),
+            previous_of(directory),
+        )
+        _set_aside(plan.stage, directory)
     log.info("%s: %s", name, "resumed" if plan.action == "continue" else "started")
     directory.mkdir(parents=True, exist_ok=True)
     _write(directory, plan.record)
 
 
-def _clear(stage: Stage, directory: Path) -> None:
-    """Remove the folder of the stage, or only its state by video if it keeps its folder."""
-    if not stage.keeps:
-        shutil.rmtree(directory)
+def _cost(directory: Path) -> str:
+    """Return the work in the folder of a stage, with a verb: "6 trained steps are"."""
+    if trained := steps(directory):
+        return f"{trained[-1]} trained steps are"
+    return f"{read(directory).get('seconds', 0):.0f} s of work are"
+
+
+def _is_complete(directory: Path) -> bool:
+    try:
+        return bool(read(directory).get("complete"))
+    except StageError:
+        return False
+
+
+def _read_previous(directory: Path) -> dict[str, Any]:
+    """Return the record of the result that was set aside, or {} if there is none."""
+    try:
+        return read(previous_of(directory))
+    except StageError:
+        return {}
+
+
+def _supersedes(directory: Path) -> bool:
+    """Return True if the stage's files replace the result that was set aside before."""
+    return _is_complete(directory) or not _is_complete(previous_of(directory))
+
+
+def _set_aside(stage: Stage, directory: Path) -> None:
+    """Move the result of the stage to `previous_of`, or only its state by video if it `keeps`.
+
+    An incomplete result is removed if a complete one was set aside before.
+    """
+    previous = previous_of(directory)
+    parts = (*stage.by_video, _PREVIOUS, _RECORD) if stage.keeps else ()
+    if not _supersedes(directory):
+        for part in parts:
+            (directory / part).unlink(missing_ok=True)
+        if not stage.keeps:
+            _remove(directory)
         return
-    for name in stage.by_video:
+    _remove(previous)
+    if not stage.keeps:
+        os.replace(directory, previous)
+        return
+    previous.mkdir()
+    for part in parts:
+        if (directory / part).exists():
+            os.replace(directory / part, previous / part)
+
+
+def _copy_aside(directory: Path) -> None:
+    """Copy the result of the stage to `previous_of`, as hard links where the disk has them."""
+    if not _supersedes(directory):
+        return
+    previous = previous_of(directory)
+    partial = previous.with_name(f"{previous.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(directory, partial, copy_function=_link_or_copy)
+    _remove(previous)
+    os.replace(partial, previous)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _take_back(stage: Stage, directory: Path) -> None:
+    """Undo `_set_aside`; a complete result in `directory` is set aside in turn."""
+    previous = previous_of(directory)
+    if stage.keeps:
+        for path in sorted(previous.iterdir(), key=lambda path: path.name == _RECORD):
+            os.replace(path, directory / path.name)
+        previous.rmdir()
+        return
+    swapped = directory.with_name(f"{directory.name}.swapped")
+    shutil.rmtree(swapped, ignore_errors=True)
+    if directory.exists():
+        os.replace(directory, swapped)
+    os.replace(previous, directory)
+    if _is_complete(swapped):
+        os.replace(swapped, previous)
+    else:
+        shutil.rmtree(swapped, ignore_errors=True)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a folder, its records first: a record never describes removed files."""
+    for name in (_RECORD, _PREVIOUS):
         (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _recipe(stage: Stage, inputs: dict[str, dict[str, Any]]) -> str:
@@ -253,8 +501,11 @@ def _recipe(stage: Stage, inputs: dict[str, dict[str, Any]]) -> str:
     return _hash({"settings": chosen, "inputs": recipes})
 
 
-def _finish(stage: Stage, workdir: Path) -> None:
-    """Run a prepared stage and record its duration and, on success, its result."""
+def _finish(stage: Stage, workdir: Path, *, is_redone: bool, keep_previous: bool) -> None:
+    """Run a prepared stage and record its duration and, on success, its result.
+
+    If a redone stage is refused before it has trained a step, its previous result is taken back.
+    """
     directory = workdir / stage.name
     record = read(directory)
     begin = time.monotonic()
@@ -263,12 +514,17 @@ def _finish(stage: Stage, workdir: Path) -> None:
         digest = stage.run(directory)
         files = checksums.checksums_of(_left(stage, workdir), workdir)
         record |= {"digest": digest or record["fingerprint"], "files": files, "complete": True}
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # must not replace the original error, e.g. a full disk
-            _write(directory, record | {"seconds": _seconds(before, begin)})
+            if isinstance(error, ValueError) and is_redone and not steps(directory):
+                _take_back(stage, directory)
+            else:
+                _write(directory, record | {"seconds": _seconds(before, begin)})
         raise
     _write(directory, record | {"seconds": _seconds(before, begin)})
     log.info("%s: done in %.0f s", stage.name, _seconds(before, begin))
+    if not keep_previous:
+        _remove(previous_of(directory))
 
 
 def _seconds(before: float, begin: float) -> float:
@@ -290,13 +546,32 @@ def _complete(name: str, workdir: Path, needed: str) -> dict[str, Any]:
     return record
 
 
-def _changed(record: dict[str, Any], settings: dict[str, Any], inputs: dict[str, str]) -> list[str]:
-    """Return the names of the settings and input stages that differ from the record."""
-    old, new = record.get("settings", {}), json.loads(json.dumps(settings))
-    keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+def _changed(record: dict[str, Any], stage: Stage, inputs: Mapping[str, str]) -> list[str]:
+    """Return the settings and input stages that differ from the record, with their values."""
+    old, new = record.get("settings", {}), _as_json(stage.settings)
     before = record.get("inputs", {})
     stages = sorted(k for k in before.keys() | inputs.keys() if before.get(k) != inputs.get(k))
-    return keys + [f"stage {k}" for k in stages]
+    prefix = f"{stage.section}." if stage.section else ""
+    return [*_differences(old, new, prefix), *(f"stage {k} changed" for k in stages)]
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> Iterator[str]:
+    """Yield a text such as "ir.epochs 20 -> 40" for each setting that differs."""
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from _differences(before, after, f"{prefix}{key}.")
+        elif key == "source" and "" not in (before, after):  # a hash of the videos
+            yield f"{prefix}{key} changed"
+        else:
+            yield f"{prefix}{key} {json.dumps(before)} -> {json.dumps(after)}"
+
+
+def _as_json(content: Any) -> Any:
+    """Return `content` as it is read from a record: with lists in place of tuples."""
+    return json.loads(json.dumps(content))
 
 
 def _hash(content: Any) -> str:

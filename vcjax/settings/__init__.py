@@ -16,7 +16,7 @@ from vcjax.settings.defaults import (
     num_epochs,
     paper,
 )
-from vcjax.settings.resolve import Sizes, resolve
+from vcjax.settings.resolve import Sizes, only_trains_longer, resolve
 from vcjax.settings.variants import VARIANTS, append_evaluation, apply_variants
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "num_background",
     "num_clusters",
     "num_epochs",
+    "only_trains_longer",
     "paper",
     "resolve",
     "apply_variants",

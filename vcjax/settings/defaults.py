@@ -34,6 +34,8 @@ def paper() -> ConfigDict:
     config.bank_dtype = "float32"  # data type of the memory bank; bfloat16: half the memory
     config.log_steps = 50  # training steps between logged metrics, at most one epoch
     config.keep_best = True  # keep the checkpoint of the best validation besides the last two
+    config.keep_previous = False  # keep STAGE.previous, the result of other settings, when a stage
+    # that was redone is complete
     config.data = _data()
     config.clip = _clip()
     config.model = _model()

@@ -1,6 +1,7 @@
 """The numbers of a training stage that follow from its settings and from its collection."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -63,3 +64,28 @@ def resolve(
         num_clusters(config.clusters.num_clusters, num_videos),
         num_background(stage.num_background, num_videos),
     )
+
+
+def only_trains_longer(name: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Return True if training with the settings `new` begins with the steps of `old`.
+
+    This holds if the number of epochs grew or stayed, and no other setting changed but drops of the
+    learning rate after the old end.
+
+    Args:
+      name: the section of the stage.
+      old: the settings that a stage recorded, with the entry `epochs_scale`.
+      new: its current settings.
+    """
+    if old.keys() != new.keys() or old["epochs_scale"] != new["epochs_scale"]:
+        return False
+    scale = new["epochs_scale"]
+    before, after = ConfigDict(old[name]), ConfigDict(new[name])
+    end = num_epochs(before, scale)
+
+    def fixed(settings: dict[str, Any], stage: ConfigDict) -> dict[str, Any]:
+        drops = sorted(d for d in stage.get("lr_milestones", ()) if d * scale < end)
+        rest = {k: v for k, v in stage.items() if k not in ("epochs", "lr_milestones")}
+        return settings | {name: rest | {"drops": drops}}
+
+    return num_epochs(after, scale) >= end and fixed(old, before) == fixed(new, after)

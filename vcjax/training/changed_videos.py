@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Float, Int
 
 from vcjax.data import splits
-from vcjax.runtime import atomic, checkpoint, hosts, sharding
+from vcjax.runtime import atomic, checkpoint, hosts, sharding, stage_cache
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ def remap_checkpoint(
         called only if the videos have changed.
       checkpoints: the folder of the checkpoints of the stage.
       batch_size: clips per step, from which the steps per epoch follow.
-      max_share: if more than this fraction of the videos has changed, the checkpoints are removed
-        and the stage starts from the beginning.
+      max_share: if more than this fraction of the videos has changed, the checkpoints are set
+        aside and the stage starts from the beginning.
       seed: seed of the bank rows of new videos.
     """
     hosts.run_on_primary(lambda: _finish_swap(checkpoints))
@@ -84,7 +84,7 @@ def _needs_remap(
     """Return True if the checkpoint of `step` has to be rewritten for `video_ids`.
 
     Otherwise `video_ids` are recorded as the videos of the checkpoints. If too many videos have
-    changed, the checkpoints are removed first.
+    changed, the checkpoints are set aside first.
     """
     old_ids = _read_videos(checkpoints)
     if step is not None and old_ids:
@@ -93,7 +93,7 @@ def _needs_remap(
         if splits.mostly_unchanged(old_ids, video_ids, max_share=max_share):
             return True
         log.info("more than data.max_changed_share of the videos changed: the stage starts over")
-        shutil.rmtree(checkpoints)
+        stage_cache.set_part_aside(checkpoints)
     _write_videos(checkpoints, video_ids)
     return False
 

@@ -144,6 +144,36 @@ def subsample_classes(
     return np.sort(np.concatenate([order[values[order] == v][:count] for v in set(values[rows])]))
 
 
+def sides(
+    stage: ConfigDict,
+    config: ConfigDict,
+    manifest: Manifest,
+    split: Split,
+    label: str,
+    group: str,
+) -> Split:
+    """Return the rows to train on and the rows whose loss determines the learning rate.
+
+    Args:
+      stage: the section of the finetuning stage.
+      config: the settings of the run.
+      manifest: the labeled videos.
+      split: the rows of training and of test videos.
+      label: column of the classes.
+      group: column whose groups are held out as a whole, or "".
+
+    Raises:
+      SettingsError: if `plateau_split` is unknown.
+    """
+    values = np.array(manifest.labels[label])
+    rows = subsample_classes(values, split.train, stage.videos_per_class, seed=config.seed)
+    if stage.plateau_split == "holdout":
+        return hold_out(manifest, rows, group=group, holdout=stage.holdout, seed=config.seed)
+    if stage.plateau_split == "test":
+        return Split(rows, split.test[np.isin(values[split.test], values[split.train])])
+    raise settings.SettingsError(f"plateau_split is {stage.plateau_split!r}; use holdout or test")
+
+
 def finetune_split(
     name: str,
     config: ConfigDict,
@@ -173,7 +203,7 @@ def finetune_split(
     stage = config[name.split("/")[0]]
     values = np.array(manifest.labels[label])
     names = np.unique(values[split.train])
-    rows = subsample_classes(values, split.train, stage.videos_per_class, seed=config.seed)
+    train_rows, validation_rows = sides(stage, config, manifest, split, label, group)
 
     def labeled(rows: Int[np.ndarray, " k"]) -> Labeled:
         number = {value: i for i, value in enumerate(names)}
@@ -181,15 +211,7 @@ def finetune_split(
         return Labeled(manifest.take(rows.tolist()), classes)
 
     test = labeled(split.test)
-    if stage.plateau_split == "holdout":
-        sides = hold_out(manifest, rows, group=group, holdout=stage.holdout, seed=config.seed)
-        train, validation = labeled(sides.train), labeled(sides.test)
-    elif stage.plateau_split == "test":
-        train, validation = labeled(rows), labeled(split.test[np.isin(values[split.test], names)])
-    else:
-        raise settings.SettingsError(
-            f"plateau_split is {stage.plateau_split!r}; use holdout or test"
-        )
+    train, validation = labeled(train_rows), labeled(validation_rows)
     network = finetune.finetune(
         name,
         config,
