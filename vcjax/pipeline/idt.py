@@ -37,6 +37,7 @@ def idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             people=Path(config.idt.people) if config.idt.people else None,
             num_workers=workdirs.num_workers(config),
             on_error=config.data.on_error,
+            max_side=config.idt.max_side,
         )
         empty = [video_id for video_id in manifest.video_ids if not counts.get(video_id)]
         log.info(
@@ -46,5 +47,8 @@ def idt_stage(name: str, config: ConfigDict, workdir: Path) -> Stage:
             len(empty),
         )
 
+    recorded = config.idt.to_dict()
+    if not config.idt.max_side:  # stages of earlier versions stay complete
+        del recorded["max_side"]
     # the files are not checksummed here, since each contains its own checksum
-    return Stage(name, config.idt.to_dict(), ("manifest",), run, keeps=True, files="")
+    return Stage(name, recorded, ("manifest",), run, keeps=True, files="")
