@@ -116,7 +116,7 @@ def _report_large_frames(waiting: list[Job]) -> None:
         area, _, size, video_id = max(large)
         log.warning(
             "idt: %d of %d videos have large frames, up to %s pixels (%s). These are %.0f times "
-            "the pixels of 320 x 240, and the time of extraction grows with them; to reduce frames: "
+            "the pixels of 320 x 240, and the time of extraction grows with them; to reduce: "
             "--max_side=640, or --config.idt.max_side=640 in a run",
             len(large),
             len(sample),
