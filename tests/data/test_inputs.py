@@ -97,7 +97,10 @@ def test_a_stream_that_ends_between_transport_packets_is_refused(tmp_path, write
     path = write_video(tmp_path / "cut.ts", NUM_FRAMES, size=(96, 128), **GOP)
     contents = path.read_bytes()
     last = int(packets * len(contents)) // 188
-    while contents[188 * last - 185] & 0x20:  # the packet ends a frame
+    # until a packet of the video that does not end a frame
+    while (
+        contents[188 * last - 187 : 188 * last - 185] != b"\1\0" or contents[188 * last - 185] & 32
+    ):
         last -= 1
     path.write_bytes(contents[: 188 * last])
     assert_refused(path, "truncated|damaged")

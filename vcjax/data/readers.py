@@ -339,7 +339,9 @@ def _exact_step(stream: av.VideoStream) -> int:
     step = 1 / (rate * base) if rate and base else Fraction(0)  # time stamp units per frame
     even = step > 0 and step.denominator == 1 and stream.base_rate == rate
     exact = even and stream.frames and stream.duration == stream.frames * step
-    if not exact or _length(stream) != stream.frames:
+    # The first H.264 frame of an AVI file may have a later time than the file states.
+    is_avi = stream.container.format.name == "avi"
+    if not exact or is_avi or _length(stream) != stream.frames:
         return 0
     skips = stream.codec.name in _MAY_SKIP and _has_tiny(e.size for e in stream.index_entries)
     return 0 if skips else int(step)
