@@ -5,17 +5,19 @@ PyAV decodes frame by frame with constant memory, seeks to key frames and drops 
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from itertools import filterfalse, islice
-from typing import NamedTuple, Protocol
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 
 import av
 import av.container
 import numpy as np
+from av.stream import Disposition
 from jaxtyping import UInt8
 
-from vcjax.data import shards, tfds_videos
+from vcjax.data import file_ends, shards, tfds_videos
 from vcjax.runtime import filesystem
 
 Frame = UInt8[np.ndarray, "h w 3"]
@@ -32,6 +34,7 @@ class VideoInfo(NamedTuple):
     height: int  # pixels, before any rotation for display
     width: int  # pixels, before any rotation for display
     fps: float  # frames per second, 0 if unknown
+    seekable: bool = True  # False if a clip is decoded from the first frame of the video on
 
 
 class Reader(Protocol):
@@ -56,6 +59,17 @@ def open_video(path: str) -> Reader:
     return _VideoFile(path)
 
 
+def declared_size(path: str) -> tuple[int, int]:
+    """Return height and width in pixels that the header of a video file states.
+
+    Raises:
+      DecodeError: if the file cannot be opened.
+    """
+    with _open(path) as container:
+        stream = _stream(path, container)
+        return stream.height, stream.width
+
+
 class _VideoFile:
     """A video file. Its exact length is unknown until every frame has been decoded."""
 
@@ -73,45 +87,96 @@ class _VideoFile:
             raise DecodeError(f"{path}: {_reason(error)}") from error
         with _open(path) as container:
             stream = _stream(path, container)
-            declared = stream.frames
-            info = VideoInfo(declared, stream.height, stream.width, float(stream.average_rate or 0))
-            if not decode and declared:
-                return info
-            # By default the decoder conceals damage by copying from earlier frames.
-            stream.codec_context.options = {"err_detect": "explode"}
-            num_frames = 0
-            try:
-                for _ in container.decode(stream):
-                    num_frames += 1
-            except av.FFmpegError as error:
-                counts = f"{num_frames} of {declared or 'unknown'} frames can be decoded"
-                raise DecodeError(
-                    f"{path}: {_reason(error)}: damaged or truncated, {counts}"
-                ) from error
-        check_count(path, num_frames, declared)
-        return info._replace(num_frames=num_frames)
+            rate = float(stream.average_rate or 0)
+            seekable = _is_seekable(container, stream)
+            info = VideoInfo(_length(stream), stream.height, stream.width, rate, seekable)
+            exact = bool(_exact_step(stream))
+        if not decode and info.num_frames:
+            return info
+        num_frames = sum(1 for _ in self._decode_whole())
+        seekable = seekable and (exact or bool(_times(path, filesystem.file_version(path))))
+        return info._replace(num_frames=num_frames, seekable=seekable)
 
     def frames(self) -> Iterator[Frame]:
-        with _decode_errors(self._path, av.FFmpegError):
-            yield from map(_rgb, self._decode_from(0))
+        return map(_rgb, self._decode_whole())
 
     def read(self, indices: Sequence[int]) -> list[Frame]:
         start, span = indices[0], indices[-1] - indices[0] + 1
-        decoded = list(islice(self._decode_from(start), span))
+        decoded = self._seek_and_decode(start, span) if start else None
+        if decoded is None:
+            decoded = list(islice(self._decode_whole(), start, start + span))
         if len(decoded) < span:  # the indices extend past the end of the video
-            whole = list(islice(self._decode_from(0), span))
-            if not whole:
-                raise DecodeError(f"{self._path}: no frame can be decoded")
+            whole = list(islice(self._decode_whole(), span))
             while len(decoded) < span:
                 decoded += whole
         return [_rgb(decoded[index - start]) for index in indices]
 
-    def _decode_from(self, start: int) -> Iterator[av.VideoFrame]:
-        """Yield the frames from `start` on, in the pixel format of the file."""
-        with _open(self._path) as container, _decode_errors(self._path, av.FFmpegError):
-            stream = _stream(self._path, container)
-            skip = _seek(container, stream, start)
-            yield from filterfalse(skip, container.decode(stream))
+    def _decode_whole(self) -> Iterator[av.VideoFrame]:
+        """Yield every frame in the pixel format of the file.
+
+        Raises:
+          DecodeError: if a frame is damaged or differs in size, if there is no frame, or at the end
+            if the file is truncated.
+        """
+        path, count = self._path, 0
+        with _open(path) as container:
+            stream = _stream(path, container)
+            # By default the decoder conceals damage by copying from earlier frames.
+            stream.codec_context.options = {"err_detect": "explode"}
+            end = _End(path, container, stream)
+            counts = f"of {_length(stream) or 'unknown'} frames can be decoded"
+            try:
+                for frame in _same_size(path, _decode(end.watch(container.demux()), stream), 0):
+                    count += 1
+                    yield frame
+            except av.FFmpegError as error:
+                reason = f"{_reason(error)}: damaged or truncated"
+                raise DecodeError(f"{path}: {reason}, {count} {counts}") from error
+            if count == 0:
+                raise DecodeError(f"{path}: no frame can be decoded")
+            if end.is_early():
+                raise DecodeError(f"{path}: truncated, {count} {counts}")
+
+    def _seek_and_decode(self, start: int, span: int) -> list[av.VideoFrame] | None:
+        """Return up to `span` frames from frame `start` on, None if this requires all before it.
+
+        Frames are identified by their time stamps. If the frames after the seek have other time
+        stamps than the packets of the file, the result is None.
+        """
+        path = self._path
+        with _open(path) as container, _decode_errors(path, av.FFmpegError):
+            stream = _stream(path, container)
+            if not _is_seekable(container, stream):
+                return None
+            shown: Sequence[int]
+            if step := _exact_step(stream):
+                first = stream.start_time or 0
+                shown = range(first, first + stream.frames * step, step)
+            else:
+                shown = _times(path, filesystem.file_version(path))
+            expected = list(shown[start : start + span])
+            if not expected or not stream.time_base:
+                return None
+            # Some demuxers search for the time of decoding, which is before the time of display.
+            early = _EARLY / stream.time_base if container.format.name in _BY_DECODING_TIME else 0
+            try:
+                container.seek(int(expected[0] - early), stream=stream)
+            except av.FFmpegError:  # there is no such time in the index
+                return None
+            decoded, key = [], None
+            for frame in _decode(container.demux(stream), stream):
+                key = frame.pts if key is None and frame.key_frame else key
+                if key is None or frame.pts is None or frame.pts < key:
+                    continue  # refers to frames before the key frame
+                if frame.is_corrupt:
+                    raise DecodeError(f"{path}: a frame before frame {start + span} is damaged")
+                if frame.pts >= expected[0]:
+                    decoded.append(frame)
+                if len(decoded) == len(expected):
+                    break
+            if [frame.pts for frame in decoded] != expected:
+                return None
+            return list(_same_size(path, iter(decoded), start))
 
 
 class _StoredVideo(abc.ABC):
@@ -158,42 +223,164 @@ class _TfdsVideo(_StoredVideo):
 _STORAGE_ERRORS = (ValueError, IndexError, RuntimeError, OSError, av.FFmpegError)
 
 
-def check_count(path: str, num_frames: int, declared: int) -> None:
-    """Check the number of decoded frames against the number that the file declares.
+class _End:
+    """Comparison of the end of the packets with the end that the container states."""
+
+    def __init__(
+        self, path: str, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> None:
+        with filesystem.local_copy(path) as file:
+            self._is_cut = file_ends.is_cut(file, container.format.name)
+        self._container, self._stream = container, stream
+        self._is_corrupt = False  # the last packet of the video
+        self._ends: dict[int, Fraction] = {}  # seconds, by stream
+        self._times: list[int] = []  # of the video's packets
+
+    def watch(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        """Yield the packets of the video, given the packets of all streams."""
+        for packet in packets:
+            # not `stream_index`, which is 0 in the last packet of every stream
+            index, time = packet.stream.index, packet.dts if packet.pts is None else packet.pts
+            if time is not None and packet.time_base:
+                end = (time + (packet.duration or 0)) * packet.time_base
+                self._ends[index] = max(end, self._ends.get(index, end))
+            if index == self._stream.index:
+                self._is_corrupt = packet.is_corrupt if packet.size else self._is_corrupt
+                self._times += [] if packet.pts is None else [packet.pts]
+                yield packet
+
+    def is_early(self) -> bool:
+        """Return True if the last packet is incomplete or time is missing at the end."""
+        missing = self._missing()
+        if self._is_cut or missing is None:
+            return (
+                self._is_corrupt
+                or self._has_gap()
+                or (self._is_cut and (missing is None or missing > self._slack()))
+            )
+        # An AVI file declares empty frames at its end, which are no packets.
+        is_stated = self._container.format.name != "avi"
+        slack = self._slack() if self._stream.duration else _OTHER_STREAMS
+        return self._is_corrupt or (is_stated and missing > slack)
+
+    def _missing(self) -> Fraction | None:
+        """Return the seconds missing at the end, None if the container states no duration."""
+        if self._container.format.name not in _STATES_DURATION or not self._ends:
+            return None
+        stream = self._stream
+        if stream.duration and stream.time_base:
+            end = ((stream.start_time or 0) + stream.duration) * stream.time_base
+            return end - self._ends.get(stream.index, Fraction(0))
+        if not self._container.duration:
+            return None
+        return Fraction(self._container.duration, av.time_base) - max(self._ends.values())
+
+    def _has_gap(self) -> bool:
+        """Return True if the last B-frames of a video of constant rate are missing.
+
+        They are displayed before a frame that the file contains.
+        """
+        if not self._stream.codec_context.has_b_frames or len(self._times) < 3 * _MAX_B_FRAMES:
+            return False
+        steps = np.diff(sorted(self._times))
+        is_long = steps > 1.5 * np.median(steps)
+        return bool(is_long[-_MAX_B_FRAMES:].any() and not is_long[:-_MAX_B_FRAMES].any())
+
+    def _slack(self) -> Fraction:
+        rate = self._stream.average_rate
+        return max(_SLACK, 2 / rate) if rate else _SLACK
+
+
+_STATES_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
+_SLACK = Fraction(1, 10)  # seconds by which a duration may exceed the frames
+_OTHER_STREAMS = Fraction(1)  # likewise for a duration of all streams together
+_BY_DECODING_TIME = ("mpegts", "mpeg", "flv")
+_EARLY = Fraction(1)  # seconds between decoding and display, at most
+_MAX_B_FRAMES = 4  # in a row, usually
+_MAX_EMPTY = 8  # bytes of a packet that may be a frame that is not coded
+_MAY_SKIP = ("mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2", "h263", "vc1", "wmv3")
+
+
+def _decode(packets: Iterator[av.Packet], stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    for packet in packets:
+        # An empty packet repeats the frame before it; the decoder would take it for the end.
+        if packet.size or packet.dts is None:
+            yield from stream.codec_context.decode(packet if packet.size else None)
+
+
+def _same_size(path: str, frames: Iterator[av.VideoFrame], start: int) -> Iterator[av.VideoFrame]:
+    """Yield the frames, of which the first has index `start`.
 
     Raises:
-      DecodeError: if `num_frames` is 0, or smaller than `declared` by more than 2.
+      DecodeError: if a frame differs in size from the frames before it.
     """
-    if num_frames == 0:
-        raise DecodeError(f"{path}: no frame can be decoded")
-    if num_frames < declared - _SLACK:
-        raise DecodeError(f"{path}: truncated, {num_frames} of {declared} frames can be decoded")
+    size = None
+    for index, frame in enumerate(frames, start):
+        size = size or (frame.width, frame.height)
+        if (frame.width, frame.height) != size:
+            raise DecodeError(
+                f"{path}: frame {index} has {frame.width} x {frame.height} pixels, the frames "
+                f"before it {size[0]} x {size[1]}; encode the video with one size"
+            )
+        yield frame
 
 
-# Encoders may declare one or two frames that edit lists then hide.
-_SLACK = 2
+def _length(stream: av.VideoStream) -> int:
+    """Return the number of frames that the file declares, without frames that are not shown."""
+    entries = stream.index_entries
+    if not stream.frames or len(entries) < 2:
+        return stream.frames
+    return sum(entry.size > 0 and not entry.is_discard for entry in entries)
 
 
-def _seek(
-    container: av.container.InputContainer, stream: av.VideoStream, start: int
-) -> Callable[[av.VideoFrame], bool]:
-    """Seek to the key frame before frame `start`; return a test for frames to skip until `start`.
-
-    Frames are identified by their time stamps if the frame rate is constant and exact. Otherwise
-    decoding begins at the first frame and frames are counted; this includes AVI files with
-    B-frames, whose time stamps are wrong after a seek.
-    """
+def _exact_step(stream: av.VideoStream) -> int:
+    """Return the time between two frames if it is constant and exact, else 0."""
     rate, base = stream.average_rate, stream.time_base
     step = 1 / (rate * base) if rate and base else Fraction(0)  # time stamp units per frame
     even = step > 0 and step.denominator == 1 and stream.base_rate == rate
     exact = even and stream.frames and stream.duration == stream.frames * step
-    trusted = container.format.name != "avi" or not stream.codec_context.has_b_frames
-    if start == 0 or not (exact and trusted):
-        count = iter(range(start + 1))
-        return lambda frame: next(count, start) < start
-    target = (stream.start_time or 0) + start * int(step)
-    container.seek(target, stream=stream, backward=True, any_frame=False)
-    return lambda frame: frame.pts is None or frame.pts < target
+    # The first H.264 frame of an AVI file may have a later time than the file states.
+    is_avi = stream.container.format.name == "avi"
+    if not exact or is_avi or _length(stream) != stream.frames:
+        return 0
+    skips = stream.codec.name in _MAY_SKIP and _has_tiny(e.size for e in stream.index_entries)
+    return 0 if skips else int(step)
+
+
+def _has_tiny(sizes: Iterable[int]) -> bool:
+    return any(0 < size <= _MAX_EMPTY for size in sizes)
+
+
+def _is_seekable(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    # After a seek in an AVI file the time stamps of B-frames are wrong.
+    return container.format.name != "avi" or not stream.codec_context.has_b_frames
+
+
+@functools.lru_cache(64)
+def _times(path: str, version: tuple[int, str]) -> tuple[int, ...]:
+    """Return the time stamps of all frames in order of display, () if packets do not tell them.
+
+    The packets are read, but not decoded.
+    """
+    del version  # part of the key
+    times: list[int] = []
+    sizes: list[int] = []
+    with _open(path) as container, _decode_errors(path, av.FFmpegError):
+        stream = _stream(path, container)
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard and not _is_hidden(packet, stream):
+                if packet.pts is None:
+                    return ()
+                times.append(packet.pts)
+                sizes.append(packet.size)
+    if len(set(times)) < len(times):
+        return ()
+    return () if stream.codec.name in _MAY_SKIP and _has_tiny(sizes) else tuple(sorted(times))
+
+
+def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
+    """Return True for a VP8 frame that is only referred to (RFC 6386, Sec. 9.1)."""
+    return stream.codec.name == "vp8" and not memoryview(packet)[0] & 0x10
 
 
 def _open(path: str) -> av.container.InputContainer:
@@ -204,20 +391,45 @@ def _open(path: str) -> av.container.InputContainer:
 
 
 def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream:
+    """Return the video stream that players choose; cover art only if there is nothing else."""
     if not container.streams.video:
         raise DecodeError(f"{path}: there is no video stream in the file")
-    stream = container.streams.video[0]
+    films = [s for s in container.streams.video if not s.disposition & _COVER]
+    best = container.streams.best("video")
+    stream = next((s for s in films if best is not None and s.index == best.index), None)
+    stream = stream or (films or container.streams.video)[0]
     if stream.codec_context is None:  # a truncated header or an unknown codec
         raise DecodeError(f"{path}: there is no decoder for the video stream in the file")
     stream.thread_count = 1  # clips are decoded in parallel, one thread each
     return stream
 
 
+_COVER = Disposition.attached_pic | Disposition.timed_thumbnails
+
+
 def _rgb(frame: av.VideoFrame) -> Frame:
     # For a small frame, starting threads costs more than the conversion.
     picture = frame.to_ndarray(format="rgb24", threads=1)
-    turns = round(frame.rotation / 90) % 4  # counterclockwise, of the display matrix
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    a, b, c, d = _display(frame)  # (x, y) is shown at (a x + c y, b x + d y)
+    if abs(b) > abs(a):
+        picture, across, down = picture.swapaxes(0, 1), c, b
+    else:
+        across, down = a, d
+    picture = picture[:, ::-1] if across < 0 else picture
+    return np.ascontiguousarray(picture[::-1] if down < 0 else picture)
+
+
+def _display(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """Return the linear part of the display matrix (ISO 14496-12, 8.3.2)."""
+    try:
+        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # side data of a type that PyAV cannot name
+        turns = round(frame.rotation / 90) % 4  # counterclockwise
+        return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
+    if matrix is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
+    return a, b, c, d
 
 
 @contextlib.contextmanager

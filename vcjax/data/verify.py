@@ -1,6 +1,7 @@
 """Verification of all videos in parallel before any stage depends on them."""
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from vcjax.data import manifest as manifests
 from vcjax.data import shards, video
 from vcjax.data.manifest import Manifest, ManifestError, Problem
 from vcjax.runtime import filesystem, progress, worker_pool
+
+log = logging.getLogger(__name__)
 
 
 def verify(
@@ -91,17 +94,30 @@ class _Job(NamedTuple):
 def probe_all(paths: Sequence[str], *, decode: bool, num_workers: int) -> list[int | str]:
     """Return the number of frames of each video, or the reason why it cannot be read.
 
-    With several workers, a video that crashes its worker is also reported with a reason.
+    With several workers, a video that crashes its worker is also reported with a reason. Videos
+    that can only be decoded from their first frame on are logged in one line.
     """
     jobs = [_Job(row, path, decode) for row, path in enumerate(paths)]
     results: list[int | str] = [0] * len(jobs)
+    slow: list[str] = []
     with progress.bar(desc="verify", unit="video", total=len(jobs)) as bar:
         for result in worker_pool.run_all(jobs, _probe, num_workers):
             job, problem = result.job, result.problem.removeprefix(f"{result.job.path}: ")
-            results[job.row] = problem or result.num_found
+            results[job.row] = problem or abs(result.num_found)
+            slow += [job.path] if result.num_found < 0 else []
             bar.update()
+    if slow:
+        log.warning(
+            "%d of %d files cannot be sought, and every clip of them is decoded from the first "
+            "frame on (first file: %s); to read them faster: vcjax data prepare VIDEOS PREPARED",
+            len(slow),
+            len(jobs),
+            min(slow),
+        )
     return results
 
 
 def _probe(job: _Job) -> int:
-    return video.probe(job.path, decode=job.decode).num_frames
+    """Return the number of frames, negative if the video cannot be sought."""
+    info = video.probe(job.path, decode=job.decode)
+    return info.num_frames if info.seekable else -info.num_frames

@@ -41,6 +41,7 @@ def idt_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Vid
             people=Path(config.idt.people) if config.idt.people else None,
             num_workers=workdirs.num_workers(config),
             on_error=config.data.on_error,
+            max_side=config.idt.max_side,
         )
         empty = [video_id for video_id in manifest.video_ids if not counts.get(video_id)]
         log.info(

@@ -123,6 +123,7 @@ def _idt() -> ConfigDict:
     idt = ConfigDict()
     idt.matcher = "flow"  # point matches for the camera's homography; or "surf"
     idt.people = ""  # folder of human boxes, VIDEO_ID.bb (Sec. 3.3); "": none (Table 5)
+    idt.max_side = 0  # pixels of the larger side, to which larger frames are reduced; 0: as is
     return idt
 
 
