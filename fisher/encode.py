@@ -32,7 +32,13 @@ def reference_fisher_vector(
     """Return the Fisher vector of `x` before normalization, as Eq. 5 and 6 state it, in float64.
 
     The 2 k d values are ordered as [k, 2, d]: for each component the mean part, then the std part.
+
+    Raises:
+      ValueError: if there are no rows, or if they do not have the dimension of the mixture.
     """
+    row_source.check_array(x, means.shape[1])
+    if not len(x):
+        raise ValueError("a Fisher vector needs at least one row")
     phi = (x.astype(np.float64)[:, None] - means) / stds  # Eq. 6, [n, k, d]
     phi_prime = phi**2 - 1  # Eq. 6
     # log(w_k N(x; mu_k, sigma_k)) without (2 pi)^(-d/2), which cancels in the posterior
@@ -125,7 +131,7 @@ def prepare(
     mixture.
     """
     if variant not in _SCALES:
-        raise ValueError(f"variant is {variant!r}; use one of {sorted(_SCALES)}")
+        raise ValueError(f"variant is {variant!r}; use {' or '.join(_SCALES)}")
     _, means = centered(mixture)
     mean_scale, std_scale = _SCALES[variant](mixture)
     return Encoder(

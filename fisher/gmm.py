@@ -64,10 +64,14 @@ class GMM:
         variance_floor: float = 1e-4,
         mesh: Mesh | None = None,
     ):
+        if not all(isinstance(n, int | np.integer) for n in (num_components, num_starts)):
+            raise ValueError("num_components and num_starts must be integers")
         if num_components < 1 or num_starts < 1 or max_iterations < 1:
             raise ValueError("num_components, num_starts and max_iterations must be at least 1")
+        if np.isnan(tolerance) or not 0 <= variance_floor < np.inf:
+            raise ValueError("tolerance must be a number and variance_floor 0 or more")
         if start not in starts.STARTS:
-            raise ValueError(f"start is {start!r}; use one of {sorted(starts.STARTS)}")
+            raise ValueError(f"start is {start!r}; use {' or '.join(sorted(starts.STARTS))}")
         self.num_components, self.seed = num_components, seed
         self.start, self.num_starts = start, num_starts
         self.max_iterations, self.tolerance = max_iterations, tolerance
@@ -89,6 +93,12 @@ class GMM:
             raise ValueError(
                 f"{self.num_components} components need at least as many rows, not "
                 f"{moments.num_rows}; give more rows or lower num_components"
+            )
+        num_dims = len(moments.mean)
+        if initial and initial.means.shape != (self.num_components, num_dims):
+            raise ValueError(
+                f"the initial mixture has means of shape {initial.means.shape}, not "
+                f"({self.num_components}, {num_dims})"
             )
         floor = self.variance_floor * _typical_variance(moments.variance)
         passes = Passes(x, moments.num_rows, self.mesh)
@@ -136,13 +146,22 @@ class GMM:
         return mixture, log_likelihood, iteration, converged
 
     def posterior(self, x: Float[np.ndarray, "n d"]) -> Float[Array, "n k"]:
-        """Return p(component | row) of the rows `x`."""
-        return jax.nn.softmax(log_joint(jnp.asarray(x, jnp.float32), density(mixture_of(self))))
+        """Return p(component | row) of the rows `x`.
+
+        Raises:
+          ValueError: if `x` is not an array of rows of the mixture's dimension.
+        """
+        mixture = mixture_of(self)
+        row_source.check_array(x, mixture.means.shape[1])
+        return jax.nn.softmax(log_joint(jnp.asarray(x, jnp.float32), density(mixture)))
 
     def score(self, x: row_source.Rows) -> float:
         """Return the mean log-likelihood per row of `x` (see `fit`)."""
-        num_rows = row_source.moments(x).num_rows
-        _, sums = Passes(x, num_rows, self.mesh).expectation(mixture_of(self))
+        mixture, moments = mixture_of(self), row_source.moments(x)
+        num_rows, num_dims = moments.num_rows, mixture.means.shape[1]
+        if len(moments.mean) != num_dims:
+            raise ValueError(f"rows of {len(moments.mean)} values, not {num_dims}")
+        _, sums = Passes(x, num_rows, self.mesh).expectation(mixture)
         return float(sums.log_likelihood) / num_rows
 
 

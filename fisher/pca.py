@@ -69,8 +69,14 @@ class PCA:
         return self
 
     def transform(self, x: Float[np.ndarray, "n d"]) -> Float[Array, "n p"]:
-        """Return the coordinates of the rows `x` along the components."""
-        return project(jnp.asarray(x, jnp.float32), self.projection())
+        """Return the coordinates of the rows `x` along the components.
+
+        Raises:
+          ValueError: if `x` is not an array of rows of the dimension of the fit.
+        """
+        projection = self.projection()
+        row_source.check_array(x, len(projection.mean))
+        return project(jnp.asarray(x, jnp.float32), projection)
 
     def projection(self) -> Projection:
         """Return mean and components as float32 arrays on the device."""

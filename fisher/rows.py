@@ -4,7 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -53,11 +53,26 @@ class Moments(NamedTuple):
     variance: Float[np.ndarray, " d"]
 
 
+def check_array(x: Any, num_dims: int | None = None) -> None:
+    """Raise ValueError unless `x` is an array of numbers [n, d], with d = `num_dims` if given."""
+    if not hasattr(x, "dtype") or not hasattr(x, "ndim"):
+        raise ValueError(f"rows must be an array [n, d], not a {type(x).__name__}")
+    if x.ndim != 2:
+        raise ValueError(f"rows must be an array [n, d], not of shape {x.shape}")
+    if not (
+        np.can_cast(x.dtype, np.float64, "same_kind") and np.dtype(x.dtype).kind not in "SUOMm"
+    ):
+        raise ValueError(f"rows must hold real numbers, not {x.dtype}")
+    if not x.shape[1]:
+        raise ValueError("rows have no values: their array is of shape [n, 0]")
+    if num_dims not in (None, x.shape[1]):
+        raise ValueError(f"rows of {x.shape[1]} values, not {num_dims}")
+
+
 def pieces(x: Rows, num_rows: int = _PIECE_ROWS) -> Iterator[Float[np.ndarray, "m d"]]:
     """Yield the rows of `x` in order, in arrays of at most `num_rows` rows."""
     for array in x() if callable(x) else (x,):
-        if array.ndim != 2:
-            raise ValueError(f"rows must be an array [n, d], not of shape {array.shape}")
+        check_array(array)
         for begin in range(0, len(array), num_rows):
             yield np.asarray(array[begin : begin + num_rows])
 
@@ -202,6 +217,9 @@ def sample_rows(
     The rows keep their order. The draw depends on `key_text`, `seed` and the number of rows only:
     with the video id as key it is independent of the other videos and of their order.
     """
+    check_array(x)
+    if num_rows < 0:
+        raise ValueError(f"num_rows is {num_rows}; use 0 or more")
     if len(x) <= num_rows:
         return np.asarray(x)
     digest = hashlib.sha256(f"{seed}\n{key_text}".encode()).digest()
@@ -215,6 +233,8 @@ def sample_items(names: Sequence[str], num_items: int, seed: int) -> list[str]:
 
     The names keep their order.
     """
+    if num_items < 0:
+        raise ValueError(f"num_items is {num_items}; use 0 or more")
     drawn = np.random.default_rng(seed).permutation(len(names))[:num_items]
     return [names[row] for row in sorted(drawn)]
 

@@ -36,10 +36,11 @@ class Sketch:
         Raises:
           ValueError: if the vectors do not have `dim_in` values.
         """
-        if v.shape[-1] != self.dim_in:
-            raise ValueError(
-                f"this sketch takes vectors of {self.dim_in} values, not {v.shape[-1]}"
-            )
+        if not hasattr(v, "shape"):
+            raise ValueError(f"vectors must be an array, not a {type(v).__name__}")
+        if v.shape[-1:] != (self.dim_in,):
+            shape = v.shape[-1] if v.ndim else "a single number"
+            raise ValueError(f"this sketch takes vectors of {self.dim_in} values, not {shape}")
         return apply(jnp.asarray(v, jnp.float32), *self.tables())
 
     def tables(self) -> tuple[Int[np.ndarray, "rounds o"], Int[np.ndarray, " i"]]:

@@ -97,7 +97,7 @@ def test_bad_videos_stop_the_run_or_are_left_out(folder, videos, tmp_path, capsy
         _run(folder, table, tmp_path / "f.npz")
     _run(folder, table, tmp_path / "f.npz", "--on_error", "skip")
     assert np.load(tmp_path / "f.npz")["video_id"].tolist() == [videos.video_ids[0]]
-    assert "left out bad" in capsys.readouterr().err
+    assert f"left out 1 videos:\n    {tmp_path}/bad.mp4: " in capsys.readouterr().err
 
 
 def test_the_card_tells_what_the_network_is(folder):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from vcjax.data import manifest as manifests
 from vcjax.data import shards
 from vcjax.idt import storage
-from vcjax.runtime import checkpoint, checksums, filesystem, progress, stage_cache
+from vcjax.runtime import checksums, filesystem, progress
 
 _SET_ASIDE = (".previous", ".swapped")  # suffixes of results that a redone stage moved away
 _CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
@@ -186,6 +186,8 @@ def folder(path: Path) -> Iterator[Finding]:
 
 
 def _stage(workdir: Path, name: str) -> Finding:
+    from vcjax.runtime import stage_cache  # imported late, for a fast --help
+
     directory = workdir / name
     again = "run again to rebuild damaged files"
     for problem in _record_problems(directory):
@@ -233,6 +235,8 @@ def _record_problems(directory: Path) -> Iterator[str]:
 
 
 def _damaged_checkpoints(directory: Path) -> list[Path]:
+    from vcjax.runtime import checkpoint
+
     folders = directory.rglob("checkpoints")
     return [
         path
@@ -254,6 +258,8 @@ def _damaged_trajectories(directory: Path) -> list[Path]:
 
 def _stale(workdir: Path, record: dict) -> str:
     """Return the first input stage whose result has changed since `record`, or ""."""
+    from vcjax.runtime import stage_cache
+
     for name, digest in record.get("inputs", {}).items():
         now = stage_cache.read(workdir / name)
         if now.get("complete") and now["digest"] != digest:
@@ -262,6 +268,8 @@ def _stale(workdir: Path, record: dict) -> str:
 
 
 def _progress(directory: Path) -> str:
+    from vcjax.runtime import stage_cache
+
     steps = stage_cache.steps(directory)
     return "incomplete" + (f", checkpoint of step {steps[-1]}" if steps else "")
 

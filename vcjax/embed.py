@@ -11,20 +11,19 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
+# JAX and the readers are imported by the functions below: --help should not wait for them
 import numpy as np
-from flax import nnx
-from ml_collections import ConfigDict
 
-from vcjax import inference, pretrained
-from vcjax.data import manifest as manifests
-from vcjax.data import shards, verify
-from vcjax.data.manifest import Manifest
-from vcjax.inference import Features
-from vcjax.pretrained import Pretrained
-from vcjax.runtime import atomic, filesystem, npz, progress
+from vcjax.runtime import atomic, xla_flags
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from vcjax.data.manifest import Manifest
+    from vcjax.inference import Features
+    from vcjax.pretrained import Pretrained
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +66,13 @@ def _embed(options: argparse.Namespace) -> None:
         raise ValueError(f"--out is {options.out}; use a name that ends in .npz or .parquet")
     if min(options.clips_per_video, options.batch_size, options.num_threads) < 1:
         raise ValueError("--clips_per_video, --batch_size and --num_threads must be at least 1")
+    from vcjax import pretrained
+    from vcjax.data import manifest as manifests
+    from vcjax.data import verify
+    from vcjax.inference import Features
+    from vcjax.runtime import progress
+
+    xla_flags.devices()
     network = pretrained.load(options.checkpoint)
     manifest, problems = verify.verify(
         manifests.read(options.manifest),
@@ -74,8 +80,9 @@ def _embed(options: argparse.Namespace) -> None:
         decode=options.on_error == "skip",
         num_workers=options.num_threads,
     )
-    for problem in problems:
-        print(f"left out {problem.video_id}: {problem.reason}", file=sys.stderr)
+    if problems:
+        lines = "\n".join(manifests.listed(problems))
+        print(f"left out {len(problems)} videos:\n{lines}", file=sys.stderr)
     parts = options.out.with_name(options.out.name + ".parts")
     config = network.config()
     config.evaluation.batch_size, config.data.num_threads = options.batch_size, options.num_threads
@@ -99,17 +106,24 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _part(
-    network: Pretrained,
-    config: ConfigDict,
-    manifest: Manifest,
+    network: "Pretrained",
+    config: "ConfigDict",
+    manifest: "Manifest",
     parts: Path,
     *,
     clips_per_video: int,
-) -> Features:
+) -> "Features":
     """Return the features of some videos, and cache them in the folder `parts`.
 
     The name of the cache file hashes the network, the videos' files and the clips.
     """
+    import jax
+    from flax import nnx
+
+    from vcjax import inference
+    from vcjax.data import shards
+    from vcjax.runtime import filesystem, npz
+
     stats = [(path, filesystem.file_version(shards.file_of(path))) for path in manifest.paths]
     inputs: Any = [manifest.video_ids, stats, clips_per_video, config.clip.to_dict()]
     digest = hashlib.sha256(json.dumps(inputs, default=str).encode())
@@ -119,7 +133,7 @@ def _part(
     if path.exists():
         try:
             with path.open("rb") as part, np.load(part, allow_pickle=False) as stored:
-                return Features(stored["embedding"], stored["pooled"])
+                return inference.Features(stored["embedding"], stored["pooled"])
         except npz.UNREADABLE as error:
             log.warning("%s: damaged; embedding its videos again: %s", path, error)
     views = inference.videos(
@@ -130,7 +144,7 @@ def _part(
     return views
 
 
-def _write(path: Path, manifest: Manifest, embedded: Features) -> None:
+def _write(path: Path, manifest: "Manifest", embedded: "Features") -> None:
     if path.suffix == ".npz":
         with atomic.atomic_write(path) as file:
             np.savez(file, video_id=np.array(manifest.video_ids), **embedded._asdict())

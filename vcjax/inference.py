@@ -14,7 +14,7 @@ from vcjax.data import augment, clips
 from vcjax.data.manifest import Manifest
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
-from vcjax.runtime import progress
+from vcjax.runtime import checks, progress
 
 
 class Features(NamedTuple):
@@ -80,7 +80,10 @@ def videos(
 
     Raises:
         DecodeError: If a video cannot be decoded and `skip_bad` is False.
+        FloatingPointError: If the output of a network is not finite or a zero embedding, as after a
+            diverged training.
     """
+    checks.count("clips_per_video", clips_per_video)
     split = {}
     for name, model in models.items():
         model.eval()
@@ -94,15 +97,35 @@ def videos(
             outputs = _forward(graphdef, params, statistics, batch["clip"])
             if name not in sums:
                 sums[name] = [np.zeros((len(manifest), x.shape[1]), np.float32) for x in outputs]
+            _check_outputs(name, *outputs)
             for total, output in zip(sums[name], outputs, strict=True):
                 np.add.at(total, batch["index"][real], np.asarray(output)[real])
     return {name: _mean(*sums[name], clips_per_video=clips_per_video) for name in sums}
 
 
 def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Features:
-    """Return the outputs of `model` for a batch of RGB clips in [0, 255], one row per clip."""
+    """Return the outputs of `model` for a batch of RGB clips in [0, 255], one row per clip.
+
+    Raises:
+        ValueError: If `batch` is not an array of uint8 [b, t, h, w, 3].
+    """
+    checks.array("clips", batch, "b t h w c", c=3)
+    if batch.dtype != np.uint8:
+        advice = "scale them to [0, 255] and cast" if batch.dtype.kind == "f" else "cast"
+        raise ValueError(f"clips must be uint8 in [0, 255], not {batch.dtype}; {advice} to uint8")
     model.eval()
     return Features(*map(np.asarray, _forward(*resnet3d.split(model), batch)))
+
+
+def _check_outputs(name: str, embedding: Array, pooled: Array) -> None:
+    """Raise FloatingPointError if a network has no meaningful output."""
+    norm = np.linalg.norm(np.asarray(embedding), axis=1)
+    if np.isfinite(norm).all() and norm.all() and np.isfinite(pooled).all():
+        return
+    raise FloatingPointError(
+        f"the network{f' {name}' if name else ''} has diverged: an embedding is zero or not "
+        "finite; train it again with a lower learning_rate"
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -13,8 +13,7 @@ For your own videos, pass a folder or a TSV/CSV file with a `path` column:
 
 Variants (after the colon): rendered, folder, smoke, released. Without a variant, the settings are
 the values of the paper. --config.KEY=VALUE overrides any setting, for example
---config.epochs_scale=0.1, --config.data.on_error=skip, --config.seed=1; vcjax/settings/
-documents every setting.
+--config.epochs_scale=0.1, --config.data.on_error=skip, --config.seed=1; --help lists every setting.
 
 Exit codes: 0 success; 1 an error, explained in one line; 75 stopped by SIGTERM or by the death of
 another process of the run (the same command resumes); 130 stopped by Ctrl-C. On SIGTERM and on
@@ -28,15 +27,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from vcjax.pipeline import build
-from vcjax.runtime import activation_dtype, peer_watchdog, preemption, stage_cache, xla_flags
+from vcjax.runtime import preemption, xla_flags
 from vcjax.runtime.config_flags import parse
+from vcjax.settings import validation
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file(
@@ -63,16 +60,17 @@ def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(arguments[1:])}")
     if _CONFIG.value is None:
-        raise app.UsageError("--config is required, for example configs/la_idt.py:rendered")
+        sys.exit("vcjax: --config is required, for example --config=la_idt.py:rendered; see --help")
     _log_to_standard_error()
     xla_flags.set_defaults()
     preemption.listen()
+    preemption.end_if_blocked()
     try:
         with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
             _run(Path(_WORKDIR.value).absolute())
             return
     except (preemption.StopRequested, KeyboardInterrupt):
-        pass  # logged below, after the frames of the exception and their progress bars are gone
+        pass  # left below, after the frames of the exception and their progress bars are gone
     except (ValueError, FloatingPointError, OSError) as error:
         log.debug("traceback", exc_info=True)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -80,16 +78,26 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"vcjax: {error}{advice if full else ''}")
     finally:
         preemption.end_workers()
-    log.warning("vcjax: stopped. To resume, run:\n  %s", preemption.command())
-    sys.exit(preemption.exit_code())
+    import jax
+
+    jax.distributed.shutdown()
+    preemption.leave(preemption.exit_code())
 
 
 def _run(workdir: Path) -> None:
+    validation.check(_CONFIG.value)
+    devices = xla_flags.devices()
+    # imported late: --help and an invalid setting should not wait for the pipeline
+    from vcjax.pipeline import build
+    from vcjax.runtime import activation_dtype, compilation, stage_cache
+
     stages = build.build(_CONFIG.value, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    compilation.report()
+    compilation.cache_in(workdir / "compiled")
     log.info(
         "devices: %s; activations in %s",
-        ", ".join(str(d) for d in jax.local_devices()),
+        ", ".join(str(d) for d in devices),
         activation_dtype.resolve(_CONFIG.value.model.dtype),
     )
     stage_cache.run(stages, workdir, only=_STAGES.value, keep_previous=_CONFIG.value.keep_previous)
@@ -98,13 +106,18 @@ def _run(workdir: Path) -> None:
 @contextlib.contextmanager
 def _joined() -> Iterator[None]:
     """Make this process a member of the distributed run while the context is open."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    from vcjax.runtime import hosts, peer_watchdog
+
     jax.distributed.initialize(
         _COORDINATOR.value,
         _NUM_PROCESSES.value,
         _PROCESS_ID.value,
         heartbeat_timeout_seconds=peer_watchdog.HEARTBEAT_TIMEOUT,
     )
-    with preemption.listening_to_all(), peer_watchdog.watched():
+    with preemption.listening_to_all(hosts.coordination().client), peer_watchdog.watched():
         # Connect the devices now: later, one process may wait for another beyond the timeout.
         multihost_utils.sync_global_devices("vcjax")
         log.info("process %d of %d", jax.process_index(), jax.process_count())
@@ -123,5 +136,18 @@ def _log_to_standard_error() -> None:
 
 flags.DEFINE_bool("debug", False, "Log tracebacks of errors and debug messages.")
 
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Parse the flags, or print every setting and exit for --help."""
+    if _HELP.intersection(arguments[1:]):
+        from vcjax.settings import description
+
+        print(f"{__doc__}\nFlags:\n{FLAGS.main_module_help()}\n\n{description.describe()}")
+        sys.exit()
+    return parse(arguments, describe_unknown=validation.unknown)
+
+
+_HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
+
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=_parse)

@@ -19,7 +19,7 @@ from vcjax.data.manifest import Manifest
 from vcjax.inference import Features
 from vcjax.models import state_dict
 from vcjax.models.resnet3d import ResNet3D
-from vcjax.runtime import stage_cache
+from vcjax.runtime import checks, stage_cache
 from vcjax.training import networks
 
 WEIGHTS, CONFIG, CARD, BANK = "model.safetensors", "config.json", "README.md", "bank.safetensors"
@@ -56,9 +56,16 @@ class Pretrained:
           One row per video, sorted by id (for a Manifest: in its order).
 
         Raises:
+          ValueError: if `source` is not a path or a manifest, or a count is not positive.
           ManifestError: if `source` is not a valid list of videos.
           DecodeError: if a video cannot be decoded.
         """
+        checks.count("clips_per_video", clips_per_video)
+        if not isinstance(source, str | Path | Manifest):
+            raise ValueError(
+                f"source must be a folder, a table with a column path, or a Manifest, not a "
+                f"{type(source).__name__}; write the paths of single videos into a table"
+            )
         if not isinstance(source, Manifest):
             source, _ = verify.verify(
                 manifests.read(source), on_error="error", decode=False, num_workers=1
@@ -77,6 +84,8 @@ class Pretrained:
 
 def load(source: str | Path) -> Pretrained:
     """Load a network; see `vcjax.load`."""
+    if not isinstance(source, str | Path):
+        raise ValueError(f"source must be a path or a name, not a {type(source).__name__}")
     folder = Path(source)
     if (folder / CONFIG).is_file():
         return _load_folder(folder)

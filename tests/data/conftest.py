@@ -13,13 +13,24 @@ from vcjax.data import manifest, verify
 def write_video() -> Callable[..., Path]:
     """Writes a small video in which no two frames are alike."""
 
-    def write(path, num_frames, *, codec="libx264", size=(48, 64), phase=0, pts=None, **options):
+    def write(
+        path,
+        num_frames,
+        *,
+        codec="libx264",
+        container=None,
+        size=(48, 64),
+        phase=0,
+        pts=None,
+        **options,
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         height, width = size
         rows, columns = np.mgrid[0:height, 0:width]
-        with av.open(path, "w", options={"fflags": "+bitexact"}) as container:
-            stream = container.add_stream(codec, rate=Fraction(25))
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        pixels = {"gif": "rgb8", "apng": "rgb24"}.get(codec, "yuv420p")
+        with av.open(path, "w", container, options={"fflags": "+bitexact"}) as output:
+            stream = output.add_stream(codec, rate=Fraction(25))
+            stream.width, stream.height, stream.pix_fmt = width, height, pixels
             stream.options = {"threads": "1", **options}
             for t in range(num_frames):
                 wave = np.stack([rows + 5 * t, columns - 3 * t, rows + columns + 7 * t], axis=-1)
@@ -27,8 +38,8 @@ def write_video() -> Callable[..., Path]:
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 if pts:  # which of 1/25 s it is shown at
                     frame.pts, frame.time_base = pts(t), Fraction(1, 25)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode())
         return path
 
     return write

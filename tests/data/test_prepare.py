@@ -79,7 +79,7 @@ def test_a_bad_file_is_an_error_or_left_out_and_listed(write_video, tmp_path, ca
         path = write_video(tmp_path / "in" / f"v{i}.avi", 30, codec="mpeg4")
     path.write_bytes(path.read_bytes()[:0])
     arguments = ["prepare", str(tmp_path / "in"), str(tmp_path / "out"), "--num_workers=1"]
-    with pytest.raises(SystemExit, match="(?s)1 of 3 videos.*v2: the file is empty"):
+    with pytest.raises(SystemExit, match="(?s)1 of 3 videos.*v2.avi: the file is empty"):
         command.main(arguments)
     assert not (tmp_path / "out" / "index.tsv").exists()
     command.main([*arguments, "--on_error=skip"])

@@ -13,7 +13,7 @@ def test_a_sheet_has_a_row_a_video_and_shows_its_augmented_frames(tmp_path, writ
     arguments = ["--num_frames=4", "--side=32", "--columns=4"]
     main(["show", str(tmp_path / "videos"), str(out), *arguments])
     printed = capsys.readouterr().out
-    assert "3 clips" in printed and "left out broken: " in printed
+    assert "3 clips" in printed and "broken.mp4: Invalid data" in printed
     sheet = np.asarray(Image.open(out)).astype(int)
     assert sheet.shape == (3 * 52 + 4, 5 * 36 + 4, 3)
     cut, first, second = (sheet[20:52, 4 + 36 * i : 36 + 36 * i] for i in range(3))

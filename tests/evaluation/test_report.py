@@ -149,8 +149,9 @@ def test_the_order_of_the_manifest_changes_nothing(manifest, evaluated, tmp_path
     }
     idt = evaluation.IdtOutputs(idt.vectors[order], idt.has_vector[order], idt.labels[:, columns])
     assert _evaluate(permuted, outputs, idt, tmp_path) == evaluated[0]
-    pages = [d / "evaluate" / "index.html" for d in (tmp_path, evaluated[1])]
-    assert pages[0].read_text() == pages[1].read_text()
+    runs = [_run(directory) for directory in (tmp_path, evaluated[1])]
+    assert [run.pop("name") for run in runs] == [tmp_path.name, evaluated[1].name]
+    assert runs[0] == runs[1]
 
 
 def test_without_trajectories_there_is_no_idt(manifest, tmp_path):
@@ -170,12 +171,21 @@ def test_outputs_of_other_videos_or_diverged_ones_are_refused(manifest, tmp_path
         _evaluate(manifest, {"../up": good}, idt, tmp_path)
 
 
+def _run(directory):
+    """The data of the run on its page."""
+    page = (directory / "evaluate" / "index.html").read_text()
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["runs"][0]
+
+
 def test_the_page_links_to_pictures_that_exist_and_escapes_what_users_wrote(evaluated):
     folder = evaluated[1] / "evaluate"
     page = (folder / "index.html").read_text()
-    assert "<script" not in page and "&lt;script&gt;" in page
-    assert "<v>" not in page and "&lt;v&gt;18" in page and "a&lt;b" in page
-    sources = re.findall(r'src="([^"]*)"', page)
+    assert page.count("<script") == page.count("</script>") == 2 and MARKUP not in page
+    assert "<v>" not in page and "\\u003cv>18" in page and "a\\u003cb" in page
+    run = _run(evaluated[1])
+    assert run["folder"] == "."
+    sources = [c["sheet"] for source in run["sources"] for c in source["clusters"]]
+    sources += [f"{source['name']}/clusters.png" for source in run["sources"]]
     assert len(sources) == len(set(sources))
     for source in sources:
         assert not re.match(r"[a-z]+:|/|\.\.", source)
@@ -191,7 +201,11 @@ def test_the_page_links_to_pictures_that_exist_and_escapes_what_users_wrote(eval
 
 def test_the_page_shows_the_reports_figures(evaluated):
     report, directory = evaluated
-    page = (directory / "evaluate" / "index.html").read_text()
+    run = _run(directory)
     accuracy = report["models"]["scratch"]["neighbor"]["motion"]
-    assert f"<tr><th>Scratch</th><td>{100 * accuracy:.1f}</td>" in page
-    assert "No trajectories: 6 videos" in page
+    (row,) = [row for row in run["tables"][0] if row[0] == "Scratch"]
+    assert run["tables"][0][0][0] == "motion" and row[1] == f"{100 * accuracy:.1f}"
+    assert "18 held-out videos, 30 training videos" in run["notes"]
+    (idt,) = [source for source in run["sources"] if source["name"] == "idt"]
+    assert idt["clusters"][-1]["title"] == "No trajectories: 6 videos"
+    assert idt["summary"] == "3 clusters of 24 training videos"

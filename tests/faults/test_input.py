@@ -152,7 +152,7 @@ def test_any_setting_is_taken_or_refused_by_its_name(tmp_path, monkeypatch, key,
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("--config.model.depth=50", r"--config.model.depth is 50; use one of \[18, 34\]"),
+        ("--config.model.depth=50", r"--config.model.depth is 50; use one of 18, 34"),
         ("--config.model.depth=deep", "--config.model.depth=deep: invalid literal"),
         ("--config.log_steps=0", "--config.log_steps is 0; use 1 or more"),
         ("--config.clip.scales=('a',)", "--config.clip.scales is .* each more than 0, at most 1"),

@@ -65,7 +65,7 @@ def test_only_normalisation_is_not_decayed(model):
 
 
 def test_unknown_depth_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"model.depth is 50; use one of \[18, 34\]"):
+    with pytest.raises(ValueError, match=r"model.depth is 50; use 18 or 34"):
         ResNet3D(depth=50, rngs=nnx.Rngs(0))
 
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,52 @@ def test_an_unknown_command_is_one_line():
     assert failed.returncode == 1
     assert failed.stderr.startswith("vcjax: no command 'no_such'; use one of bench,")
     assert failed.stderr.count("\n") == 1
+
+
+def _main(*arguments):
+    run = [sys.executable, "-m", "vcjax", "main", *arguments]
+    return subprocess.run(run, capture_output=True, text=True)
+
+
+def test_the_help_of_main_lists_every_setting():
+    shown = _main("--help")
+    assert shown.returncode == 0
+    assert "--config.la.batch_size=256" in shown.stdout and "--workdir" in shown.stdout
+
+
+def test_a_missing_config_file_is_one_line_with_its_path(tmp_path):
+    failed = _main(f"--config={tmp_path}/mine.py:folder", f"--workdir={tmp_path}/run")
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1
+    assert f"no such file: {tmp_path}/mine.py" in failed.stderr
+
+
+def test_an_unknown_setting_is_one_line_with_the_closest_name(tmp_path):
+    workdir = f"--workdir={tmp_path}/run"
+    failed = _main("--config=la_idt.py:smoke", "--config.ir.epohcs=3", workdir)
+    assert failed.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert "no setting --config.ir.epohcs; did you mean --config.ir.epochs?" in failed.stderr
+
+
+def test_a_setting_that_a_config_file_adds_is_refused_before_any_work(tmp_path):
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from vcjax import settings\n"
+        "def get_config(variant=''):\n"
+        "    c = settings.apply_variants(settings.paper(), 'smoke')\n"
+        "    c.ir.epohcs = 20\n"
+        "    return c\n"
+    )
+    failed = _main(f"--config={config}", f"--workdir={tmp_path}/run")
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1
+    assert "no setting --config.ir.epohcs" in failed.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_platform_without_a_device_is_one_line(tmp_path):
+    run = [sys.executable, "-m", "vcjax", "main", "--config=la_idt.py:smoke"]
+    environment = os.environ | {"JAX_PLATFORMS": "no_such"}
+    failed = subprocess.run(
+        [*run, f"--workdir={tmp_path}/run"], capture_output=True, text=True, env=environment
+    )
+    assert failed.returncode == 1 and failed.stderr.count("\n") == 1
+    assert "JAX cannot start a device (JAX_PLATFORMS=no_such)" in failed.stderr

@@ -1,4 +1,5 @@
 import json
+import math
 
 from vcjax.runtime import metrics
 
@@ -23,3 +24,14 @@ def test_lines_after_the_resumed_step_are_dropped_for_that_stage_only(tmp_path):
     ]  # fmt: skip
     assert _lines(tmp_path)[-1]["loss"] == 7.0
     assert list((tmp_path / "tensorboard" / "la").glob("events*"))
+
+
+def test_a_value_that_is_not_finite_is_null(tmp_path):
+    writer = metrics.Writer(tmp_path, "ir")
+    writer.write(1, {"loss": math.nan, "norm": math.inf})
+    writer.write(2, {"loss": 5.0, "norm": 1.0})
+    writer.close()
+    text = (tmp_path / "metrics.jsonl").read_text("utf-8")
+    assert "NaN" not in text and "Infinity" not in text
+    assert (_lines(tmp_path)[0]["loss"], _lines(tmp_path)[0]["norm"]) == (None, None)
+    assert metrics.first_loss(tmp_path, "ir") == 5.0

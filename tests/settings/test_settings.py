@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from vcjax import settings
-from vcjax.settings import validation
+from vcjax.settings import defaults, description, validation
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -53,8 +53,7 @@ def test_more_clusters_than_videos_is_an_error_that_says_what_to_do():
 
 
 def test_every_rule_is_that_of_a_setting():
-    config = settings.paper().to_dict()
-    flat = [key for key, _ in validation._flat(config)]
+    flat = [key for key, _ in defaults.flat(settings.paper())]
     names = {*flat, *(key.rpartition(".")[2] for key in flat)}
     assert not validation._RULES.keys() - names
 
@@ -73,3 +72,58 @@ def test_an_invalid_value_is_refused_under_its_name(key, value):
 def test_unknown_variant_names_the_known_ones():
     with pytest.raises(settings.SettingsError, match="'tiny' is unknown; use one of .*rendered"):
         settings.apply_variants(settings.paper(), "tiny")
+
+
+def _refused(message, *variants, **values):
+    config = settings.apply_variants(settings.paper(), ",".join(variants))
+    for key, value in values.items():
+        *section, name = key.split("__")
+        holder = config[section[0]] if section else config
+        with holder.ignore_type():
+            holder[name] = value
+    with pytest.raises(settings.SettingsError, match=message):
+        validation.check(config)
+
+
+def test_a_misspelled_setting_is_refused_with_the_closest_name():
+    _refused("no setting --config.ir.epohcs; did you mean --config.ir.epochs", ir__epohcs=20)
+    _refused("no setting --config.epochs; did you mean --config.*epochs", epochs=20)
+
+
+@pytest.mark.parametrize("none", ["None", "none", "null", " None"])
+def test_the_word_none_is_not_a_path(none):
+    for key in ("idt__people", "data__manifest", "finetune__label", "data__group"):
+        _refused("which is no value; for none, leave it empty", "folder", **{key: none})
+
+
+def test_a_value_of_another_type_is_refused():
+    _refused("--config.seed is None; use an integer", seed=None)
+    _refused("--config.ir.epochs is '20'; use an integer", ir__epochs="20")
+    _refused("--config.keep_best is 1; use True or False", keep_best=1)
+
+
+@pytest.mark.parametrize("variant", ["rendered", "smoke"])
+def test_a_manifest_that_rendering_would_ignore_is_refused(variant):
+    _refused(
+        "--config.data.manifest=videos.tsv would be ignored", variant, data__manifest="videos.tsv"
+    )
+
+
+def test_the_description_has_every_setting_with_its_comment():
+    lines = description.describe().splitlines()[1:]
+    assert len(lines) == len(list(defaults.flat(settings.paper())))
+    assert all(len(line.split(maxsplit=1)) == 2 for line in lines)
+    (batch_size,) = [line for line in lines if line.strip().startswith("--config.la.batch_size=")]
+    assert batch_size.split(maxsplit=1) == [
+        "--config.la.batch_size=256",
+        "clips per step, Sec. 4.2",
+    ]
+
+
+def test_a_config_of_another_origin_is_refused():
+    with pytest.raises(settings.SettingsError, match="get_config .* returned a NoneType"):
+        validation.check(None)
+    config = settings.paper()
+    del config.svm
+    with pytest.raises(settings.SettingsError, match="no setting svm.*settings.paper"):
+        validation.check(config)

@@ -252,6 +252,15 @@ def test_weights_that_a_good_loss_spoiled_are_not_saved(tmp_path):
     assert _latest(tmp_path) == 3
 
 
+def test_weights_far_above_any_trained_ones_are_not_saved(tmp_path):
+    with pytest.raises(
+        FloatingPointError, match="diverged: a weight is 1e.06 .* at step 6"
+    ) as error:
+        _run(tmp_path, _Toy(step=_spoiled(5, 2.0, jnp.float32(1e6))))
+    assert "--config.toy.learning_rate" in str(error.value)
+    assert _latest(tmp_path) == 3
+
+
 def test_slow_readers_are_told_apart_from_a_slow_device(tmp_path, caplog):
     def slow_batches(event):
         if event.startswith("batch"):
@@ -289,7 +298,6 @@ def test_a_long_wait_says_what_for_while_it_lasts(what, said, monkeypatch, caplo
         while said not in caplog.text and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.1)
-    clock.close()
     assert caplog.text.count(said) == 1
 
 

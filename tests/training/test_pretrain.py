@@ -15,6 +15,7 @@ from vcjax.data import manifest as manifests
 from vcjax.data import splits, synthetic, verify
 from vcjax.runtime import sharding
 from vcjax.training import batches, changed_videos, pretrain
+from vcjax.training.step import TrainState
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,6 +126,23 @@ def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["ir", "la"])
+def test_more_epochs_of_a_complete_stage_end_as_if_there_had_always_been_as_many(
+    videos, undisturbed, tmp_path, name
+):
+    config = _config()
+    config[name].epochs = 5
+    for workdir in (tmp_path / "continued", tmp_path / "straight"):
+        shutil.copytree(undisturbed[0] / "ir", workdir / "ir")
+    shutil.rmtree(tmp_path / "straight" / name, ignore_errors=True)
+    shutil.copytree(undisturbed[0] / name, tmp_path / "continued" / name, dirs_exist_ok=True)
+    continued = _pretrain(name, videos, tmp_path / "continued", config)
+    lines = (tmp_path / "continued" / "metrics.jsonl").read_text().splitlines()
+    assert min(json.loads(line)["step"] for line in lines) == 6  # the old end
+    _assert_equal(continued, _pretrain(name, videos, tmp_path / "straight", config))
+
+
+@pytest.mark.slow
 def test_neighbors_sought_in_cells_that_hold_all_rows_are_exact(
     videos, undisturbed, tmp_path, monkeypatch
 ):
@@ -168,6 +186,16 @@ def test_equal_seeds_give_equal_runs_whatever_the_order_of_the_list(videos, undi
     assert read.video_ids == videos.video_ids
     again = _pretrain("ir", replace(read, num_frames=videos.num_frames), tmp_path)
     _assert_equal(again, undisturbed[1]["ir"])
+
+
+def test_restored_labels_have_the_sharding_of_the_first_step():
+    devices = sharding.make()
+    rows = np.arange(8, dtype=np.int32)[None]
+    first = TrainState(None, None, None, None, jax.device_put(rows, sharding.columns(devices)))
+    arrays = first._asdict() | {"labels": jax.device_put(rows, sharding.replicated(devices))}
+    labels = pretrain._restored(first, arrays, 8, devices).labels
+    assert labels.sharding == first.labels.sharding  # else the step is compiled again
+    np.testing.assert_array_equal(labels, rows)
 
 
 def test_video_without_a_vector_is_a_cluster_of_its_own(videos, undisturbed):

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join([_row(case), *_kernels(case)]), flush=True)
         lines.append(json.dumps({k: case.get(k) for k in KEYS} | case) + "\n")
     if options.json:
-        options.json.write_text("".join(lines))
+        options.json.write_text("".join(lines), "utf-8")
 
 
 def _cases(names: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 Initial centroids are points drawn at random, by the seed alone. An empty cluster takes half of the
 largest cluster, as in faiss. Matrix products use full float32 precision: labels should depend on
-the platform as little as possible, and in bfloat16 neighboring centroids exchange points.
+the platform as little as possible, and in bfloat16 neighboring centroids exchange points. Points
+are taken relative to the mean of the initial centroids, since far from the origin distances cancel.
 """
 
 import functools
@@ -15,7 +16,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from vcjax.runtime import sharding
+from vcjax.runtime import checks, sharding
 
 UNLABELLED = -1
 _TILE = 1024  # rows whose distances to all centroids are held at once; fits into caches
@@ -60,12 +61,14 @@ def fit(
       mesh: Devices to split the points over; a single device if None.
 
     Raises:
-      ValueError: if there are fewer points than clusters.
+      ValueError: if there are fewer points than clusters, if arrays differ in their rows, or if a
+        point has a value that is not finite.
     """
     mesh = mesh or sharding.make(1)
     sides = list(points) if isinstance(points, Sequence) else [points]
-    if included is None:
-        included = np.ones(min(len(side) for side in sides), bool)
+    checks.count("num_clusters", num_clusters)
+    checks.count("num_iterations", num_iterations, minimum=0)
+    included = _check_points(sides, included, mesh)
     candidates = np.flatnonzero(included)
     if len(candidates) < num_clusters:
         raise ValueError(
@@ -75,8 +78,40 @@ def fit(
     first = np.random.default_rng(seed).permutation(candidates)[:num_clusters]
     on_devices = tuple(sharding.shard_rows(side, mesh) for side in sides)
     counts = sharding.shard_rows(included, mesh)
+    if (bad := int(_first_not_finite(on_devices, counts))) >= 0:
+        raise ValueError(f"point {bad} has a value that is not finite; remove such points")
     centroids = jax.jit(_rows_of, out_shardings=sharding.replicated(mesh))(on_devices, first)
     return KMeans(*_lloyd(on_devices, counts, centroids, len(included), num_iterations, mesh))
+
+
+def _check_points(
+    sides: Sequence[Points], included: Bool[np.ndarray, " n"] | None, mesh: jax.sharding.Mesh
+) -> Bool[np.ndarray, " n"]:
+    """Return the mask of the rows to cluster after a check of the shapes.
+
+    Arrays may differ by rows of padding up to a multiple of the number of devices.
+    """
+    if not sides:
+        raise ValueError("points is empty; pass at least one array [n, d]")
+    for side in sides:
+        checks.array("points", side, "n d")
+    if included is None:
+        included = np.ones(min(len(side) for side in sides), bool)
+    lengths = [len(included), *(len(side) for side in sides)]
+    if len({-(-length // mesh.size) for length in lengths}) > 1:
+        raise ValueError(
+            f"the arrays of points have {', '.join(map(str, lengths[1:]))} rows and the mask "
+            f"{lengths[0]}; use the same rows in each"
+        )
+    return np.asarray(included, bool)
+
+
+@jax.jit
+def _first_not_finite(sides: tuple[Array, ...], counts: Bool[Array, " rows"]) -> Int[Array, ""]:
+    """Return the first counted row with a value that is not finite, or -1."""
+    finite = jnp.stack([jnp.isfinite(side).all(axis=1) for side in sides]).all(axis=0)
+    bad = counts & ~finite
+    return jnp.where(bad.any(), jnp.argmax(bad), -1)
 
 
 class Runs(NamedTuple):
@@ -96,6 +131,8 @@ def fit_runs(
     **options: Any,
 ) -> Runs:
     """Run `fit` with `options` once per seed and return the stacked results."""
+    if not len(seeds):
+        raise ValueError("seeds is empty; pass one seed per run")
     mesh = mesh or sharding.make(1)
     runs = [fit(points, seed=seed, mesh=mesh, **options) for seed in seeds]
     labels = jax.jit(lambda *rows: jnp.stack(rows), out_shardings=sharding.columns(mesh))(
@@ -110,7 +147,24 @@ def assign(
     """Return the index of the nearest centroid of each point, and its squared Euclidean distance.
 
     Ties are broken by the lower index.
+
+    Raises:
+      ValueError: if there are no centroids, or if points and centroids differ in dimension.
     """
+    checks.array("points", points, "n d")
+    checks.array("centroids", centroids, "k d", d=points.shape[1])
+    if not len(centroids):
+        raise ValueError("centroids is empty; pass at least one")
+    for name, rows in (("points", points), ("centroids", centroids)):
+        checks.finite(name, rows)
+    center = centroids.mean(axis=0)[None]
+    return _assign(jnp.asarray(points) - center, centroids - center)
+
+
+def _assign(
+    points: Float[Array, "n d"], centroids: Float[Array, "k d"]
+) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+    """Return labels and distances as `assign`, for centroids about the origin."""
     product = jnp.matmul(points, centroids.T, precision="highest")
     closeness = product - 0.5 * jnp.square(centroids).sum(axis=1)[None, :]
     best = closeness.max(axis=1, keepdims=True)
@@ -156,8 +210,12 @@ def _lloyd(
     mesh: jax.sharding.Mesh,
 ) -> tuple[Array, ...]:
     num_clusters = centroids.shape[0]
+    center = centroids.mean(axis=0)
+    centroids -= center[None]
 
-    def on_device(sides: tuple, counts: Array, centroids: Array) -> tuple[Array, ...]:
+    def on_device(
+        sides: tuple, counts: Array, centroids: Array, center: Array
+    ) -> tuple[Array, ...]:
         num_rows = counts.shape[0]
         tile = min(_TILE, num_rows)
         begins = jnp.arange(0, num_rows, tile, dtype=jnp.int32)
@@ -166,8 +224,9 @@ def _lloyd(
             start = jnp.minimum(begin, num_rows - tile)  # the last tile overlaps the previous one
             parts = [jax.lax.dynamic_slice_in_dim(x, start, tile) for x in (*sides, counts)]
             points = jnp.concatenate([x.astype(jnp.float32) for x in parts[:-1]], axis=1)
+            points -= center[None]
             counted = parts[-1] & (start + jnp.arange(tile, dtype=jnp.int32) >= begin)
-            labels, distance = assign(points, centroids)
+            labels, distance = _assign(points, centroids)
             bins = jnp.where(counted, labels, num_clusters)  # an extra bin for rows to ignore
             sums = jax.ops.segment_sum(points, bins, num_clusters + 1)[:-1]
             sizes = jax.ops.segment_sum(counted.astype(jnp.float32), bins, num_clusters + 1)[:-1]
@@ -184,18 +243,18 @@ def _lloyd(
     pass_over = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(P(sharding.AXIS), P(sharding.AXIS), P()),
+        in_specs=(P(sharding.AXIS), P(sharding.AXIS), P(), P()),
         out_specs=(P(), P(), P(), P(sharding.AXIS)),
     )
 
     def iteration(centroids: Array, _: Any) -> tuple[Array, Array]:
-        sums, sizes, inertia, _ = pass_over(sides, counts, centroids)
+        sums, sizes, inertia, _ = pass_over(sides, counts, centroids, center)
         return update(sums, sizes), inertia
 
     centroids, inertia = jax.lax.scan(iteration, centroids, length=num_iterations)
-    _, sizes, _, labels = pass_over(sides, counts, centroids)
+    _, sizes, _, labels = pass_over(sides, counts, centroids, center)
     rows = jnp.arange(len(labels), dtype=jnp.int32)
     labels = jnp.where(
         counts, labels, jnp.where(rows < num_points, num_clusters + rows, UNLABELLED)
     )
-    return labels, centroids, inertia, sizes
+    return labels, centroids + center[None], inertia, sizes

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vcjax.runtime import checks
+
 
 def nearest(
     queries: Float[Array | np.ndarray, "q d"],
@@ -24,7 +26,16 @@ def nearest(
       rows: Rows to search, unit L2 norm.
       num_neighbors: Number k of neighbors per query.
       tile: Number of queries whose similarities to all rows are held at once.
+
+    Raises:
+      ValueError: if shapes do not match, or if there are fewer rows than neighbors.
     """
+    checks.array("rows", rows, "n d")
+    checks.array("queries", queries, "q d", d=rows.shape[1])
+    checks.count("num_neighbors", num_neighbors)
+    checks.count("tile", tile)
+    if num_neighbors > len(rows):
+        raise ValueError(f"num_neighbors is {num_neighbors}, but there are {len(rows)} rows")
     rows = jnp.asarray(rows)
     tiles = [
         np.asarray(_nearest(jnp.asarray(queries[start : start + tile]), rows, num_neighbors))

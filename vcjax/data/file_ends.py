@@ -99,6 +99,14 @@ def _has_partial_unit(packets: list[bytes]) -> bool:
     return any(got < stated or (not stated and last == 184) for stated, got, last in units.values())
 
 
+def _mpeg(stream: BinaryIO, size: int) -> bool:
+    start = max(0, size - (1 << 17))  # a PES packet has at most 2^16 + 5 bytes
+    stream.seek(start)
+    tail = stream.read()
+    place = max(tail.rfind(b"\0\0\1" + bytes([kind])) for kind in (0xE0, 0xC0, 0xBD, 0xBE))
+    return place >= 0 and place + 6 + int.from_bytes(tail[place + 4 : place + 6]) > len(tail)
+
+
 def _asf(stream: BinaryIO, size: int) -> bool:
     head = stream.read(1 << 16)
     start = head.find(_ASF_FILE)
@@ -121,6 +129,7 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], bool]] = {
     "matroska,webm": _matroska,
     "avi": _avi,
     "mpegts": _mpegts,
+    "mpeg": _mpeg,
     "asf": _asf,
     "ogg": _ogg,
     "gif": _gif,

@@ -7,30 +7,27 @@ depend on the order of the input table.
 import csv
 import hashlib
 import io
+import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from vcjax.data import shards, tfds_videos
+from vcjax.data import folders, shards, tables, tfds_videos
+from vcjax.data.folders import ManifestError as ManifestError
+from vcjax.data.tables import SPLITS as SPLITS
 from vcjax.runtime import filesystem
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg")
-_RESERVED = ("video_id", "path", "split", "num_frames", "fps")
-SPLITS = ("split1", "split2", "split3")  # columns of the official splits of UCF101 and HMDB51
+log = logging.getLogger(__name__)
+
 INDEX = "index.tsv"  # manifest of a folder of prepared shards
-_SPLITS = ("train", "test")
-_CONTROL = re.compile(r"[\x00-\x1f]")
-
-
-class ManifestError(ValueError):
-    """A manifest or some of its videos are invalid; the message names them."""
+_MISSING = {"nan", "NaN", "None", "<NA>"}  # labels that NumPy, Python and pandas write for none
+_SHOWN = 10  # problems in a summary
 
 
 class Problem(NamedTuple):
@@ -83,113 +80,85 @@ class Manifest:
 def read(source: str | Path) -> Manifest:
     """Return the videos of `source`, which may be local or remote.
 
+    Files that are left out and other remarks are logged in one line each.
+
     Args:
         source: One of
             - a folder of shards written by `vcjax data prepare`;
             - a folder prepared by tensorflow-datasets, read by `tfds_videos.rows`;
-            - any other folder: every video file in it, with its relative path without suffix as id
-              and its parent folder as the label `class`;
+            - any other folder, listed by `folders.walk` and `folders.columns`;
             - a TSV or CSV with the column `path`, relative to the table. Optional columns are
-              `video_id` (default: the path without suffix), `split` (train or test) and
-              `num_frames`; every other column except `fps` is a label.
+              `video_id` (default: the path without suffix), `split` (train or test; default: by
+              the folders in the paths, as for a folder) and `num_frames`; every other column
+              except `fps` is a label.
 
     Raises:
         ManifestError: If `source` does not exist, contains no videos or is malformed.
     """
-    return _read(filesystem.path_of(source))
+    manifest, remarks = _read(filesystem.path_of(source))
+    for remark in remarks:
+        log.warning("%s: %s", source, remark)
+    return manifest
 
 
-def _read(source: Path) -> Manifest:
+def _read(source: Any) -> tuple[Manifest, list[str]]:
+    remarks: list[str] = []
     if (source / INDEX).is_file():
         source = source / INDEX
         _check_index(source)
-    elif tfds_videos.is_builder(source):
-        return _from_rows(source, tfds_videos.rows(source))
-    if source.is_dir():
-        return _from_rows(source, _folder_rows(source))
-    if not source.is_file():
-        raise ManifestError(f"{source}: no such folder or file")
-    return _from_rows(source, _table_rows(source))
+    if tfds_videos.is_builder(source):
+        rows = tfds_videos.rows(source)
+        names = {name for row in rows for name in row}
+        columns = {name: [row.get(name, "") for row in rows] for name in names}
+        columns["path"] = list(map(filesystem.absolute, columns["path"]))
+    elif source.is_dir():
+        files, left_out = folders.walk(source)
+        if not files:
+            raise ManifestError(folders.no_videos(source, left_out))
+        columns, remarks = folders.columns(source, files), [left_out] if left_out else []
+    elif source.suffix.lower() in folders.VIDEO_SUFFIXES:
+        raise ManifestError(f"{source}: not a table; use the folder of this file in its place")
+    elif not source.is_file():
+        raise ManifestError(f"{filesystem.absolute(str(source))}: no such folder or file")
+    else:
+        columns, remarks = tables.read(source)
+        columns.setdefault("split", folders.sides(_folders(columns["path"])))
+    return _from_columns(source, columns), remarks
 
 
-def _folder_rows(folder: Path) -> list[dict[str, str]]:
-    files = filesystem.files(folder) if filesystem.is_remote(folder) else sorted(folder.rglob("*"))
-    paths = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
-    if not paths:
+def _folders(paths: Sequence[str]) -> list[list[str]]:
+    """Return the folders of each path below the folder that all paths share."""
+    parts = [path.split("/")[:-1] for path in paths]
+    depth = len(os.path.commonprefix([min(parts), max(parts)]))
+    return [names[depth:] for names in parts]
+
+
+def _from_columns(source: Any, columns: Mapping[str, list[str]]) -> Manifest:
+    paths, ids, split = columns["path"], columns["video_id"], columns["split"]
+    folders.check_names(str(source), paths)
+    folders.check_ids(str(source), ids, paths)
+    if unknown := set(split) - {"", "train", "test"}:
+        row = next(row for row, side in enumerate(split) if side in unknown)
         raise ManifestError(
-            f"{folder}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder"
+            f"{source}: split of {paths[row]} is {split[row]!r}; use train or test "
+            f"({', '.join(folders.SIDES)} are understood)"
         )
-    rows = []
-    for path in paths:
-        relative = PurePosixPath(path.as_posix().removeprefix(folder.as_posix()).lstrip("/"))
-        row = {"path": str(path), "video_id": str(relative.with_suffix(""))}
-        rows.append(row | ({"class": relative.parts[-2]} if len(relative.parts) > 1 else {}))
-    return rows
-
-
-def _table_rows(source: Path) -> list[dict[str, str]]:
-    delimiter = "," if source.suffix.lower() == ".csv" else "\t"
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            rows, columns = list(reader), reader.fieldnames or []
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(f"{source}: not a readable table: {error}") from error
-    if "path" not in columns:
-        raise ManifestError(
-            f"{source}: no `path` column among {list(columns)}; columns are separated by "
-            f"{'commas' if delimiter == ',' else 'tabs'}"
-        )
-    for line, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise ManifestError(f"{source}, line {line}: not {len(columns)} columns")
-        if not row["path"].strip():
-            raise ManifestError(f"{source}, line {line}: no path")
-    if not rows:
-        raise ManifestError(f"{source}: no videos")
-    base = str(source.parent if filesystem.is_remote(source) else source.absolute().parent)
-    for row in rows:
-        row["video_id"] = row.get("video_id") or _id_of(row["path"])
-        row["path"] = _joined(base, row["path"])
-    return rows
-
-
-def _joined(base: str, path: str) -> str:
-    return path if filesystem.is_remote(path) else os.path.join(base, path)
-
-
-def _id_of(path: str) -> str:
-    """Return the normalized path without its suffix."""
-    stem = os.path.splitext(path)[0]
-    # Path is slow, so it is used only for paths that it changes
-    return str(Path(stem)) if "//" in stem or "./" in stem or stem.endswith("/") else stem
-
-
-def _from_rows(source: Path, rows: list[dict[str, str]]) -> Manifest:
-    for row in rows:
-        if _CONTROL.search(row["video_id"]) or _CONTROL.search(row["path"]):
-            raise ManifestError(f"{source}: control characters in {row['video_id']!r}")
-        if not (row.get("num_frames") or "0").isdecimal():
-            raise ManifestError(
-                f"{source}: num_frames of {row['video_id']} is {row['num_frames']!r}, not a number"
-            )
-        if row.get("split", "") not in ("", *_SPLITS):
-            raise ManifestError(
-                f"{source}: split of {row['video_id']} is {row['split']!r}; use train or test"
-            )
-    duplicates = [i for i, n in Counter(row["video_id"] for row in rows).items() if n > 1]
-    if duplicates:
-        raise ManifestError(
-            f"{source}: {len(duplicates)} video ids occur more than once: {_some(duplicates)}"
-        )
-    rows = sorted(rows, key=lambda row: row["video_id"])
-    columns = sorted({column for row in rows for column in row} - set(_RESERVED))
+    lengths = columns.get("num_frames") or [""] * len(paths)
+    lengths = ["0" if n in {"", *_MISSING} else n.removesuffix(".0") for n in lengths]
+    for path, length in zip(paths, lengths, strict=True):
+        if not length.isdecimal():
+            raise ManifestError(f"{source}: num_frames of {path} is {length!r}, not a number")
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    labels = sorted(columns.keys() - set(tables.RESERVED))
     return Manifest(
-        tuple(row["video_id"] for row in rows),
-        tuple(filesystem.absolute(row["path"]) for row in rows),
-        {column: tuple(row.get(column, "") for row in rows) for column in columns},
-        tuple(row.get("split", "") for row in rows),
-        tuple(int(row.get("num_frames") or 0) for row in rows),
+        tuple(ids[row] for row in order),
+        tuple(paths[row] for row in order),
+        {
+            x: tuple("" if (v := columns[x][row]) in _MISSING else v for row in order)
+            for x in labels
+        },
+        tuple(split[row] for row in order),
+        tuple(int(lengths[row]) for row in order),
     )
 
 
@@ -272,22 +241,30 @@ def save_problems(problems: Sequence[Problem], path: Path) -> None:
 
 
 def summary(manifest: Manifest, problems: Sequence[Problem]) -> str:
-    """Return a text with counts by split and label, and the list of videos left out."""
+    """Return a text with counts by split and label, and the first videos that are left out."""
     split = Counter(manifest.split)
     lines = [f"{len(manifest)} videos: {split['train']} for training, {split['test']} held out"]
     for column, values in manifest.labels.items():
         counts = Counter(values)
-        shown = ", ".join(f"{value or 'none'} {n}" for value, n in counts.most_common(8))
-        lines.append(f"  {column}: {len(counts)} values: {shown}{', ...' * (len(counts) > 8)}")
+        missing = f"; {counts.pop('')} videos without a label" if "" in counts else ""
+        shown = ", ".join(f"{value} {n}" for value, n in counts.most_common(8))
+        more = ", ..." * (len(counts) > 8)
+        lines.append(f"  {column}: {len(counts)} values: {shown}{more}{missing}")
     if problems:
-        lines.append(f"  left out {len(problems)} videos:")
-        lines += [f"    {p.video_id}: {p.reason}" for p in problems]
+        lines += [f"  left out {len(problems)} videos:", *listed(problems)]
     return "\n".join(lines)
+
+
+def listed(problems: Sequence[Problem]) -> list[str]:
+    """Return a line for each of the first problems, and a line with the number of the rest."""
+    lines = [f"    {problem.path}: {problem.reason}" for problem in problems[:_SHOWN]]
+    more = len(problems) - _SHOWN
+    return lines + ([f"    and {more} more"] if more > 0 else [])
 
 
 def signature(source: str | Path) -> str:
     """Return a hash of the manifest `source` and of size and time of each file, if it exists."""
-    manifest = read(source)
+    manifest, _ = _read(filesystem.path_of(source))
     digest = hashlib.sha256(repr((manifest.video_ids, manifest.labels, manifest.split)).encode())
     stamps: dict[str, str] = {}
     for path in manifest.paths:
@@ -312,7 +289,3 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     writer.writerow(columns)
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _some(values: Sequence[str]) -> str:
-    return ", ".join(values[:10]) + (", ..." if len(values) > 10 else "")

@@ -131,9 +131,12 @@ def prepare(
 
     Raises:
       ManifestError: if a shard cannot be written, no video can be decoded, or any video cannot with
-        `on_error` "error". The error is raised after all shards are written, without an index.
+        `on_error` "error". Missing and empty files raise the error before any shard is written,
+        damaged ones after all shards are, without an index.
     """
     _check_settings(side, videos_per_shard)
+    if on_error == "error":
+        verify.check_files(manifest)
     if not filesystem.is_remote(out):
         out.mkdir(parents=True, exist_ok=True)
     manifests.remove_index(out)

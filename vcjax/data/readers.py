@@ -59,6 +59,17 @@ def open_video(path: str) -> Reader:
     return _VideoFile(path)
 
 
+def declared_size(path: str) -> tuple[int, int]:
+    """Return height and width in pixels that the header of a video file states.
+
+    Raises:
+      DecodeError: if the file cannot be opened.
+    """
+    with _open(path) as container:
+        stream = _stream(path, container)
+        return stream.height, stream.width
+
+
 class _VideoFile:
     """A video file. Its exact length is unknown until every frame has been decoded."""
 
@@ -79,9 +90,12 @@ class _VideoFile:
             rate = float(stream.average_rate or 0)
             seekable = _is_seekable(container, stream)
             info = VideoInfo(_length(stream), stream.height, stream.width, rate, seekable)
+            exact = bool(_exact_step(stream))
         if not decode and info.num_frames:
             return info
-        return info._replace(num_frames=sum(1 for _ in self._decode_whole()))
+        num_frames = sum(1 for _ in self._decode_whole())
+        seekable = seekable and (exact or bool(_times(path, filesystem.file_version(path))))
+        return info._replace(num_frames=num_frames, seekable=seekable)
 
     def frames(self) -> Iterator[Frame]:
         return map(_rgb, self._decode_whole())
@@ -325,7 +339,9 @@ def _exact_step(stream: av.VideoStream) -> int:
     step = 1 / (rate * base) if rate and base else Fraction(0)  # time stamp units per frame
     even = step > 0 and step.denominator == 1 and stream.base_rate == rate
     exact = even and stream.frames and stream.duration == stream.frames * step
-    if not exact or _length(stream) != stream.frames:
+    # The first H.264 frame of an AVI file may have a later time than the file states.
+    is_avi = stream.container.format.name == "avi"
+    if not exact or is_avi or _length(stream) != stream.frames:
         return 0
     skips = stream.codec.name in _MAY_SKIP and _has_tiny(e.size for e in stream.index_entries)
     return 0 if skips else int(step)

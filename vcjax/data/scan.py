@@ -116,6 +116,14 @@ def summary(matched: MatchedVideos, duplicates: Sequence[Sequence[Path]]) -> str
     lines.append(f"{'all':{width}}" + "".join(f"{n:9d}{m:9d}" for n, m in totals))
     if untouched := len({label for label, _ in absent} - set(classes)):
         lines.append(f"{untouched} classes without any file are not shown")
+    undivided = sum(not video.split for video in videos)
+    if 0 < undivided < len(videos):
+        lines.append(
+            f"{undivided} files are in no folder of a split; move them to one, or fill the column "
+            "`split` of the table"
+        )
+    if matched.skipped:
+        lines.append(matched.skipped)
     if matched.left_out:
         lines.append(f"{matched.left_out} files are of videos that are not in this split")
     empty = [path for path in matched.videos if not path.stat().st_size]

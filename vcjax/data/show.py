@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     save(pictures, [videos.video_ids[row] for row in rows], options.out)
     print(f"{len(rows)} clips in {options.out}")
     for problem in problems:
-        print(f"left out {problem.video_id}: {problem.reason}")
+        print(f"left out {problem.path}: {problem.reason}")
 
 
 def draw_clips(

@@ -30,19 +30,27 @@ def assign_split(
         previous: Earlier split, id -> train or test; a group with such a video keeps its split.
 
     Raises:
-        ManifestError: If only some videos have a split, a video has no group, or there is only one
-            group.
+        ManifestError: If only some videos have a split, all videos are held out, a video has no
+            group, or there is only one group.
     """
     if any(manifest.split):
-        if not all(manifest.split):
-            first = manifest.video_ids[manifest.split.index("")]
+        if "" in manifest.split:
+            first = manifest.paths[manifest.split.index("")]
             raise ManifestError(
-                f"some videos have a split and others none, first {first}; fill the whole column"
+                f"{len(manifest.rows(''))} of {len(manifest)} videos have no split, unlike the "
+                f"others, first {first}; move them to a folder train or test, or write a table "
+                "(`vcjax data scan`) and fill its whole column `split`"
+            )
+        if "train" not in manifest.split:
+            raise ManifestError(
+                f"all {len(manifest)} videos are held out, first {manifest.paths[0]}, and none is "
+                "for training; choose a folder inside of the held-out folder, or write a table "
+                "(`vcjax data scan`) and change its column `split`"
             )
         return manifest
     keys = manifest.labels[group] if group else manifest.video_ids
     if group and "" in keys:
-        first = manifest.video_ids[keys.index("")]
+        first = manifest.paths[keys.index("")]
         raise ManifestError(
             f"videos without a value of the group {group!r}, first {first}; fill that column, or "
             "set another --config.data.group"

@@ -88,10 +88,10 @@ def render(
     directory.mkdir(parents=True, exist_ok=True)
     settings_file = directory / "rendered.json"
     settings = json.dumps({"seed": seed, "version": _VERSION} | look._asdict())
-    if not settings_file.exists() or settings_file.read_text() != settings:
+    if not settings_file.exists() or settings_file.read_text("utf-8") != settings:
         for old in directory.glob("*.mp4"):
             old.unlink()
-        settings_file.write_text(settings)
+        settings_file.write_text(settings, "utf-8")
     plan = _plan(num_videos, seed)
     job = partial(_write_video, directory, seed, look)
     bar = progress.bar(desc="render", unit="video", total=num_videos)
@@ -105,7 +105,7 @@ def render(
         lines.append(f"{_name(row)}.mp4\t{_name(row)}\t{motion}\t{_scene_name(scene)}")
     path = directory / "manifest.tsv"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join(lines) + "\n")
+    temporary.write_text("\n".join(lines) + "\n", "utf-8")
     os.replace(temporary, path)
     return path
 

@@ -65,7 +65,7 @@ def rows(folder: Any) -> list[dict[str, str]]:
     Raises:
       ValueError: if the format is not ArrayRecord, or there is not exactly one video feature.
     """
-    information = json.loads((folder / _INFO).read_text())
+    information = json.loads((folder / _INFO).read_text("utf-8"))
     if information.get("fileFormat") != "array_record":
         raise ValueError(
             f"{folder}: the file format is {information.get('fileFormat')!r}; prepare the data set "
@@ -77,7 +77,7 @@ def rows(folder: Any) -> list[dict[str, str]]:
     kept = filesystem.cache_folder() / f"{digest}.json"
     if not kept.exists():
         atomic.write_text(kept, json.dumps(list(_read(folder, files))))
-    return json.loads(kept.read_text())
+    return json.loads(kept.read_text("utf-8"))
 
 
 def _files(folder: Any, information: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -99,14 +99,14 @@ def _files(folder: Any, information: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _read(folder: Any, files: Sequence[tuple[str, Any]]) -> Iterator[dict[str, str]]:
-    kinds = _kinds(json.loads((folder / _FEATURES).read_text()))
+    kinds = _kinds(json.loads((folder / _FEATURES).read_text("utf-8")))
     videos = [name for name, kind in kinds.items() if kind == "Video"]
     if len(videos) != 1:
         raise ValueError(
             f"{folder}: {len(videos)} of the features {sorted(kinds)} are videos; 1 is required"
         )
     classes = {
-        name: (folder / f"{name.replace('/', '-')}.labels.txt").read_text().split("\n")
+        name: (folder / f"{name.replace('/', '-')}.labels.txt").read_text("utf-8").split("\n")
         for name, kind in kinds.items()
         if kind == "ClassLabel"
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from vcjax.data import readers
 from vcjax.data.readers import DecodeError as DecodeError
 from vcjax.data.readers import Frame, VideoInfo, open_video
 
@@ -16,10 +17,18 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
     With `decode`, or if the file does not declare its length, every frame is decoded and counted.
 
     Raises:
-      DecodeError: if the file cannot be opened. While decoding also if a frame is damaged, if there
-        is no frame, or if there are fewer frames than the file declares.
+      DecodeError: if the file cannot be opened. While decoding also in the cases of `frames`.
     """
     return open_video(str(path)).probe(decode=decode)
+
+
+def declared_size(path: str | Path) -> tuple[int, int]:
+    """Return height and width in pixels that the header of a video file states.
+
+    Raises:
+      DecodeError: if the file cannot be opened.
+    """
+    return readers.declared_size(str(path))
 
 
 def frames(path: str | Path) -> Iterator[Frame]:
@@ -28,7 +37,8 @@ def frames(path: str | Path) -> Iterator[Frame]:
     Only one frame, or one chunk of a stored video, is in memory at a time.
 
     Raises:
-      DecodeError: if the video cannot be decoded.
+      DecodeError: if a frame is damaged or differs in size from the frames before it, if there is
+        no frame, or at the end if the file is truncated.
     """
     yield from open_video(str(path)).frames()
 
@@ -39,7 +49,7 @@ def clip(
     """Return `num_frames` frames of the video from frame `start` on, RGB in [0, 255].
 
     The clip consists of every `stride`-th frame; a video that ends early is repeated from its first
-    frame. Decoding begins at the last key frame before `start`.
+    frame. Decoding begins at the last key frame before `start`, if the file can be sought.
 
     Raises:
       DecodeError: if the video cannot be decoded.

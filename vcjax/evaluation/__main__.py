@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcjax.evaluation import claim, paper_tables
-from vcjax.evaluation.pages import explorer
+from vcjax.evaluation import paper_tables
 from vcjax.runtime import preemption
 
 
@@ -80,6 +79,8 @@ def _tables(options: argparse.Namespace) -> None:
 
 
 def _claim(options: argparse.Namespace) -> None:
+    from vcjax.evaluation import claim  # imported late, for a fast --help
+
     workdir = options.workdir.absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     overrides = list(options.overrides)
@@ -100,6 +101,8 @@ def _claim(options: argparse.Namespace) -> None:
 
 
 def _explore(options: argparse.Namespace) -> None:
+    from vcjax.evaluation.pages import explorer
+
     if len(options.workdirs) > 2:
         raise ValueError(f"explore takes one or two runs, got {len(options.workdirs)}")
     explorer.write(options.workdirs, options.out)

@@ -43,7 +43,7 @@ def train(
 
     Raises:
       RuntimeError: if a run fails.
-      interruption.Stopped: if a stop was requested; the run has written its checkpoint.
+      preemption.StopRequested: if a stop was requested; the run has written its checkpoint.
     """
     environment = {"JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"), **os.environ}
     folders: list[Path] = []
@@ -205,7 +205,7 @@ def _bars(
 
 def report(folders: Sequence[Path], claims: Sequence[Claim], out: Path) -> str:
     """Return the tables of all claims, and write `claim.png` and `claim.json` into `out`."""
-    reports = [json.loads((folder / "report.json").read_text()) for folder in folders]
+    reports = [json.loads((folder / "report.json").read_text("utf-8")) for folder in folders]
     collected = {claim: collect(reports, claim) for claim in claims}
     draw(collected, out / "claim.png")
     as_json = {
@@ -215,7 +215,7 @@ def report(folders: Sequence[Path], claims: Sequence[Claim], out: Path) -> str:
         }
         for claim, models in collected.items()
     }
-    (out / "claim.json").write_text(json.dumps(as_json, indent=1) + "\n")
+    (out / "claim.json").write_text(json.dumps(as_json, indent=1) + "\n", "utf-8")
     parts = [
         table(models, gains(reports, claim), claim, len(folders))
         for claim, models in collected.items()
@@ -238,6 +238,7 @@ def join(sources: Sequence[Path], path: Path) -> None:
             labels = {f"{source.stem} {k}": v[row] for k, v in videos.labels.items()}
             key = videos.labels[group][row] if group else video_id
             about = {"path": videos.paths[row], "video_id": f"{source.stem}/{video_id}"}
+            about |= {"split": videos.split[row]}
             rows.append(about | {"group": f"{source.stem} {key}"} | labels)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     temporary = path.with_suffix(".tmp")

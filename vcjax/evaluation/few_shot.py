@@ -65,7 +65,7 @@ def accuracy(
       ValueError: if `sampling` is not in DRAWS.
     """
     if sampling not in DRAWS:
-        raise ValueError(f"evaluation.sampling is {sampling!r}; use one of {list(DRAWS)}")
+        raise ValueError(f"evaluation.sampling is {sampling!r}; use one of {', '.join(DRAWS)}")
     scaled_train, scaled_test = probes.standardize(x_train, x_test)
     estimates = {}
     for shot in shots:

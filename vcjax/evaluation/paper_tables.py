@@ -327,7 +327,7 @@ def _figure(run: Run, measure: str, runs: Path) -> float | None:
 def _svm_figure(report: Path) -> float | None:
     """Return the accuracy of the SVM on all descriptors, concatenated, for the first label."""
     try:
-        models = json.loads(report.read_text())["models"]
+        models = json.loads(report.read_text("utf-8"))["models"]
         return next(iter(models["IDT side by side"]["linear"].values()), None)
     except (FileNotFoundError, KeyError, json.JSONDecodeError):
         return None

@@ -12,7 +12,7 @@ from vcjax.data.manifest import Manifest
 from vcjax.evaluation import agreement, measures, probes, protocol, report_table
 from vcjax.evaluation.measures import ProbeSettings
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
-from vcjax.evaluation.pages import cluster_page, clusters, explorer
+from vcjax.evaluation.pages import cluster_sheets, clusters, explorer
 from vcjax.evaluation.protocol import TrainTest
 from vcjax.runtime import atomic
 
@@ -84,44 +84,31 @@ def evaluate(
             for n, s in splits.items()
         },
     }
-    cluster_page.write(
-        directory, report, manifest.subset("train"), _described(outputs, idt, manifest)
-    )
+    cluster_sheets.write(directory, manifest.subset("train"), _described(outputs, idt, manifest))
     write(report, directory.parent / "report.json")
     predictions = {name: predicted for name, (_, predicted) in measured.items()}
-    sources = _sources(outputs, idt, manifest, splits, predictions)
+    sources = _sources(outputs, idt, splits, predictions)
     explorer.save(directory, manifest, sources, seed=seed)
-    explorer.write([directory.parent], directory / "explorer.html")
+    explorer.write([directory.parent], directory / "index.html")
     return report
 
 
 def _sources(
     outputs: Mapping[str, ModelOutputs],
     idt: IdtOutputs | None,
-    manifest: Manifest,
     splits: Mapping[str, TrainTest],
     predictions: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, explorer.Source]:
     """Return the data that the explorer shows for each model and for the Fisher vectors."""
-    training = manifest.rows("train")
-
-    def everywhere(labels: np.ndarray) -> np.ndarray:
-        clusters = np.full(len(manifest), -1)
-        clusters[training] = labels[0]
-        return clusters
-
-    has_point = np.ones(len(manifest), bool)
     sources = {
         name: explorer.Source(
             output.embedding,
-            everywhere(output.labels),
-            has_point,
             {label: (splits[label].test, y) for label, y in predictions[name].items()},
         )
         for name, output in outputs.items()
     }
     if idt is not None:
-        sources["idt"] = explorer.Source(idt.vectors, everywhere(idt.labels), idt.has_vector, {})
+        sources["idt"] = explorer.Source(idt.vectors, {})
     return sources
 
 
@@ -179,7 +166,7 @@ def _described(
         views["idt"] = (idt.vectors[training], idt.labels[0], idt.has_vector[training])
     return {
         name: clusters.describe(
-            points, labels, columns, has_point=present, num_nearest=cluster_page.NUM_VIDEOS
+            points, labels, columns, has_point=present, num_nearest=cluster_sheets.NUM_VIDEOS
         )
         for name, (points, labels, present) in views.items()
     }

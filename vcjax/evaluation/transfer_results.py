@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from vcjax.runtime import stage_cache
-
 
 def result(splits: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
     """Return the content of `result.json`: split -> results, their mean accuracy and `more`."""
@@ -18,9 +16,11 @@ def result(splits: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, An
 
 def read_result(directory: Path) -> dict[str, Any] | None:
     """Return the result of the stage in `directory`, or None if it is incomplete."""
+    from vcjax.runtime import stage_cache  # imported late, for a fast --help
+
     if not stage_cache.read(directory).get("complete"):
         return None
     try:
-        return json.loads((directory / "result.json").read_text())
+        return json.loads((directory / "result.json").read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None

@@ -15,8 +15,11 @@ import numpy as np
 from jaxtyping import Float
 
 from vcjax.idt.trajectories import IdtSettings, Trajectories
+from vcjax.runtime import numba_cache
 
 __all__ = ["IdtSettings", "Trajectories", "extract"]
+
+numba_cache.ensure(Path(__file__).parent)
 
 
 def extract(

@@ -44,6 +44,7 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     _add_collection(parser, "output folder of trajectories")
     _add_how(parser)
     _add_camera(parser, "folder of box files VIDEO_ID.bb")
+    _add_max_side(parser)
     parser.add_argument(
         "--fisher",
         type=Path,
@@ -75,6 +76,7 @@ def _add_draw(parser: argparse.ArgumentParser) -> None:
 def _add_beam(parser: argparse.ArgumentParser) -> None:
     _add_collection(parser, "output folder of trajectories, shared by all workers")
     _add_camera(parser, "folder of box files VIDEO_ID.bb")
+    _add_max_side(parser)
     parser.add_argument("--num_retries", type=int, default=2, help="retries of a video that fails")
     parser.set_defaults(run=_beam)
 
@@ -97,6 +99,15 @@ def _add_camera(parser: argparse.ArgumentParser, people: str) -> None:
     parser.add_argument("--people", type=Path, help=people)
     parser.add_argument(
         "--matcher", default="flow", help="point matches for camera motion: flow, surf"
+    )
+
+
+def _add_max_side(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max_side",
+        type=int,
+        default=0,
+        help="reduce larger frames to this larger side in pixels (default: frames as they are)",
     )
 
 
@@ -127,10 +138,12 @@ def shard(text: str) -> tuple[int, int]:
 
 def _videos(options: argparse.Namespace) -> dict[str, str]:
     """Return the video files of this part by id: every N-th video in the order of the ids."""
-    from vcjax.data import manifest
+    from vcjax.data import manifest, verify
 
     index, count = options.shard
     videos = manifest.read(options.manifest)
+    if getattr(options, "on_error", "skip") == "error":
+        verify.check_files(videos)
     return dict(list(zip(videos.video_ids, videos.paths, strict=True))[index - 1 :: count])
 
 
@@ -138,6 +151,7 @@ def _extract(options: argparse.Namespace) -> None:
     how: dict[str, Any] = {
         "matcher": options.matcher,
         "people": options.people,
+        "max_side": options.max_side,
         "num_workers": options.num_workers,
         "on_error": options.on_error,
     }
@@ -185,6 +199,7 @@ def _beam(options: argparse.Namespace) -> None:
         matcher=options.matcher,
         people=options.people,
         num_retries=options.num_retries,
+        max_side=options.max_side,
         options=options.for_beam,
     )
     print(f"{counts['trajectories']} trajectories of {counts['videos']} videos in {options.out}")

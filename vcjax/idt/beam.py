@@ -61,6 +61,7 @@ def run(
     num_retries: int,
     options: Sequence[str],
     wait: float = 1.0,
+    max_side: int = 0,
 ) -> dict[str, int]:
     """Run the pipeline and return its counters: videos, failed, retries, trajectories.
 
@@ -72,9 +73,10 @@ def run(
         num_retries: Number of retries of a video that fails.
         options: Options of Beam, such as --runner=DirectRunner.
         wait: Seconds before the first retry.
+        max_side: Larger side in pixels to which larger frames are reduced; 0 keeps all sizes.
     """
     directory, people = directory.absolute(), people.absolute() if people else None
-    jobs = collection.jobs(videos, directory, matcher=matcher, people=people)
+    jobs = collection.jobs(videos, directory, matcher=matcher, people=people, max_side=max_side)
     pipeline = beam.Pipeline(options=PipelineOptions(list(options)))
     done = (
         pipeline

@@ -99,7 +99,7 @@ def matcher(name: str, settings: IdtSettings) -> Matcher:
         ValueError: If `name` is not a key of `MATCHERS`.
     """
     if name not in MATCHERS:
-        raise ValueError(f"unknown matcher {name!r}; use one of {sorted(MATCHERS)}")
+        raise ValueError(f"unknown matcher {name!r}; use one of {', '.join(sorted(MATCHERS))}")
     return MATCHERS[name](settings)
 
 

@@ -1,12 +1,15 @@
 """Extraction from every video of a collection, in parallel; finished trajectories are kept."""
 
+import contextlib
 import hashlib
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vcjax.data import video
 from vcjax.idt import people as boxes
 from vcjax.idt import storage
 from vcjax.idt.trajectories import IdtSettings, Trajectories
@@ -14,6 +17,8 @@ from vcjax.runtime import worker_pool
 
 log = logging.getLogger(__name__)
 
+_LARGE = 1280  # pixels of the larger side
+_MAX_SAMPLE = 1000  # videos whose size is read
 VERSION = 2  # of the extraction; a change extracts all videos again
 
 
@@ -25,6 +30,12 @@ class Job(NamedTuple):
     boxes: Path | None
     matcher: str
     target: Path
+    max_side: int = 0  # pixels, 0: frames as they are
+
+    @property
+    def settings(self) -> IdtSettings:
+        """Settings of the extraction."""
+        return IdtSettings(max_side=self.max_side)
 
 
 def extract_collection(
@@ -35,6 +46,7 @@ def extract_collection(
     people: Path | None,
     num_workers: int,
     on_error: str,
+    max_side: int = 0,
 ) -> dict[str, int]:
     """Extract the trajectories of every video and return their numbers by video id.
 
@@ -48,12 +60,13 @@ def extract_collection(
         num_workers: Number of processes.
         on_error: "skip" logs the videos that fail and writes files without rows for them; "error"
             raises one ValueError that names them, after all videos were tried.
+        max_side: Larger side in pixels to which larger frames are reduced; 0 keeps all sizes.
 
     Raises:
         ValueError: If videos fail and `on_error` is "error".
     """
     counts, failed = worker_pool.run(
-        jobs(videos, directory, matcher=matcher, people=people),
+        jobs(videos, directory, matcher=matcher, people=people, max_side=max_side),
         extract_one,
         desc="idt",
         num_workers=num_workers,
@@ -65,20 +78,52 @@ def extract_collection(
 
 
 def jobs(
-    videos: Mapping[str, str], directory: Path, *, matcher: str, people: Path | None
+    videos: Mapping[str, str],
+    directory: Path,
+    *,
+    matcher: str,
+    people: Path | None,
+    max_side: int = 0,
 ) -> list[Job]:
-    """Create `directory` and return one job per video."""
+    """Create `directory` and return one job per video; log a line if frames are large."""
     directory.mkdir(parents=True, exist_ok=True)
-    return [
+    listed = [
         Job(
             video_id,
             Path(path),
             boxes.path_of(people, video_id) if people else None,
             matcher,
             storage.path_of(directory, video_id),
+            max_side,
         )
         for video_id, path in videos.items()
     ]
+    if not max_side:
+        _report_large_frames([job for job in listed if not job.target.exists()])
+    return listed
+
+
+def _report_large_frames(waiting: list[Job]) -> None:
+    """Log how many videos have large frames, of a sample in a large collection."""
+    sample = waiting[:: math.ceil(len(waiting) / _MAX_SAMPLE) or 1]
+    sizes = []
+    for job in sample:
+        with contextlib.suppress(video.DecodeError):  # reported by the extraction
+            height, width = video.declared_size(job.video)
+            sizes.append((height * width, max(height, width), f"{width} x {height}", job.video_id))
+    large = [size for size in sizes if size[1] > _LARGE]
+    if large:
+        area, _, size, video_id = max(large)
+        log.warning(
+            "idt: %d of %d videos have large frames, up to %s pixels (%s). These are %.0f times "
+            "the pixels of 320 x 240, and the time of extraction grows with them; to reduce: "
+            "--max_side=640, or --config.idt.max_side=640 in a run",
+            len(large),
+            len(sample),
+            size,
+            video_id,
+            area / (320 * 240),
+        )
 
 
 def extract_one(job: Job) -> int:
@@ -90,7 +135,9 @@ def extract_one(job: Job) -> int:
     # imported late: a rerun without new videos needs neither OpenCV nor numba
     from vcjax.idt import extraction
 
-    frames = extraction.extract_frames(job.video, people=job.boxes, matcher=job.matcher)
+    frames = extraction.extract_frames(
+        job.video, people=job.boxes, matcher=job.matcher, settings=job.settings
+    )
     return storage.write_frames(job.target, frames, source=source)
 
 
@@ -105,11 +152,14 @@ def source_of(job: Job) -> dict[str, Any]:
     """Return the inputs and settings that determine the trajectories."""
     status = job.video.stat()
     boxes = hashlib.sha256(job.boxes.read_bytes()).hexdigest() if job.boxes else ""
+    settings = asdict(job.settings)
+    if not job.max_side:  # trajectories of earlier versions stay up to date
+        del settings["max_side"]
     return {
         "version": VERSION,
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,
-        "settings": asdict(IdtSettings()),
+        "settings": settings,
         "matcher": job.matcher,
         "people": boxes,
     }

@@ -69,9 +69,9 @@ def detect_collection(
 def _keep_settings(directory: Path, settings: Settings) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     path, text = directory / _SETTINGS, json.dumps(asdict(settings), indent=1) + "\n"
-    if path.exists() and path.read_text() != text:
+    if path.exists() and (before := path.read_text("utf-8")) != text:
         raise ValueError(
-            f"{path}: the folder holds boxes of other settings, {json.loads(path.read_text())}; "
+            f"{path}: the folder holds boxes of other settings, {' '.join(before.split())}; "
             "choose another output folder"
         )
     _write(path, text)

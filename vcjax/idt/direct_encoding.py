@@ -45,6 +45,7 @@ def extract_vectors(
     people: Path | None,
     num_workers: int,
     on_error: str,
+    max_side: int = 0,
 ) -> FisherVectors:
     """Return the Fisher vectors of every video.
 
@@ -61,6 +62,7 @@ def extract_vectors(
         num_workers: Number of processes.
         on_error: "skip" logs the videos that fail; "error" raises one ValueError that names them,
             after all videos were tried.
+        max_side: Larger side in pixels to which larger frames are reduced; 0 keeps all sizes.
 
     Raises:
         ValueError: If the model cannot be read, or if videos fail and `on_error` is "error".
@@ -68,7 +70,9 @@ def extract_vectors(
     num_values = fisher.Model.load(model).num_values
     jobs = [
         _Job(job._replace(target=job.target.with_suffix(".npz")), model, variant)
-        for job in collection.jobs(videos, directory, matcher=matcher, people=people)
+        for job in collection.jobs(
+            videos, directory, matcher=matcher, people=people, max_side=max_side
+        )
     ]
     counts, _ = worker_pool.run(
         jobs, _encode_one, desc="idt to fisher", num_workers=num_workers, on_error=on_error
@@ -98,7 +102,10 @@ def _encode_one(job: _Job) -> int:
     def features() -> Iterator[Float[np.ndarray, "_ d"]]:
         nonlocal num_rows
         for rows in extraction.extract_frames(
-            job.video, people=job.idt.boxes, matcher=job.idt.matcher
+            job.video,
+            people=job.idt.boxes,
+            matcher=job.idt.matcher,
+            settings=job.idt.settings,
         ):
             num_rows += rows.num_rows
             yield rows.features

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,19 +11,22 @@ from jaxtyping import Float, UInt8
 from vcjax.data import video as videos
 from vcjax.idt import camera, descriptors, flow, people, pyramid, tracks
 from vcjax.idt.trajectories import IdtSettings, Trajectories, with_time
+from vcjax.runtime import checks
 
 Video = str | Path | Iterable[np.ndarray]
 People = str | Path | Sequence[people.Boxes]
-# A function of index, previous frame, frame and flow, which returns the camera motion from frame
-# `index - 1` to frame `index`.
-Motion = Callable[[int, camera.Grey, camera.Grey, Float[np.ndarray, "2 h w"]], camera.Homography]
+# A function of index, previous frame, frame, flow, and pixels of a frame per pixel of the video,
+# which returns the camera motion from frame `index - 1` to frame `index`.
+Motion = Callable[
+    [int, camera.Grey, camera.Grey, Float[np.ndarray, "2 h w"], float], camera.Homography
+]
 
 
 class Step(NamedTuple):
     """A frame of the video, and the tracks that end on it or continue, one item per scale."""
 
     frame: int  # from 0
-    picture: np.ndarray  # RGB or grayscale, as in the input
+    picture: np.ndarray  # RGB or grayscale, as in the input, at most `max_side` pixels large
     live: list[tracks.Tracks]
     finished: list[tracks.Tracks]  # of full length, before validation
 
@@ -102,7 +105,7 @@ def extract_frames(
 def follow(video: Video, motion: Motion, settings: IdtSettings) -> Iterator[Step]:
     """Yield every frame of the video with its tracks."""
     previous: _Frame | None = None
-    for frame, (picture, image) in enumerate(_with_grey(video)):
+    for frame, (picture, image, scale) in enumerate(_with_grey(video, settings.max_side)):
         if previous is None:
             sizes = pyramid.sizes(image.shape[0], image.shape[1], settings)
             scratch = descriptors.scratch(*image.shape)
@@ -111,7 +114,7 @@ def follow(video: Video, motion: Motion, settings: IdtSettings) -> Iterator[Step
         finished: list[tracks.Tracks] = []
         if previous is not None:
             flows = flow.pyramid_flow(previous.expansions, current.expansions, settings.stride)
-            view = motion(frame, previous.levels[0], image, flows[0])
+            view = motion(frame, previous.levels[0], image, flows[0], scale)
             stable = camera.stabilize(previous.levels[0], image, view, settings)
             stable_flows = flow.pyramid_flow(
                 previous.expansions, _expansions(stable, sizes, settings), settings.stride
@@ -122,10 +125,18 @@ def follow(video: Video, motion: Motion, settings: IdtSettings) -> Iterator[Step
         previous = current
 
 
-def _with_grey(video: Video) -> Iterator[tuple[np.ndarray, UInt8[np.ndarray, "h w"]]]:
+def _with_grey(
+    video: Video, max_side: int
+) -> Iterator[tuple[np.ndarray, UInt8[np.ndarray, "h w"], float]]:
+    """Yield each frame of at most `max_side` pixels, the same in grayscale, and its scale."""
     cv2.setNumThreads(1)  # videos are processed in parallel, with one thread each
     shape: tuple[int, ...] = ()
     for index, frame in enumerate(videos.frames(video) if isinstance(video, str | Path) else video):
+        _check_frame(frame, index)
+        scale = min(1.0, max_side / max(frame.shape[:2])) if max_side else 1.0
+        if scale < 1:
+            height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
+            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         gray = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         shape = shape or gray.shape
         if gray.shape != shape:
@@ -134,7 +145,19 @@ def _with_grey(video: Video) -> Iterator[tuple[np.ndarray, UInt8[np.ndarray, "h 
                 f"{name}frame {index} has {gray.shape[1]} x {gray.shape[0]} pixels, "
                 f"the frames before it {shape[1]} x {shape[0]}"
             )
-        yield frame, np.ascontiguousarray(gray)
+        yield frame, np.ascontiguousarray(gray), scale
+
+
+def _check_frame(frame: Any, index: int) -> None:
+    if not isinstance(frame, np.ndarray):
+        raise ValueError(f"frame {index} must be an array, not a {type(frame).__name__}")
+    if frame.dtype != np.uint8:
+        raise ValueError(f"frame {index} must be uint8 in [0, 255], not {frame.dtype}")
+    if frame.ndim != 2 and not (frame.ndim == 3 and frame.shape[2] == 3):
+        raise ValueError(
+            f"frame {index} must be RGB [height, width, 3] or grayscale [height, width], not of "
+            f"shape {frame.shape}"
+        )
 
 
 def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Motion:
@@ -143,15 +166,19 @@ def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Moti
     name = str(boxes) if isinstance(boxes, str | Path) else "people"
     given = people.read(boxes) if isinstance(boxes, str | Path) else boxes
 
-    def of_frame(index: int, shape: tuple[int, ...]) -> people.Boxes:
+    def of_frame(index: int, shape: tuple[int, ...], scale: float) -> people.Boxes:
         if given is None:
             return people.NO_BOXES
-        return people.clip(people.of_frame(given, index, name), shape[0], shape[1])
+        return people.clip(people.of_frame(given, index, name) * scale, shape[0], shape[1])
 
     def motion(
-        index: int, previous: camera.Grey, current: camera.Grey, flow: Float[np.ndarray, "2 h w"]
+        index: int,
+        previous: camera.Grey,
+        current: camera.Grey,
+        flow: Float[np.ndarray, "2 h w"],
+        scale: float,
     ) -> camera.Homography:
-        boxes_of_both = (of_frame(i, current.shape) for i in (index - 1, index))
+        boxes_of_both = (of_frame(i, current.shape, scale) for i in (index - 1, index))
         pair = camera.Pair(previous, current, flow, *boxes_of_both)
         return camera.homography(find_matches(pair), settings)
 
@@ -159,14 +186,24 @@ def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Moti
 
 
 def _given(homographies: Float[np.ndarray, "pairs 3 3"]) -> Motion:
+    checks.array("homographies", homographies, "pairs rows columns", rows=3, columns=3)
+    checks.finite("homographies", homographies)
+
     def motion(
-        index: int, previous: camera.Grey, current: camera.Grey, flow: Float[np.ndarray, "2 h w"]
+        index: int,
+        previous: camera.Grey,
+        current: camera.Grey,
+        flow: Float[np.ndarray, "2 h w"],
+        scale: float,
     ) -> camera.Homography:
         if index > len(homographies):
             raise ValueError(
                 f"{len(homographies)} homographies are too few; pass one for each pair of frames"
             )
-        return homographies[index - 1]
+        if scale == 1:
+            return homographies[index - 1]
+        pixels = np.diag([scale, scale, 1])
+        return pixels @ homographies[index - 1] @ np.linalg.inv(pixels)
 
     return motion
 

@@ -43,10 +43,11 @@ def columns(names: Sequence[str], *, square_root: bool) -> dict[str, Columns]:
     Raises:
         ValueError: If a descriptor is unknown or `names` is empty.
     """
+    valid = ", ".join(sorted(DESCRIPTORS))
     if unknown := [name for name in names if name not in DESCRIPTORS]:
-        raise ValueError(f"no descriptor {unknown[0]!r}; use some of {sorted(DESCRIPTORS)}")
+        raise ValueError(f"no descriptor {unknown[0]!r}; use some of {valid}")
     if not names:
-        raise ValueError(f"--config.fisher.descriptors is empty; use some of {sorted(DESCRIPTORS)}")
+        raise ValueError(f"--config.fisher.descriptors is empty; use some of {valid}")
     return {name: DESCRIPTORS[name]._replace(square_root=square_root) for name in names}
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from vcjax.runtime import checks
+
 log = logging.getLogger(__name__)
 
 Boxes = Float[np.ndarray, "n 4"]  # left, top, right, bottom in pixels of the video
@@ -88,11 +90,13 @@ def of_frame(boxes: Sequence[Boxes], frame: int, name: str) -> Boxes:
     """Return the boxes of one frame, counted from 0; `name` identifies their source in errors.
 
     Raises:
-        ValueError: If there are no boxes for this frame.
+        ValueError: If there are no boxes for this frame, or if they are no finite array [n, 4].
     """
     if frame >= len(boxes):
         raise ValueError(
             f"{name}: boxes for {len(boxes)} frames, but the video is longer; "
             "write a line for each frame, including frames without people"
         )
+    checks.array(f"{name}: boxes of frame {frame}", boxes[frame], "n sides", sides=4)
+    checks.finite(f"{name}: boxes of frame {frame}", boxes[frame])
     return boxes[frame]

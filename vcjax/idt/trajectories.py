@@ -15,7 +15,8 @@ class Trajectories(NamedTuple):
     """Trajectories of one video, in order of the frame on which they end.
 
     `header`: end frame (from 0), mean x, mean y, std of x, std of y, length (pixels of the video),
-    scale, and mean x, mean y, middle frame as fractions of the video in [0, 0.999].
+    scale, and mean x, mean y, middle frame as fractions of the video in [0, 0.999]. With
+    `IdtSettings.max_side` the pixels are pixels of the reduced frames.
     `trajectory`: the steps without camera motion (x, y), divided by the sum of their lengths.
     """
 
@@ -56,6 +57,7 @@ class IdtSettings:
     quality: float = (
         0.001  # of a new point: smaller eigenvalue, as a fraction of the frame's maximum
     )
+    max_side: int = 0  # pixels of the larger side, to which larger frames are reduced; 0: as is
     max_scales: int = 8
     stride: float = 2**0.5  # between scales
     # Thresholds of a valid track, in pixels of the video.

@@ -155,7 +155,10 @@ def _read(job: Job) -> None:
             ]
             rows = [
                 idt.extract_frames(
-                    copy, people=_people(job, extraction, boxes), matcher=extraction.matcher
+                    copy,
+                    people=_people(job, extraction, boxes),
+                    matcher=extraction.matcher,
+                    settings=extraction.settings,
                 )
                 for extraction, copy in zip(
                     job.extractions, itertools.tee(frames, len(job.extractions)), strict=True

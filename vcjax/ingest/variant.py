@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from vcjax.idt.collection import VERSION
+from vcjax.idt.trajectories import IdtSettings
 
 
 class Extraction(NamedTuple):
@@ -18,13 +19,19 @@ class Extraction(NamedTuple):
     matcher: str  # point matches for camera motion, a key of `camera.MATCHERS`
     detector: str  # detector of people as for `detectors.create`; "": none
     people: str  # folder of box files; "": none
+    max_side: int = 0  # larger side of the frames in pixels; 0: as they are
+
+    @property
+    def settings(self) -> IdtSettings:
+        """Constants of the method."""
+        return IdtSettings(max_side=self.max_side)
 
     @property
     def key(self) -> str:
         """Short hash of the settings and of the detector's file."""
         kind, _, file = self.detector.partition(":")
         content = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-        return _hash([VERSION, self.matcher, kind, content, self.people])
+        return _hash([VERSION, self.matcher, kind, content, self.people, self.max_side])
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,9 @@ def variant_of(config: ConfigDict, *, seed: int) -> Variant:
     """
     idt = config.idt
     detector = "" if idt.detector in ("", "none") else idt.detector
-    return Variant(Extraction(idt.matcher, detector, idt.people), config.fisher.to_dict(), seed)
+    return Variant(
+        Extraction(idt.matcher, detector, idt.people, idt.max_side), config.fisher.to_dict(), seed
+    )
 
 
 def _hash(content: Any) -> str:

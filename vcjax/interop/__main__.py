@@ -14,11 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vcjax import pretrained
-from vcjax.interop import released, torch_files
-from vcjax.models import state_dict as weights
-from vcjax.models.resnet3d import ResNet3D
-from vcjax.runtime import atomic
+# JAX and the readers are imported by the functions below: --help should not wait for them
+from vcjax.runtime import atomic, xla_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,7 +70,10 @@ def _import(options: argparse.Namespace) -> None:
 
     from vcjax import pretrained
     from vcjax.interop import released
+    from vcjax.models import state_dict as weights
+    from vcjax.models.resnet3d import ResNet3D
 
+    xla_flags.devices()
     checkpoint = released.checkpoint(options.source)
     depth, width, dim = weights.shape(weights.to_torch(checkpoint.arrays))
     architecture = {"depth": depth, "width": width, "embedding_dim": dim}
@@ -116,6 +116,11 @@ def _ids_of_rows(annotations: Path | None, bank: np.ndarray | None) -> list[str]
 
 
 def _export(options: argparse.Namespace) -> None:
+    from vcjax import pretrained
+    from vcjax.interop import torch_files
+    from vcjax.models import state_dict as weights
+
+    xla_flags.devices()
     network = pretrained.load(options.source)
     pretrained.save(network, options.out)
     with atomic.atomic_write(options.out / "pytorch_model.pth") as file:
@@ -124,12 +129,16 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _fisher(options: argparse.Namespace) -> None:
+    from vcjax.interop import released
+
     vectors = released.fisher_vectors(options.source)
     vectors.save(options.out)
     print(f"{options.out}: {len(vectors.video_ids)} vectors of {vectors.vectors.shape[1]} values")
 
 
 def _clusters(options: argparse.Namespace) -> None:
+    from vcjax.interop import released
+
     labels = released.clusters(options.source)
     with atomic.atomic_write(options.out) as file:
         np.savez(file, labels=labels)
@@ -137,6 +146,8 @@ def _clusters(options: argparse.Namespace) -> None:
 
 
 def _manifest(options: argparse.Namespace) -> None:
+    from vcjax.interop import released
+
     videos = released.annotations(options.source)
     table, missing = released.manifest(videos, options.videos)
     if len(missing) == len(videos):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fisher.vectors import FisherVectors
-from vcjax.data.manifest import VIDEO_SUFFIXES
+from vcjax.data import folders
 from vcjax.interop import torch_files
 from vcjax.models import state_dict as weights
 
@@ -125,7 +125,7 @@ def manifest(videos: list[Video], folder: Path) -> tuple[str, list[str]]:
 
     A file is matched by its name without suffix, in any subfolder.
     """
-    files = {p.stem: p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES}
+    files = {path.stem: path for path in folders.walk(folder).files}
     table, missing = io.StringIO(), []
     writer = csv.writer(table, delimiter="\t", lineterminator="\n")
     writer.writerow(["video_id", "path", "split", "class"])

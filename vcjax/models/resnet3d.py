@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vcjax.models import conv3d
+from vcjax.runtime import checks
 
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
@@ -70,7 +71,8 @@ class ResNet3D(nnx.Module):
     """3D ResNet from mean-subtracted clips [b, t, h, w, 3] to unit embeddings [b, embedding_dim].
 
     Raises:
-      ValueError: if `depth` is not a key of `STAGE_BLOCKS`.
+      ValueError: if `depth` is not a key of `STAGE_BLOCKS`, if a size is not positive, or if clips
+        are not floats [b, t, h, w, 3].
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class ResNet3D(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         if depth not in STAGE_BLOCKS:
-            raise ValueError(f"model.depth is {depth}; use one of {sorted(STAGE_BLOCKS)}")
+            raise ValueError(f"model.depth is {depth}; use {' or '.join(map(str, STAGE_BLOCKS))}")
+        checks.count("width", width)
+        checks.count("embedding_dim", embedding_dim)
         self.stem = Conv3d(3, width, 7, stride=(1, 2, 2), dtype=dtype, rngs=rngs)
         self.stem_norm = _norm(width, dtype=dtype, rngs=rngs)
         stages, features_in = [], width
@@ -106,6 +110,12 @@ class ResNet3D(nnx.Module):
 
     def pooled(self, clips: Clips) -> Float[Array, "b f"]:
         """Return float32 features before the head (f = 8 * width), averaged over time and space."""
+        checks.array("clips", clips, "b t h w c", c=3)
+        if not jnp.issubdtype(clips.dtype, jnp.floating):
+            raise ValueError(
+                f"clips must be mean-subtracted floats, not {clips.dtype}; pass pictures in "
+                "[0, 255] to vcjax.load(...) or vcjax.inference.clips_of"
+            )
         hidden = nnx.relu(self.stem_norm(self.stem(clips)))
         hidden = conv3d.max_pool(hidden)
         for stage in self.stages:

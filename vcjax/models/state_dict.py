@@ -37,7 +37,7 @@ def load(model: ResNet3D, values: Mapping[str, np.ndarray]) -> None:
     """Set all parameters and running statistics of `model` to `values`, named as by `arrays`.
 
     Raises:
-      WeightsError: if a name is missing or unknown, or a shape differs.
+      WeightsError: if a name is missing or unknown, a shape differs, or a value is not finite.
     """
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     variables = _variables(state)
@@ -45,10 +45,13 @@ def load(model: ResNet3D, values: Mapping[str, np.ndarray]) -> None:
         raise WeightsError(f"{len(missing)} weights are missing, first {missing[0]}")
     if unknown := sorted(values.keys() - variables.keys()):
         raise WeightsError(f"{len(unknown)} weights are unknown, first {unknown[0]}")
+    arrays = {name: np.asarray(values[name], np.float32) for name in variables}
     for name, variable in variables.items():
-        if variable.shape != values[name].shape:
-            raise WeightsError(f"{name} has shape {values[name].shape}, expected {variable.shape}")
-        variable[...] = np.asarray(values[name], np.float32)
+        if variable.shape != arrays[name].shape:
+            raise WeightsError(f"{name} has shape {arrays[name].shape}, expected {variable.shape}")
+        if not np.isfinite(arrays[name]).all():
+            raise WeightsError(f"{name} has a value that is not finite")
+        variable[...] = arrays[name]
     nnx.update(model, state)
 
 

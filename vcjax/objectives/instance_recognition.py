@@ -2,13 +2,15 @@
 
 Each estimator takes unit embeddings, the memory bank, and the row of the bank of each clip, and
 returns a loss per clip. Rows of the bank from `num_rows` on are padding and ignored. The gradient
-flows through the embedding only.
+flows through the embedding only. Shapes that do not match and counts or temperatures that are not
+positive raise ValueError, and so do, outside of jitted code, values that are not finite.
 
 If the bank is split over devices, its rows stay there: the devices exchange embeddings [b, d] and
 similarities [b, 1 + num_negatives], and each device reads only the drawn rows that it holds.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,7 @@ from jax.nn import logsumexp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from vcjax.runtime import sharding
+from vcjax.runtime import checks, sharding
 
 # Normalizer Z that Wu et al. (2018) estimated on ImageNet; the released code keeps it for videos.
 IMAGENET_CONSTANT, IMAGENET_SIZE = 2876934.2, 1281167
@@ -49,6 +51,8 @@ def sampled_softmax(
       temperature: Temperature of Eq. 2.
       mesh: Devices over which the rows of the bank are split; None for a single device.
     """
+    checks.count("num_negatives", num_negatives)
+    _check(embedding, bank, index, num_rows, temperature)
     rows = _own_and_drawn_rows(index, key, num_rows, num_negatives)
     logits = _similarities(embedding, bank, rows, mesh) / temperature
     return logsumexp(logits, axis=1) - logits[:, 0]
@@ -76,6 +80,7 @@ def full_softmax(
       mesh: Ignored, as `key`; XLA splits the matrix product as the bank is split.
     """
     del key, mesh
+    _check(embedding, bank, index, num_rows, temperature)
     bank = jax.lax.stop_gradient(bank)
     logits = jnp.matmul(embedding, bank.T, precision="highest") / temperature
     counts = jnp.arange(bank.shape[0]) < num_rows
@@ -108,6 +113,8 @@ def nce(
       scale_constant: Scale the normalizer Z of ImageNet to `num_rows`. The released code does not.
       mesh: Devices over which the rows of the bank are split; None for a single device.
     """
+    checks.count("num_negatives", num_negatives)
+    _check(embedding, bank, index, num_rows, temperature)
     rows = _own_and_drawn_rows(index, key, num_rows, num_negatives)
     logits = _similarities(embedding, bank, rows, mesh) / temperature
     scale = num_rows / IMAGENET_SIZE if scale_constant else 1.0
@@ -125,6 +132,18 @@ ESTIMATORS: dict[str, Callable[..., Array]] = {
     "full_softmax": full_softmax,
     "nce": nce,
 }
+
+
+def _check(embedding: Any, bank: Any, index: Any, num_rows: int, temperature: float) -> None:
+    checks.positive("temperature", temperature)
+    checks.array("bank", bank, "rows d")
+    checks.count("num_rows", num_rows)
+    if num_rows > len(bank):
+        raise ValueError(f"num_rows is {num_rows}, but the bank has {len(bank)} rows")
+    checks.index("index", index, "b", end=num_rows)
+    checks.array("embedding", embedding, "b d", b=len(index), d=bank.shape[1])
+    checks.finite("embedding", embedding)
+    checks.finite("bank", bank)
 
 
 def _own_and_drawn_rows(

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from vcjax.clustering.kmeans import UNLABELLED
 from vcjax.objectives import inverted_file, top_k
-from vcjax.runtime import sharding
+from vcjax.runtime import checks, sharding
 
 # As in the released code. Without a close neighbor in B_i the loss is -log(1e-7) = 16.118.
 _EPSILON = 1e-7
@@ -41,6 +42,7 @@ def reference_loss(
 
     `loss` computes the same faster; see there for arguments and edge cases.
     """
+    _check(embedding, bank, labels, index, num_background, temperature)
     bank = jax.lax.stop_gradient(bank[: labels.shape[1]])
     similarity = jnp.matmul(embedding, bank.T, precision="highest")  # [b, n]
     labeled = (labels[0] != UNLABELLED)[None, :]
@@ -86,11 +88,39 @@ def loss(
       cells: Inverted file of the bank. If given, B_i is searched for in the nearest cells only.
       num_candidates: Number of rows taken from the nearest cells, over all devices.
       mesh: Devices over which the rows of the bank are split; None for a single device.
+
+    Raises:
+      ValueError: if shapes do not match, if `num_background` or `temperature` is not positive, or,
+        outside of jitted code, if an index is not a labeled row or a value is not finite.
     """
+    _check(embedding, bank, labels, index, num_background, temperature)
+    if cells is not None:
+        checks.count("num_candidates", num_candidates)
     if padding := bank.shape[0] - labels.shape[1]:
         labels = jnp.pad(labels, ((0, 0), (0, padding)), constant_values=UNLABELLED)
     options = _Options(num_background, num_candidates, temperature, mesh)
     return _loss(embedding, bank, labels, labels[:, index], cells, options)
+
+
+def _check(
+    embedding: Any, bank: Any, labels: Any, index: Any, num_background: int, temperature: float
+) -> None:
+    """Raise ValueError for arguments of `loss` without a meaning."""
+    checks.count("num_background", num_background)
+    checks.positive("temperature", temperature)
+    checks.array("bank", bank, "rows d")
+    checks.array("labels", labels, "runs n", integer=True)
+    if not 0 < labels.shape[1] <= len(bank) or not len(labels):
+        raise ValueError(
+            f"labels of shape [{labels.shape[0]}, {labels.shape[1]}] do not match a bank of "
+            f"{len(bank)} rows; use [runs, n] with n from 1 to the number of rows"
+        )
+    checks.index("index", index, "b", end=labels.shape[1])
+    checks.array("embedding", embedding, "b d", b=len(index), d=bank.shape[1])
+    checks.finite("embedding", embedding)
+    checks.finite("bank", bank)
+    if checks.has_values(labels) and (np.asarray(labels)[0] == UNLABELLED).all():
+        raise ValueError("no row of labels is labeled; cluster the bank first")
 
 
 class _Options(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vcjax.runtime import sharding
+from vcjax.runtime import checks, sharding
 
 Bank = Float[Array, "rows d"]
 
@@ -31,7 +31,12 @@ def init(
       dim: Dimension of the embedding.
       dtype: Precision in which the rows are stored.
       mesh: Devices over which the rows are split.
+
+    Raises:
+      ValueError: if `num_rows` or `dim` is not positive.
     """
+    checks.count("num_rows", num_rows)
+    checks.count("dim", dim)
     num_devices = mesh.shape[sharding.AXIS]
     padding = -num_rows % num_devices
 
@@ -62,9 +67,21 @@ def update(
         to the precision of the bank.
       momentum: Weight of the old row; the embedding gets 1 - momentum.
       where: If False, the bank is returned unchanged.
+
+    A row whose mean with its embeddings is zero has no direction and keeps its old value.
+
+    Raises:
+      ValueError: if shapes do not match, or, outside of jitted code, if an index is not a row or an
+        embedding is not finite.
     """
+    checks.array("bank", bank, "rows d")
+    checks.index("index", index, "b", end=len(bank))
+    checks.array("embedding", embedding, "b d", b=len(index), d=bank.shape[1])
+    checks.finite("embedding", embedding)
+    checks.share("momentum", momentum)
     same = (index[:, None] == index[None, :]).astype(embedding.dtype)
     mean = same @ embedding / same.sum(axis=1, keepdims=True)
     mixed = momentum * bank[index].astype(mean.dtype) + (1 - momentum) * mean
-    rows = mixed / jnp.linalg.norm(mixed, axis=-1, keepdims=True)
-    return bank.at[index].set(jnp.where(where, rows.astype(bank.dtype), bank[index]))
+    norm = jnp.linalg.norm(mixed, axis=-1, keepdims=True)
+    rows = (mixed / jnp.where(norm > 0, norm, 1)).astype(bank.dtype)
+    return bank.at[index].set(jnp.where(where & (norm > 0), rows, bank[index]))

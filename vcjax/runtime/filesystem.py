@@ -26,13 +26,14 @@ _PERMANENT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotA
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Return True if `path` is a remote address such as `gs://bucket/folder`."""
-    return not isinstance(path, Path) and bool(
-        re.match(r"(?!file:)[a-z][a-z0-9+.-]+://", str(path))
-    )
+    text = "" if isinstance(path, Path) else str(path)
+    return "://" in text and bool(re.match(r"(?!file:)[a-z][a-z0-9+.-]+://", text))
 
 
 def path_of(path: str | os.PathLike[str]) -> Any:
     """Return a `pathlib.Path`, or for a remote address a `UPath` with the same interface.
+
+    A leading `~` of a local path is the home folder.
 
     Raises:
       ValueError: if the address is remote and the extra `remote` is not installed.
@@ -41,7 +42,7 @@ def path_of(path: str | os.PathLike[str]) -> Any:
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     if not is_remote(path):
-        return Path(path)
+        return Path(os.path.expanduser(path))
     try:
         from upath import UPath
     except ImportError as error:

@@ -12,7 +12,7 @@ from vcjax.runtime import preemption
 T = TypeVar("T")
 
 _POLL = 1000  # milliseconds; a blocking call of jax handles no signals, so it must be short
-_count = itertools.count()  # equal in all processes, since all call `on_first` in the same order
+_count = itertools.count()  # calls of `run_on_primary`, equal in all processes
 _waiting = False  # True in the first process while the other processes wait for its work
 
 
@@ -25,6 +25,16 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
+def coordination() -> Any:
+    """Return JAX's state of a run of several processes: `client` and `coordinator_address`.
+
+    The client has the key-value store of the processes, for which JAX has no public interface.
+    """
+    from jax._src import distributed
+
+    return distributed.global_state
+
+
 def run_on_primary(work: Callable[[], T]) -> T:
     """Run `work` in the first process only and return its result in every process.
 
@@ -35,16 +45,14 @@ def run_on_primary(work: Callable[[], T]) -> T:
 
     Raises:
       FirstProcessError: in the other processes, if `work` raised an error.
-      interruption.Stopped: in all processes, if the first one stopped on request.
+      preemption.StopRequested: in all processes, if the first one stopped on request.
     """
     global _waiting
     if jax.process_count() == 1 or _waiting:
         return work()
     # A key-value store, since collectives of the devices time out when the work takes hours.
-    from jax._src import distributed
-
-    client: Any = distributed.global_state.client
-    key = f"vcjax/on_first/{next(_count)}"
+    client = coordination().client
+    key = f"vcjax/run_on_primary/{next(_count)}"
     if not is_primary():
         outcome = json.loads(_wait(client, key))
         if "stopped" in outcome:

@@ -57,7 +57,7 @@ def _me() -> dict[str, str | int]:
 
 def _holder(workdir: Path) -> str:
     try:
-        holder = json.loads((workdir / NAME).read_text())
+        holder = json.loads((workdir / NAME).read_text("utf-8"))
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # the other run has not written it yet
         who = "another run"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -26,16 +27,18 @@ class Writer:
             return
         path = workdir / "metrics.jsonl"
         _drop_later_lines(path, stage, step)
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard" / stage), purge_step=step + 1
         )
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Write `scalars` of a step."""
+        """Write `scalars` of a step; a value that is not finite becomes null."""
         if not self._writes:
             return
-        self._file.write(json.dumps({"stage": self._stage, "step": step} | scalars) + "\n")
+        values = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
+        event = {"stage": self._stage, "step": step} | values
+        self._file.write(json.dumps(event, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
@@ -50,13 +53,13 @@ class Writer:
 def first_loss(workdir: Path, stage: str) -> float | None:
     """Return the first loss in `workdir/metrics.jsonl` of a stage, or None if it has none."""
     try:
-        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        lines = (workdir / "metrics.jsonl").read_text("utf-8").splitlines()
     except FileNotFoundError:
         return None
     for line in lines:
         with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
             event = json.loads(line)
-            if event["stage"] == stage and "loss" in event:
+            if event["stage"] == stage and event.get("loss") is not None:
                 return float(event["loss"])
     return None
 
@@ -65,7 +68,7 @@ def _drop_later_lines(path: Path, stage: str, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text("utf-8").splitlines():
         try:
             event = json.loads(line)
         except json.JSONDecodeError:  # the last line of a killed run

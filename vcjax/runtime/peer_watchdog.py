@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from vcjax.runtime import preemption
+from vcjax.runtime import hosts, preemption
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +65,7 @@ class _Links:
     """
 
     def __init__(self) -> None:
-        from jax._src import distributed
-
-        state: Any = distributed.global_state
+        state = hosts.coordination()
         self.me = f"process {jax.process_index()} (pid {os.getpid()} on {socket.gethostname()})"
         self._sockets: list[socket.socket] = []
         self._leaving = False

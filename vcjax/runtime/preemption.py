@@ -14,11 +14,15 @@ import multiprocessing
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
+
+from vcjax.runtime import compilation
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +31,12 @@ EXIT_CODE_BY_HAND = 130  # Ctrl-C, following the convention of shells
 
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key that JAX's preemption service sets for all processes
 _POLL = 1.0  # seconds
-_calls = itertools.count(1)  # calls of `reached`, equal in all processes
+_GRACE = 20.0  # seconds; schedulers kill a process 30 s after SIGTERM
+_calls = itertools.count(1)  # calls of `stop_requested`, equal in all processes
 _several = False  # True in a run of several processes
 _request: signal.Signals | None = None  # the first signal received
-_deferrals = 0  # number of open `deferred` contexts
-_lost = False  # True if Stopped was raised in code that drops exceptions
+_deferrals = 0  # number of open `defer_stop` contexts
+_lost = False  # True if StopRequested was raised in code that drops exceptions
 _program: subprocess.Popen | None = None  # the child program that `run` waits for
 
 
@@ -46,8 +51,49 @@ def listen() -> None:
     sys.unraisablehook = _raise_again
 
 
+def end_if_blocked() -> None:
+    """End the process some seconds after a signal if the main thread cannot react to it.
+
+    Python's handlers of signals run between two operations of the main thread, and a compilation by
+    XLA is one operation that may take minutes. Ending is safe, since all files are written
+    atomically. A deferred stop waits for the end of its step, unless the step is being compiled.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
+    def wait() -> None:
+        with receiver, sender:
+            while (number := receiver.recv(1)[0]) not in (signal.SIGTERM, signal.SIGINT):
+                pass
+            _end_after_grace(number)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_after_grace(number: int) -> None:
+    time.sleep(_GRACE)
+    while (_request or _deferrals) and not compilation.is_running():
+        time.sleep(_POLL)
+    end_workers()
+    leave(EXIT_CODE_BY_HAND if number == signal.SIGINT else EXIT_CODE)
+
+
+def leave(code: int) -> NoReturn:
+    """Log how to resume and end the process with `code`.
+
+    The interpreter is not finalized: threads of native libraries may crash in the process.
+    """
+    log.warning("vcjax: stopped. To resume, run:\n  %s", command())
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _raise_again(lost: Any) -> None:
-    """Repeat the request if Stopped was raised in code whose errors Python drops.
+    """Repeat the request if StopRequested was raised in code whose errors Python drops.
 
     JAX runs such code in a callback of every garbage collection.
     """
@@ -60,16 +106,14 @@ def _raise_again(lost: Any) -> None:
 
 
 @contextlib.contextmanager
-def listening_to_all() -> Iterator[None]:
+def listening_to_all(client: Any) -> Iterator[None]:
     """Also react to signals that other processes of the run receive, while the context is open.
 
     Open it after jax.distributed.initialize, which replaces the handler of SIGTERM by its own.
+    `client` is the client of JAX's coordination service.
     """
-    from jax._src import distributed
-
     global _several
     _several = True
-    client: Any = distributed.global_state.client
     closed = threading.Event()
 
     def look() -> None:
@@ -77,6 +121,9 @@ def listening_to_all() -> Iterator[None]:
             with contextlib.suppress(Exception):  # no notice yet, or the run has failed
                 client.key_value_try_get(_NOTICE)
                 _thread.interrupt_main(signal.SIGTERM)
+                threading.Thread(
+                    target=_end_after_grace, args=(signal.SIGTERM,), daemon=True
+                ).start()
                 return
 
     thread = threading.Thread(target=look, daemon=True)
@@ -112,16 +159,17 @@ def _stop() -> None:
 
 
 def check() -> None:
-    """Raise Stopped if a stop was requested."""
+    """Raise StopRequested if a stop was requested."""
     if _request:
         _stop()
 
 
 @contextlib.contextmanager
 def defer_stop() -> Iterator[None]:
-    """Defer a stop while the context is open: Stopped is raised when the outermost one closes.
+    """Defer a stop while the context is open; the outermost one then raises StopRequested.
 
-    Within the context, `reached` reports the request and `interruptible` allows an immediate stop.
+    Within the context, `stop_requested` reports the request and `interruptible` allows an immediate
+    stop.
     """
     global _deferrals
     _deferrals += 1
@@ -135,7 +183,7 @@ def defer_stop() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Allow an immediate stop while the context is open, inside `deferred`.
+    """Allow an immediate stop while the context is open, inside `defer_stop`.
 
     In a run of several processes this has no effect, since the other processes wait for this one
     at the step where all of them stop.
@@ -170,7 +218,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     ended. A terminal sends Ctrl-C to the child directly; the SIGTERM that follows has no effect.
 
     Raises:
-      Stopped: if a stop was requested, of this process or of the child alone.
+      StopRequested: if a stop was requested, of this process or of the child alone.
     """
     global _program
     with defer_stop(), subprocess.Popen(command, env=environment) as program:

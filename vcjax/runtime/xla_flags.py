@@ -1,7 +1,11 @@
-"""Defaults of XLA's flags, which have to be set before JAX starts its first device."""
+"""Start of the devices, and defaults of XLA's flags, which have to be set before that."""
 
 import importlib.util
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jax
 
 _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 # XLA's own heuristic gives 3D convolutions the channels-first layout on Hopper GPUs; channels last
@@ -21,3 +25,22 @@ def set_defaults() -> None:
     names = [flag.split("=")[0] for flag in flags.split()]
     added = [flag for flag in _CUDA_FLAGS if flag.split("=")[0] not in names]
     os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *added])
+
+
+def devices() -> "list[jax.Device]":
+    """Start JAX and return the devices of this process.
+
+    Raises:
+        ValueError: If the platform that JAX_PLATFORMS requests has no device here.
+    """
+    import jax  # imported late: `set_defaults` precedes it, and --help does not need it
+
+    try:
+        return jax.local_devices()
+    except (RuntimeError, AssertionError) as error:
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).split()) or "no such device, or its plugin is not installed"
+        raise ValueError(
+            f"JAX cannot start a device (JAX_PLATFORMS={platforms}): {reason}; "
+            "install the extra of the device (vcjax[cuda], vcjax[tpu]), or set JAX_PLATFORMS=cpu"
+        ) from error

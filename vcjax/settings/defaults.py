@@ -6,6 +6,8 @@ entry of the paper's bibliography.
 """
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -25,6 +27,7 @@ def paper() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # seed of every random draw; the same seed gives the same run
     config.stages = ("manifest", "ingest", "fisher", "ir", "la", "tune", "evaluate")
+    # stages to run, in order
     config.eval_stages = ("evaluate",)  # stages that follow training and report its result
     config.epochs_scale = 1.0  # factor of the epochs of every stage; at least one epoch remains
     config.num_workers = 0  # processes that render, verify and extract; 0: one per CPU core
@@ -40,7 +43,7 @@ def paper() -> ConfigDict:
     config.fisher = _fisher()
     config.clusters = _clusters()
     config.ir = _training(epochs=40, lr_milestones=(160, 190), init_from="")  # Sec. 4.2, as in [49]
-    config.ir.objective = "instance_recognition"
+    config.ir.objective = "instance_recognition"  # Sec. 3.1
     config.ir.estimator = "sampled_softmax"  # of Eq. 2; or full_softmax, nce (released)
     config.ir.num_negatives = 4096  # negative samples per clip, Sec. 4.2
     config.ir.scale_nce_constant = True  # Z of NCE scales with the collection; released: ImageNet's
@@ -60,6 +63,15 @@ def paper() -> ConfigDict:
     config.evaluation = _evaluation()
     config.svm = _svm()
     return config
+
+
+def flat(config: ConfigDict, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the value of every setting of `config`."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value
 
 
 def _data() -> ConfigDict:
@@ -117,6 +129,7 @@ def _idt() -> ConfigDict:
     idt.detector = "none"  # people, whose motion is not the camera's (Sec. 3.3): hog, onnx:FILE,
     # maskrcnn (the paper's), or none (Table 5)
     idt.people = ""  # folder of human boxes, VIDEO_ID.bb (Sec. 3.3); "": none (Table 5)
+    idt.max_side = 0  # pixels of the larger side, to which larger frames are reduced; 0: as is
     return idt
 
 
@@ -147,7 +160,7 @@ def _clusters() -> ConfigDict:
 
 def _training(*, epochs: int, lr_milestones: tuple[int, ...], init_from: str) -> ConfigDict:
     stage = ConfigDict()
-    stage.epochs = epochs
+    stage.epochs = epochs  # passes over the training videos
     stage.lr_milestones = lr_milestones  # epochs after which the learning rate is divided by 10
     stage.init_from = init_from  # stage that provides initial weights and bank; "": random
     stage.batch_size = 256  # clips per step, Sec. 4.2
@@ -168,7 +181,7 @@ def _aggregation(
     *, epochs: int, lr_milestones: tuple[int, ...], init_from: str, source: str
 ) -> ConfigDict:
     stage = _training(epochs=epochs, lr_milestones=lr_milestones, init_from=init_from)
-    stage.objective = "local_aggregation"
+    stage.objective = "local_aggregation"  # Eq. 3-4
     stage.source = source  # clustered vectors: idt (once), bank or joint (again in every epoch)
     stage.num_background = 4096  # |B_i|, released; 0: the paper's ratio
     stage.num_candidates = 0  # bank rows of the nearest cells to search for B_i, for many millions

@@ -4,8 +4,9 @@ Errors that depend on the videos (more clusters than videos, a missing label col
 the stages.
 """
 
+import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -15,6 +16,8 @@ from vcjax.settings.defaults import (
     FINETUNING_STAGES,
     TRAINING_STAGES,
     SettingsError,
+    flat,
+    paper,
 )
 
 
@@ -24,7 +27,8 @@ class _Rule(NamedTuple):
 
 
 def _one_of(*values: Any) -> _Rule:
-    return _Rule(lambda v: v in values, f"one of {list(values)}")
+    names = ", ".join(str(v) or "nothing" for v in values)
+    return _Rule(lambda v: v in values, f"one of {names}")
 
 
 def _each(rule: _Rule, kind: type, *, count: int | None = None) -> _Rule:
@@ -122,13 +126,79 @@ _NOT_EMPTY = ("stages", "scales", "fisher.descriptors", "retrieval")
 
 
 def check(config: ConfigDict) -> None:
-    """Raise SettingsError, which names the setting, for the first invalid value."""
-    for key, value in _flat(config.to_dict()):
+    """Raise SettingsError, which names the setting, for the first invalid setting or value."""
+    if not isinstance(config, ConfigDict):
+        raise SettingsError(
+            f"get_config of the config file returned a {type(config).__name__}; "
+            "return a modified settings.paper()"
+        )
+    defaults, values = dict(flat(paper())), dict(flat(config))
+    for key in values:
+        if key not in defaults:
+            raise SettingsError(unknown(f"--config.{key}"))
+    if missing := sorted(defaults.keys() - values.keys()):
+        raise SettingsError(
+            f"the config file has no setting {missing[0]}; begin with settings.paper()"
+        )
+    for key, value in values.items():
         rule = _RULES.get(key) or _RULES.get(key.rpartition(".")[2]) or _default(value)
+        shown = f"--config.{key} is {_shown(value)}"
+        if not _has_type(value, defaults[key]):
+            raise SettingsError(f"{shown}; use {_KINDS[type(defaults[key])]}")
         if not rule.holds(value):
-            raise SettingsError(f"--config.{key} is {value!r}; use {rule.description}")
+            raise SettingsError(f"{shown}; use {rule.description}")
+        if _means_none(value):
+            raise SettingsError(f"{shown}, which is no value; for none, leave it empty")
         if value == () and (key in _NOT_EMPTY or key.rpartition(".")[2] in _NOT_EMPTY):
             raise SettingsError(f"--config.{key} is empty")
+    if config.data.manifest and config.data.rendered.num_videos:
+        raise SettingsError(
+            f"--config.data.manifest={config.data.manifest} would be ignored, since the variant "
+            f"(rendered, smoke) renders {config.data.rendered.num_videos} videos; "
+            "use the variant folder, or add --config.data.rendered.num_videos=0"
+        )
+
+
+def unknown(flag: str) -> str:
+    """Return a message for the unknown setting `flag`, --config.KEY, with the closest settings."""
+    key, names = flag.removeprefix("--config."), [name for name, _ in flat(paper())]
+    last = {name: name.rpartition(".")[2] for name in names}
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.8)
+    if not close:  # the section may be wrong
+        alike = difflib.get_close_matches(key.rpartition(".")[2], set(last.values()), n=1)
+        close = [name for name in names if last[name] in alike][:3]
+    advice = " or ".join(f"--config.{name}" for name in close)
+    return f"there is no setting {flag}" + (f"; did you mean {advice}?" if close else "")
+
+
+_KINDS = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    tuple: "values in brackets",
+}
+
+
+def _has_type(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    accepted: Any = {float: int | float, tuple: tuple | list}.get(type(default), type(default))
+    return isinstance(value, accepted)
+
+
+def _means_none(value: Any) -> bool:
+    """Return True if text, or an element of a tuple, is the name of the value of no value."""
+    if isinstance(value, tuple | list):
+        return any(map(_means_none, value))
+    return isinstance(value, str) and value.strip().lower() in ("none", "null")
+
+
+def _shown(value: Any) -> str:
+    """Return `value` as it is written on the command line."""
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(str, value))})"
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 def _default(value: Any) -> _Rule:
@@ -138,11 +208,3 @@ def _default(value: Any) -> _Rule:
     if isinstance(value, str):
         return _Rule(lambda v: v.isprintable(), "no line breaks or other control characters")
     return _Rule(lambda v: True, "anything")
-
-
-def _flat(values: dict[str, Any], above: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, (*above, key))
-        else:
-            yield ".".join((*above, key)), value

@@ -137,7 +137,7 @@ def apply_variants(config: ConfigDict, variant: str) -> ConfigDict:
     """
     for name in filter(None, variant.split(",")):
         if name not in VARIANTS:
-            raise SettingsError(f"variant {name!r} is unknown; use one of {sorted(VARIANTS)}")
+            raise SettingsError(f"variant {name!r} is unknown; use one of {', '.join(VARIANTS)}")
         VARIANTS[name](config)
     return config
 

@@ -20,6 +20,7 @@ from vcjax.training.step import Scalars
 log = logging.getLogger(__name__)
 
 _EXPLODED = 10.0  # factor over max(first loss, 1)
+_LARGEST_WEIGHT = 1e4  # far above trained weights; activations of larger ones overflow
 _ALIKE = 0.99  # mean cosine similarity of the embeddings of two videos
 _EPOCHS_ALIKE = 3  # consecutive epochs; early in training, similar embeddings are normal
 _TAKES_ALL = 0.8  # fraction of the videos in the largest cluster
@@ -89,7 +90,7 @@ class LossMonitor:
         step = steps[-1][0]
         if hosts.is_primary():
             report = {"step": step, "problem": problem, "video_ids": videos}
-            (self._directory / "bad_batch.json").write_text(json.dumps(report, indent=1))
+            (self._directory / "bad_batch.json").write_text(json.dumps(report, indent=1), "utf-8")
         last = f"the last good checkpoint is {self._directory / 'checkpoints' / str(latest)}"
         raise FloatingPointError(
             f"{self._name}: {problem} at step {step}; "
@@ -107,6 +108,24 @@ def _listed(video_ids: Sequence[str], most: int = 8) -> str:
     return ", ".join(video_ids[:most]) + (", ..." if len(video_ids) > most else "")
 
 
+def problem_of_weights(params: Any, statistics: Any) -> str:
+    """Return the problem of weights that have diverged, or "" if they have not.
+
+    Batch normalization hides weights that grow without bound from the loss: only embeddings with
+    running statistics overflow, to zero.
+    """
+    if not is_finite((params, statistics)):
+        return "weights are not finite after the update"
+    if (largest := float(_largest(params))) > _LARGEST_WEIGHT:
+        return f"training has diverged: a weight is {largest:.2g} after the update"
+    return ""
+
+
+@jax.jit
+def _largest(arrays: Any) -> Array:
+    return jnp.stack([jnp.abs(x).max() for x in jax.tree.leaves(arrays)]).max()
+
+
 @jax.jit
 def is_finite(arrays: Any) -> Array:
     """Return True if every element of every array in the pytree is finite."""
@@ -117,17 +136,14 @@ class StallMonitor:
     """Stopwatch of the time that the training loop waits for clips and for the device.
 
     If the device is slower than the readers, the loop waits for results of the device. If the
-    readers are slower, the loop waits for clips while the device is idle. A background thread logs
-    a warning during a single wait of more than a minute.
+    readers are slower, the loop waits for clips while the device is idle. A warning is logged
+    during a single wait of more than a minute.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._waiting: tuple[str, float] | None = None
-        self._closed = threading.Event()
         self._starved = False
         self.restart()
-        threading.Thread(target=self._look, daemon=True).start()
 
     def restart(self) -> None:
         """Reset all times to zero."""
@@ -138,11 +154,13 @@ class StallMonitor:
     def waits(self, source: str) -> Iterator[None]:
         """Count the time inside the context as waiting for `source`, "input" or "device"."""
         begin = time.monotonic()
-        self._waiting = source, begin
+        warning = threading.Timer(_LONG, self._warn_of_wait, [source])
+        warning.daemon = True
+        warning.start()
         try:
             yield
         finally:
-            self._waiting = None
+            warning.cancel()
             self._waited[source] += time.monotonic() - begin
 
     def read(self, num_clips: int) -> Scalars:
@@ -163,22 +181,13 @@ class StallMonitor:
                 _READING,
             )
 
-    def close(self) -> None:
-        """Stop the background thread."""
-        self._closed.set()
-
-    def _look(self) -> None:
-        reported: tuple[str, float] | None = None
-        while not self._closed.wait(_LONG / 10):
-            waiting = self._waiting
-            if waiting and waiting != reported and time.monotonic() - waiting[1] > _LONG:
-                reported = waiting
-                reason = (
-                    f"clips while the device is idle: try {_READING}"
-                    if waiting[0] == "input"
-                    else "the device (the first step compiles); clips are ready"
-                )
-                log.warning("%s: waiting for %.0f s for %s", self._name, _LONG, reason)
+    def _warn_of_wait(self, source: str) -> None:
+        reason = (
+            f"clips while the device is idle: try {_READING}"
+            if source == "input"
+            else "the device (the first step compiles); clips are ready"
+        )
+        log.warning("%s: waiting for %.0f s for %s", self._name, _LONG, reason)
 
 
 _READING = (

@@ -123,7 +123,7 @@ class TrainingRun:
         self._writer = stack.enter_context(
             contextlib.closing(metrics.Writer(workdir, name, step=self._first))
         )
-        self._clock = stack.enter_context(contextlib.closing(diagnostics.StallMonitor(name)))
+        self._clock = diagnostics.StallMonitor(name)
         self._bar = stack.enter_context(
             progress.bar(desc=name, unit="step", total=self._num_steps, initial=self._first)
         )
@@ -241,13 +241,14 @@ class TrainingRun:
         )
 
     def _save(self) -> None:
-        """Write the checkpoint unless it exists; raise if the loss or a weight is not finite."""
+        """Write the checkpoint unless it exists; raise if training has diverged."""
         latest = self._checkpoints.latest
         if latest == self.step:
             return
         self._window.check(latest)
-        if not diagnostics.is_finite((self._state.params, self._state.statistics)):
-            self._window.fail_after_last("weights are not finite after the update", latest)
+        problem = diagnostics.problem_of_weights(self._state.params, self._state.statistics)
+        if problem:
+            self._window.fail_after_last(problem, latest)
         self._checkpoints.save(self.step, self._stored(self._state))
 
     def _keep(self) -> None:

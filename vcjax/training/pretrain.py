@@ -197,7 +197,9 @@ def _restored(
     the bank is zero in the checkpoint.
     """
     is_video = jnp.arange(first.labels.shape[1]) < num_videos
-    labels = jnp.where(is_video, arrays["labels"], kmeans.UNLABELLED)
+    # With another sharding, the first step would be another program than the compiled one.
+    masked = jax.jit(jnp.where, out_shardings=first.labels.sharding)
+    labels = masked(is_video, arrays["labels"], kmeans.UNLABELLED)
     if first.cells is not None:
         cells = inverted_file.make(arrays["cells"], labels[-1], devices)
         arrays, labels = arrays | {"cells": cells}, labels[:-1]
@@ -228,7 +230,8 @@ def _validate(
     for column in train.own_labels:
         train_labels, test_labels = (np.array(m.labels[column]) for m in (train, test))
         if set(train_labels) & set(test_labels) - {""}:
+            counted = decoded & (test_labels != "")
             scalars[f"validation/{column}"] = float(
-                np.mean((train_labels[nearest] == test_labels)[decoded])
+                np.mean((train_labels[nearest] == test_labels)[counted])
             )
     return scalars

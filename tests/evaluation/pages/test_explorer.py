@@ -62,7 +62,7 @@ def _data(page):
 
 
 def test_neighbors_clusters_answers_and_curves_are_the_runs(runs):
-    (run,) = _data(runs[0] / "evaluate" / "explorer.html")["runs"]
+    (run,) = _data(runs[0] / "evaluate" / "index.html")["runs"]
     (source,) = run["sources"]
     assert {*source["neighbors"][5][:2]} == {4, 6} and len(source["neighbors"][5]) == 12
     assert [cluster["size"] for cluster in source["clusters"]] == [6, 5, 5]

@@ -2,23 +2,20 @@
 
 import contextlib
 import hashlib
-import os
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vcjax.data import folders
+from vcjax.data.folders import ManifestError
 from vcjax.data.layouts import hmdb51, kinetics, something, ucf101
 from vcjax.data.layouts.listing import Layout, Listed, ListError
-from vcjax.data.manifest import VIDEO_SUFFIXES
-from vcjax.runtime import filesystem
 
 LAYOUTS: tuple[Layout, ...] = (ucf101.LAYOUT, hmdb51.LAYOUT, kinetics.LAYOUT, something.LAYOUT)
 FOLDER = "plain folder"
 _LIST_SUFFIXES = (".txt", ".csv", ".json")
-_SIDES = {"train": "train", "training": "train"} | dict.fromkeys(
-    ("val", "validate", "validation", "test"), "test"
-)
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,7 @@ class MatchedVideos:
     left_out: int  # number of files whose videos are listed but not in the split
     unlisted: tuple[Path, ...]  # files that are not in any list
     extra: tuple[Path, ...]  # additional files of a video
+    skipped: str = ""  # line that counts the other entries of the folder by reason
 
 
 def find(root: Path, lists: Path | None, *, split: int | None) -> MatchedVideos:
@@ -45,17 +43,20 @@ def find(root: Path, lists: Path | None, *, split: int | None) -> MatchedVideos:
       split: number of the split of UCF101 or HMDB51 (default: 1).
 
     Raises:
-      ListError: if a folder is missing, there are no videos, a list is invalid, or with `lists` or
-        `split` no list matches.
+      ManifestError: if a folder is missing, or `root` is not a valid folder of videos.
+      ListError: if a list is invalid, or with `lists` or `split` no list matches.
     """
-    for folder in (root, *([lists] if lists else [])):
-        if not folder.is_dir():
-            raise ListError(f"{folder}: no such folder")
-    files = [path for path in _files(root) if path.suffix.lower() in VIDEO_SUFFIXES]
+    return _find(root, folders.walk(root), lists, split)
+
+
+def _find(
+    root: Path, listing: folders.Listing, lists: Path | None, split: int | None
+) -> MatchedVideos:
+    files, skipped = listing
     if not files:
-        raise ListError(f"{root}: no video files ({', '.join(VIDEO_SUFFIXES)}) in this folder")
+        raise ManifestError(folders.no_videos(root, skipped))
     lists_at = lists or root
-    candidates = [p for p in _files(lists_at) if p.suffix.lower() in _LIST_SUFFIXES]
+    candidates = folders.walk(lists_at, _LIST_SUFFIXES).files
     matches = [
         _match(layout, videos, files)
         for layout in LAYOUTS
@@ -63,7 +64,7 @@ def find(root: Path, lists: Path | None, *, split: int | None) -> MatchedVideos:
     ]
     best = max(matches, key=lambda x: len(x.videos) + x.left_out, default=None)
     if best and (best.videos or best.left_out):
-        return best
+        return replace(best, skipped=skipped)
     if lists or split:
         names = [layout.name for layout in LAYOUTS if layout.num_splits > 1 or not split]
         present = ", ".join(x.layout for x in matches) or f"none of {', '.join(names)}"
@@ -71,7 +72,10 @@ def find(root: Path, lists: Path | None, *, split: int | None) -> MatchedVideos:
             f"no list in {lists_at} names any of the {len(files)} videos in {root}; "
             f"lists there: {present}; pass the folder of the official lists by --lists"
         )
-    return _folder(root, files)
+    columns = folders.columns(root, files)
+    rows = zip(columns["video_id"], columns["class"], columns["split"], strict=True)
+    plain = dict(zip(files, itertools.starmap(Listed, rows), strict=True))
+    return MatchedVideos(FOLDER, plain, (), 0, (), (), skipped)
 
 
 def find_splits(root: Path, lists: Path | None) -> dict[str, MatchedVideos]:
@@ -80,33 +84,18 @@ def find_splits(root: Path, lists: Path | None) -> dict[str, MatchedVideos]:
     A data set without numbered splits has the single key "". Splits without lists are omitted.
 
     Raises:
-      ListError: as in `find`.
+      ManifestError, ListError: as in `find`.
     """
-    first = find(root, lists, split=None)
+    listing = folders.walk(root)
+    first = _find(root, listing, lists, None)
     layout = next((x for x in LAYOUTS if x.name == first.layout), None)
     if not layout or layout.num_splits == 1:
         return {"": first}
     splits = {"split1": first}
     for number in range(2, layout.num_splits + 1):
         with contextlib.suppress(ListError):
-            splits[f"split{number}"] = find(root, lists, split=number)
+            splits[f"split{number}"] = _find(root, listing, lists, number)
     return splits
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return all files below `folder`, sorted; follow links and ignore hidden files and folders."""
-    if filesystem.is_remote(folder):
-        return [path for path in filesystem.files(folder) if "/." not in path.as_posix()]
-    files, visited = [], set()
-    for directory, folders, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(directory)
-        if place in visited:  # links may form a cycle
-            folders.clear()
-            continue
-        visited.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [Path(directory, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in files if path.is_file())
 
 
 def _match(layout: Layout, listed: Mapping[str, Listed], files: Sequence[Path]) -> MatchedVideos:
@@ -137,23 +126,6 @@ def _preference(path: Path) -> tuple[bool, bool, Path]:
     """Return a sort key: non-empty files first, then replacement files shipped with Kinetics."""
     replaced = any(part.startswith("replacement") for part in path.parts)
     return not path.stat().st_size, not replaced, path
-
-
-def _folder(root: Path, files: Sequence[Path]) -> MatchedVideos:
-    """Return the videos of a plain folder.
-
-    The class is the parent folder. The split is the top folder (train, val or test) if every video
-    is in such a folder and both sides occur; otherwise it is empty.
-    """
-    parts = {path: path.relative_to(root).parts for path in files}
-    sides = [_SIDES.get(p[0].lower(), "") if len(p) > 1 else "" for p in parts.values()]
-    divided = all(sides) and len(set(sides)) == 2
-    videos = {}
-    for (path, relative), side in zip(parts.items(), sides, strict=True):
-        folders = relative[1:-1] if divided else relative[:-1]
-        name = path.relative_to(root).with_suffix("").as_posix()
-        videos[path] = Listed(name, folders[-1] if folders else "", side if divided else "")
-    return MatchedVideos(FOLDER, videos, (), 0, (), ())
 
 
 def duplicates(paths: Iterable[Path]) -> list[tuple[Path, ...]]:

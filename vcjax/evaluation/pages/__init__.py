@@ -1,1 +1,1 @@
-"""The pages of a run: its clusters, and an explorer of its videos."""
+"""The page of a run: its results, clusters and videos."""

@@ -1,17 +1,19 @@
-"""The explorer: a self-contained HTML page of one run, or of two runs side by side.
+"""The explorer: an HTML page of one run, or of two runs side by side, which opens from disk.
 
-It shows clusters, nearest neighbors of any video, a map of the embeddings, confusion matrices and
-learning curves, for two representations at a time (the comparison of Fig. 2 and Fig. 3).
+It shows the results, nearest neighbors of any video, a map of the embeddings, clusters, confusion
+matrices and learning curves, for two representations at a time (the comparison of Fig. 2 and 3).
 """
 
 import base64
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -21,13 +23,12 @@ from vcjax.clustering import neighbors
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes, report_table
-from vcjax.evaluation.pages import clusters, contact_sheets
+from vcjax.evaluation.pages import cluster_sheets, contact_sheets
 from vcjax.runtime import atomic, progress, stage_cache
 
 _MAX_VIDEOS = 2000  # random sample of a larger collection
 _MAX_MAPPED = 1000  # videos for t-SNE; larger collections are mapped by PCA
 _NUM_NEIGHBORS = 12
-_NUM_NEAREST = 8  # videos shown of each cluster
 _MAX_BYTES = 14e6  # of all thumbnails in base64
 _BYTES_A_FRAME = 3600  # of one thumbnail in base64, estimated
 _MAX_FRAMES = 8  # of each video
@@ -37,11 +38,9 @@ _SIZE = (96, 72)  # width and height of a thumbnail in pixels
 
 
 class Source(NamedTuple):
-    """One representation of the videos, with its clusters and the predictions of a linear probe."""
+    """One representation of the videos, with the predictions of a linear probe."""
 
     embedding: Float[np.ndarray, "n d"]
-    clusters: Int[np.ndarray, " n"]  # of the first K-means run; -1 if not a training video
-    has_point: Shaped[np.ndarray, " n"]  # False without trajectories
     # label -> rows of the test videos, and the predictions for them
     predictions: Mapping[str, tuple[Int[np.ndarray, " q"], Shaped[np.ndarray, " q"]]]
 
@@ -65,8 +64,6 @@ def save(
     arrays: dict[str, np.ndarray] = {}
     for name, source in sources.items():
         arrays[f"{name}/embedding"] = source.embedding[rows].astype(np.float16)
-        arrays[f"{name}/clusters"] = source.clusters[rows]
-        arrays[f"{name}/has_point"] = source.has_point[rows]
         for label, (test, predictions) in source.predictions.items():
             shown = np.isin(test, rows)
             arrays[f"{name}/rows/{label}"] = np.array(
@@ -97,19 +94,20 @@ def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
             labels = [key[len(start) :] for key in arrays.files if key.startswith(start)]
             sources[name] = Source(
                 arrays[f"{name}/embedding"].astype(np.float32),
-                arrays[f"{name}/clusters"],
-                arrays[f"{name}/has_point"],
                 {k: (arrays[start + k], arrays[f"{name}/told/{k}"]) for k in labels},
             )
     return manifest, sources
 
 
 def write(runs: Sequence[Path], out: Path) -> None:
-    """Write the page of one run, or of two runs to compare, given the folders of evaluated runs."""
+    """Write the page of one run, or of two runs to compare, given the folders of evaluated runs.
+
+    The page contains everything except the images of clusters, which it refers to in the runs.
+    """
     loaded = [load(run / "evaluate") for run in runs]
     thumbs, places = _thumbs([manifest for manifest, _ in loaded])
     described = [
-        _run(run, manifest, sources, place)
+        _run(run, manifest, sources, place, out.parent)
         for run, (manifest, sources), place in zip(runs, loaded, places, strict=True)
     ]
     names = [name for _, sources in loaded for name in sources]
@@ -130,15 +128,23 @@ def _pair(names: Sequence[str]) -> tuple[int, int]:
 
 
 def _run(
-    run: Path, manifest: Manifest, sources: Mapping[str, Source], place: Sequence[int]
+    run: Path,
+    manifest: Manifest,
+    sources: Mapping[str, Source],
+    place: Sequence[int],
+    folder: Path,
 ) -> dict[str, Any]:
-    report = json.loads((run / "report.json").read_text())
+    report = json.loads((run / "report.json").read_text("utf-8"))
     entries = {**report["models"], **({"idt": report["idt"]} if "idt" in report else {})}
-    columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
+    described = cluster_sheets.load(run / "evaluate")
+    row_of = {video_id: row for row, video_id in enumerate(manifest.video_ids)}
     bar = progress.bar(sources.items(), desc="explorer: maps", unit="map")
     return {
         "name": run.absolute().name,
-        "columns": list(columns),
+        "dataset": report["dataset"],
+        "folder": quote(Path(os.path.relpath(run / "evaluate", folder)).as_posix()),
+        "notes": report_table.notes(report),
+        "columns": list(manifest.own_labels),
         "videos": [
             {
                 "id": video_id,
@@ -148,7 +154,13 @@ def _run(
             for row, video_id in enumerate(manifest.video_ids)
         ],
         "sources": [
-            _source(name, source, columns, entries[name]["clusters"]["ami"]) for name, source in bar
+            _source(source, described[name], row_of)
+            | {
+                "name": name,
+                "title": report_table.TITLES[name],
+                "ami": entries[name]["clusters"]["ami"],
+            }
+            for name, source in bar
         ],
         "curves": curves(run / "metrics.jsonl"),
         "tables": _tables(report),
@@ -156,33 +168,19 @@ def _run(
 
 
 def _source(
-    name: str, source: Source, columns: Mapping[str, np.ndarray], ami: Mapping[str, float]
+    source: Source, described: Mapping[str, Any], row_of: Mapping[str, int]
 ) -> dict[str, Any]:
     unit = probes.unit(source.embedding)
     count = min(_NUM_NEIGHBORS + 1, len(unit))
     order = neighbors.nearest(unit, unit, num_neighbors=count)
     near = [[int(j) for j in row if j != i][: count - 1] for i, row in enumerate(order)]
-    training = np.flatnonzero(source.clusters >= 0)
-    described = clusters.describe(
-        source.embedding[training],
-        source.clusters[training],
-        {label: values[training] for label, values in columns.items()},
-        has_point=source.has_point[training],
-        num_nearest=_NUM_NEAREST,
-    )
     return {
-        "title": report_table.TITLES[name],
         "neighbors": near,
         "map": np.round(plane(unit), 3).tolist(),
-        "ami": dict(ami),
+        "summary": described["summary"],
         "clusters": [
-            {
-                "number": cluster.number,
-                "size": cluster.size,
-                "nearest": training[list(cluster.nearest)].tolist(),
-                "common": {k: [c.value, round(c.share, 3)] for k, c in cluster.common.items()},
-            }
-            for cluster in described
+            {**cluster, "nearest": [row_of[v] for v in cluster["ids"] if v in row_of]}
+            for cluster in described["clusters"]
         ],
         "predictions": {
             label: {"rows": rows.tolist(), "values": predictions.tolist()}
@@ -216,7 +214,7 @@ def plane(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
 def curves(path: Path) -> dict[str, dict[str, list[list[float]]]]:
     """Return stage -> metric -> pairs [epoch, value] from the lines of `metrics.jsonl`."""
     points: dict[str, dict[str, list[list[float]]]] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:  # a killed run can leave an incomplete last line

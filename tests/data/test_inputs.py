@@ -1,0 +1,332 @@
+"""Videos of many kinds by verdict: the number of frames that players show, or the reason.
+
+Every frame of the test videos differs, and every clip has to be a part of the whole video.
+"""
+
+import itertools
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.bitstream import BitStreamFilterContext
+
+from vcjax.data import __main__ as command
+from vcjax.data import manifest, verify, video
+from vcjax.idt import __main__ as idt_command
+from vcjax.idt import collection, extraction
+from vcjax.idt.trajectories import IdtSettings
+
+NUM_FRAMES = 40
+GOP = {"g": "12"}
+B_FRAMES = {"g": "12", "bf": "2"}
+CONTAINERS = {  # name: options of the encoder
+    "h264.mp4": B_FRAMES,
+    "h264.mov": B_FRAMES,
+    "h264.mkv": B_FRAMES,
+    "h264.ts": B_FRAMES,
+    "h264.m2ts": B_FRAMES,
+    "h264.flv": B_FRAMES,
+    "h264.avi": GOP | {"bf": "0"},
+    "no_b_frames.mkv": GOP | {"bf": "0"},
+    "no_b_frames.ts": GOP | {"bf": "0"},
+    "hevc.mp4": {"codec": "libx265", "g": "12"},
+    "hevc.mkv": {"codec": "libx265", "g": "12"},
+    "av1.mp4": {"codec": "libsvtav1", "g": "12"},
+    "av1.webm": {"codec": "libsvtav1", "g": "12"},
+    "vp8.webm": {"codec": "libvpx", "auto-alt-ref": "1", "lag-in-frames": "16", "g": "12"},
+    "vp9.webm": {"codec": "libvpx-vp9", "lag-in-frames": "16", "g": "12"},
+    "vp9.mkv": {"codec": "libvpx-vp9", "g": "12"},
+    "mpeg4.avi": {"codec": "mpeg4", "g": "12"},
+    "mpeg4.mp4": {"codec": "mpeg4", "g": "12", "bf": "2"},
+    "mpeg4.mkv": {"codec": "mpeg4", "g": "12"},
+    "mpeg4.3gp": {"codec": "mpeg4", "g": "12"},
+    "mpeg2.ts": {"codec": "mpeg2video", "g": "12", "bf": "2"},
+    "mpeg2.mpg": {"codec": "mpeg2video", "g": "12"},
+    "mpeg1.mpg": {"codec": "mpeg1video", "g": "12"},
+    "msmpeg4.asf": {"codec": "msmpeg4", "g": "12"},
+    "wmv2.wmv": {"codec": "wmv2", "g": "12"},
+    "flv1.flv": {"codec": "flv", "g": "12"},
+    "ffv1.avi": {"codec": "ffv1"},
+    "ffv1.mkv": {"codec": "ffv1"},
+    "all_keys.mp4": {"g": "1"},
+    "one_key.mkv": {"g": "1000", "bf": "0"},
+}
+
+
+def assert_whole(path, num_frames):
+    """Verified with `num_frames`, and any clip shows the frames with the same indices."""
+    whole = np.stack(list(video.frames(path)))
+    assert len(whole) == num_frames == video.probe(path, decode=True).num_frames
+    assert video.probe(path, decode=False).num_frames == num_frames
+    for start in (0, 1, 11 % num_frames, 13 % num_frames, num_frames // 2, num_frames - 4):
+        expected = whole[(start + np.arange(6)) % num_frames]
+        np.testing.assert_array_equal(video.clip(path, start, 6), expected, str(start))
+    return whole
+
+
+def assert_refused(path, reason):
+    """Refused by verification, by reading all frames, and thus by `prepare` and `extract`."""
+    for read in (lambda: video.probe(path, decode=True), lambda: list(video.frames(path))):
+        with pytest.raises(video.DecodeError, match=reason) as raised:
+            read()
+        assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def written(folder, write_video, name, num_frames=NUM_FRAMES):
+    return write_video(folder / name, num_frames, **CONTAINERS[name])
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_whole_file_is_read_to_its_end(tmp_path, write_video, name):
+    assert_whole(written(tmp_path, write_video, name), NUM_FRAMES)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+@pytest.mark.parametrize("share", [0.5, 0.75])
+def test_a_part_of_a_file_is_refused(tmp_path, write_video, name, share):
+    path = written(tmp_path, write_video, name)
+    contents = path.read_bytes()
+    path.write_bytes(contents[: int(share * len(contents)) // 2 * 2 + 1])
+    assert_refused(path, "truncated|damaged|Invalid data|no frame")
+
+
+@pytest.mark.parametrize("packets", [0.4, 0.5, 0.6, 0.7, 0.8])
+def test_a_stream_that_ends_between_transport_packets_is_refused(tmp_path, write_video, packets):
+    path = write_video(tmp_path / "cut.ts", NUM_FRAMES, size=(96, 128), **GOP)
+    contents = path.read_bytes()
+    last = int(packets * len(contents)) // 188
+    # until a packet of the video that does not end a frame
+    while (
+        contents[188 * last - 187 : 188 * last - 185] != b"\1\0" or contents[188 * last - 185] & 32
+    ):
+        last -= 1
+    path.write_bytes(contents[: 188 * last])
+    assert_refused(path, "truncated|damaged")
+
+
+def remuxed(source, path, change=lambda packet: packet, options=None):
+    """Copy the video of a file packet by packet, without the packets that `change` rejects."""
+    with av.open(source) as packets, av.open(path, "w", options=options or {}) as container:
+        stream = container.add_stream_from_template(packets.streams.video[0])
+        for packet in packets.demux(video=0):
+            if packet.dts is not None and (packet := change(packet)):
+                packet.stream = stream
+                container.mux(packet)
+    return path
+
+
+def test_half_a_live_stream_is_refused(tmp_path, write_video):
+    source = written(tmp_path, write_video, "vp9.webm")
+    path = remuxed(source, tmp_path / "live.webm", options={"live": "1"})
+    np.testing.assert_array_equal(
+        assert_whole(path, NUM_FRAMES), np.stack(list(video.frames(source)))
+    )
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert_refused(path, "truncated")
+
+
+@pytest.mark.parametrize("hidden", [1, 7, 13, 25])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_frames_before_an_edit_are_not_shown(tmp_path, write_video, hidden, suffix, b_frames):
+    source = write_video(tmp_path / "long_gop.mp4", NUM_FRAMES, g="250", bf=str(b_frames))
+
+    def earlier(packet):
+        packet.pts -= int(hidden / 25 / packet.time_base)
+        packet.dts -= int(hidden / 25 / packet.time_base)
+        return packet
+
+    path = remuxed(source, tmp_path / f"trimmed{suffix}", earlier)
+    shown = assert_whole(path, NUM_FRAMES - hidden)
+    np.testing.assert_array_equal(shown, np.stack(list(video.frames(source)))[hidden:])
+
+
+@pytest.mark.parametrize("codec, bf", [("mpeg4", 0), ("libx264", 0), ("ffv1", 0), ("libx264", 2)])
+@pytest.mark.parametrize("pts", [lambda t: t + t // 3, lambda t: t + 10 * (t > 20)])
+def test_dropped_frames_of_an_avi_file_are_not_missing(tmp_path, write_video, codec, bf, pts):
+    options = {"g": "12", "bf": str(bf)} if codec != "ffv1" else {}
+    path = write_video(tmp_path / "dropped.avi", NUM_FRAMES, codec=codec, pts=pts, **options)
+    assert_whole(path, NUM_FRAMES)
+
+
+def test_b_frames_copied_into_an_avi_file(tmp_path, write_video):
+    source = write_video(tmp_path / "b.mp4", NUM_FRAMES, g="12", bf="3")
+    path = tmp_path / "copied.avi"
+    with av.open(source) as packets, av.open(path, "w") as container:
+        template = packets.streams.video[0]
+        stream = container.add_stream_from_template(template)
+        start_codes = BitStreamFilterContext("h264_mp4toannexb", template)
+        for packet in packets.demux(video=0):
+            for part in start_codes.filter(packet if packet.dts is not None else None):
+                part.stream = stream
+                container.mux(part)
+    np.testing.assert_array_equal(
+        assert_whole(path, NUM_FRAMES), np.stack(list(video.frames(source)))
+    )
+
+
+def test_a_declared_count_that_is_too_high_is_no_damage(tmp_path, write_video):
+    path = write_video(tmp_path / "video.avi", NUM_FRAMES, codec="mpeg4", g="12")
+    contents = path.read_bytes()
+    for tag, offset in ((b"avih", 8 + 16), (b"strh", 8 + 32)):
+        place = contents.index(tag) + offset
+        assert struct.unpack_from("<I", contents, place)[0] == NUM_FRAMES
+        contents = contents[:place] + struct.pack("<I", 2 * NUM_FRAMES) + contents[place + 4 :]
+    path.write_bytes(contents)
+    assert video.probe(path, decode=True).num_frames == NUM_FRAMES
+
+
+MATRICES = {  # a b c d: (x, y) is shown at (a x + c y, b x + d y)
+    "1 0 0 1": lambda p: p,
+    "-1 0 0 1": lambda p: p[:, :, ::-1],
+    "1 0 0 -1": lambda p: p[:, ::-1],
+    "-1 0 0 -1": lambda p: p[:, ::-1, ::-1],
+    "0 1 1 0": lambda p: p.swapaxes(1, 2),
+    "0 1 -1 0": lambda p: np.rot90(p, 3, (1, 2)),
+    "0 -1 1 0": lambda p: np.rot90(p, 1, (1, 2)),
+    "0 -1 -1 0": lambda p: p[:, ::-1, ::-1].swapaxes(1, 2),
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_all_eight_orientations(tmp_path, write_video, matrix, suffix):
+    path = write_video(tmp_path / f"video{suffix}", 8)
+    stored = np.stack(list(video.frames(path)))
+    a, b, c, d = (int(x) << 16 for x in matrix.split())
+    content = path.read_bytes()
+    place = content.index(b"tkhd") + 4 + 40
+    header = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:place] + header + content[place + len(header) :])
+    np.testing.assert_array_equal(assert_whole(path, 8), MATRICES[matrix](stored))
+
+
+def with_two_streams(path, default):
+    """Write streams of 32 x 32 and 64 x 48 pixels; `default` lists the default streams."""
+    with av.open(path, "w") as container:
+        streams = []
+        for index, (width, height) in enumerate(((32, 32), (64, 48))):
+            stream = container.add_stream("libx264", rate=Fraction(25))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.disposition = av.stream.Disposition.default if index in default else 0
+            streams.append(stream)
+        for _, stream in itertools.product(range(10), streams):
+            picture = np.full((stream.height, stream.width, 3), 90, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov"])
+@pytest.mark.parametrize("default, size", [([0], (32, 32)), ([1], (48, 64)), ([], (32, 32))])
+def test_the_default_of_two_streams_is_read(tmp_path, suffix, default, size):
+    path = with_two_streams(tmp_path / f"two{suffix}", default)
+    assert np.stack(list(video.frames(path))).shape == (10, *size, 3)
+    assert video.probe(path, decode=True)[:3] == (10, *size)
+    assert video.clip(path, 4, 3).shape == (3, *size, 3)
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+def test_a_change_of_resolution_is_refused_by_name(tmp_path, write_video, suffix):
+    parts = [
+        write_video(tmp_path / "a.ts", 20, size=(48, 64)),
+        write_video(tmp_path / "b.ts", 20, size=(96, 64)),
+    ]
+    path = tmp_path / "changes.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    if suffix != ".ts":
+        clock = itertools.count()
+
+        def in_order(packet):
+            packet.pts = packet.dts = next(clock) * 3600
+            return packet
+
+        path = remuxed(path, path.with_suffix(suffix), in_order)
+    assert_refused(path, "frame 20 has 64 x 96 pixels, the frames before it 64 x 48")
+    with pytest.raises(video.DecodeError, match="changes"):
+        video.clip(path, 16, 8)
+
+
+@pytest.fixture
+def half(tmp_path, write_video):
+    """A folder of one whole video and half a webm file."""
+    write_video(tmp_path / "in" / "whole.mp4", 20)
+    path = write_video(tmp_path / "in" / "half.webm", 20, codec="libvpx-vp9")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return tmp_path / "in"
+
+
+def test_prepare_refuses_half_a_video(half, tmp_path):
+    arguments = ["prepare", str(half), str(tmp_path / "out"), "--num_workers=1"]
+    with pytest.raises(SystemExit, match="(?s)1 of 2 videos.*half: .*truncated"):
+        command.main(arguments)
+    command.main([*arguments, "--on_error=skip"])
+    assert manifest.read(tmp_path / "out").video_ids == ("whole",)
+
+
+def test_extraction_refuses_half_a_video(half, tmp_path):
+    arguments = ["extract", f"--manifest={half}", f"--out={tmp_path}", "--num_workers=1"]
+    with pytest.raises(SystemExit, match="(?s)1 videos failed.*half: .*truncated"):
+        idt_command.main(arguments)
+
+
+def test_files_that_cannot_be_sought_are_reported_once(tmp_path, write_video, caplog):
+    paths = [
+        write_video(tmp_path / f"{i}.avi", 20, codec="mpeg4", g="12", bf="2") for i in range(3)
+    ]
+    paths.append(write_video(tmp_path / "whole.mp4", 20))
+    assert verify.probe_all([str(p) for p in paths], decode=True, num_workers=1) == [20] * 4
+    (line,) = caplog.messages
+    assert "3 of 4 files cannot be sought" in line and "vcjax data prepare" in line
+
+
+def test_a_clip_far_into_a_matroska_file_is_decoded_from_a_key_frame(
+    tmp_path, write_video, monkeypatch
+):
+    path = write_video(tmp_path / "long.mkv", 400, size=(32, 32), g="10")
+    expected = np.stack(list(video.frames(path)))[390:396]
+    count = itertools.count()
+    packet_decoder = video.readers._decode
+
+    def counted(packets, stream):
+        for frame in packet_decoder(packets, stream):
+            next(count)
+            yield frame
+
+    monkeypatch.setattr(video.readers, "_decode", counted)
+    np.testing.assert_array_equal(video.clip(path, 390, 6), expected)
+    assert next(count) < 30
+
+
+def test_large_frames_are_reported_and_can_be_reduced(tmp_path, write_video, caplog):
+    path = write_video(tmp_path / "large.mp4", 2, size=(720, 1440))
+    how = dict(matcher="flow", people=None)
+    collection.jobs({"large": str(path)}, tmp_path / "a", **how)
+    (line,) = caplog.messages
+    assert "1 of 1 videos have large frames, up to 1440 x 720 pixels (large)" in line
+    collection.jobs({"large": str(path)}, tmp_path / "a", **how, max_side=240)
+    assert len(caplog.messages) == 1
+    settings = IdtSettings(max_side=240)
+    steps = list(extraction.follow(path, extraction.estimated(None, "flow", settings), settings))
+    assert [step.picture.shape for step in steps] == [(120, 240, 3)] * 2
+
+
+def test_boxes_and_homographies_are_reduced_with_the_frames(write_video, tmp_path):
+    path = write_video(tmp_path / "video.mp4", 20, size=(128, 192))
+    shift = np.tile(np.array([[1, 0, 2], [0, 1, 0], [0, 0, 1.0]]), (19, 1, 1))
+    half_shift = np.tile(np.array([[1, 0, 1], [0, 1, 0], [0, 0, 1.0]]), (19, 1, 1))
+    small = [step.picture for step in extraction.follow(path, *_motion(shift, 96))]
+    reduced = extraction.extract(path, homographies=shift, settings=IdtSettings(max_side=96))
+    given = extraction.extract(small, homographies=half_shift)
+    np.testing.assert_array_equal(reduced.features, given.features)
+    box = [np.array([[20, 20, 100, 100]], np.float32)] * 20
+    boxed = extraction.extract(path, people=box, settings=IdtSettings(max_side=96))
+    given = extraction.extract(small, people=[b / 2 for b in box])
+    np.testing.assert_array_equal(boxed.features, given.features)
+
+
+def _motion(homographies, max_side):
+    return extraction._given(homographies), IdtSettings(max_side=max_side)
