@@ -25,7 +25,7 @@ class Operation(NamedTuple):
     """An operation of a compiled program that is executed on a device."""
 
     kind: str  # opcode of XLA; of a collective without "-start"
-    shape: str  # XLA's type of its result
+    shape: str  # XLA's type of its result, of the first array of several
     num_bytes: int  # of its result
     num_read: int  # bytes of its whole operands, of which it may read a part
     times: int  # executions in one run of the program
@@ -82,13 +82,10 @@ def _executed(
     sizes = {x.name: sum(array_bytes(x.shape)) for x in instructions}
     for instruction in instructions:
         if instruction.opcode == "while":
-            trips = re.search(r'known_trip_count"?:\{"n":"(\d+)"', instruction.rest)
-            for part in ("condition", "body"):
-                yield from _executed(
-                    computations,
-                    _called(instruction, part)[0],
-                    times * (int(trips[1]) if trips else UNKNOWN_TRIPS),
-                )
+            condition, body = (_called(instruction, x)[0] for x in ("condition", "body"))
+            trips = times * _num_trips(instruction, computations.get(condition, []))
+            yield from _executed(computations, condition, trips)
+            yield from _executed(computations, body, trips)
         elif instruction.opcode == "conditional":
             branches = _branches(instruction)
             longest = max(branches, key=lambda name: len(computations.get(name, [])))
@@ -101,6 +98,21 @@ def _executed(
         if instruction.opcode == "fusion":
             for part in _called(instruction, "calls"):
                 yield from _executed(computations, part, times, fused=True)
+
+
+def _num_trips(loop: _Instruction, condition: list[_Instruction]) -> int:
+    """Return the iterations of a loop: of XLA's annotation, or the bound of its counter."""
+    if annotated := re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.rest):
+        return int(annotated[1])
+    integers = {
+        x.name: int(x.rest.split(")")[0])
+        for x in condition
+        if x.opcode == "constant" and x.shape.startswith("s32[]")
+    }
+    compared = [x for x in condition if x.opcode == "compare"]
+    operands = re.findall(r"%([\w.-]+)", compared[-1].rest.split(")")[0]) if compared else []
+    bounds = [integers[name] for name in operands if name in integers]
+    return bounds[0] if bounds else UNKNOWN_TRIPS
 
 
 def _called(instruction: _Instruction, attribute: str) -> list[str]:
@@ -128,7 +140,7 @@ def _operation(instruction: _Instruction, times: int, all_sizes: dict[str, int])
     source = re.search(r'op_name="([^"]*)"', instruction.rest)
     return Operation(
         _kind(instruction),
-        re.sub(r"\{[^}]*\}", "", instruction.shape),
+        re.sub(r"\{[^}]*\}", "", instruction.shape).lstrip("(").split(", ")[0],
         sum(sizes),
         sum(all_sizes.get(name, 0) for name in operands),
         times,

@@ -47,8 +47,9 @@ class Program(NamedTuple):
 
     name: str
     lowered: jax.stages.Lowered
-    float32_flops: float = 0.0  # per device, for a program whose loops XLA counts once
+    flops: float = 0.0  # per device; 0: as XLA counts them in the compiled program
     num_bytes: float = 0.0  # likewise
+    in_float32: bool = False  # the operations are at full float32 precision
 
 
 class Report(NamedTuple):
@@ -137,7 +138,12 @@ def programs(
         stage = config[name]
         if name in names and _kind(stage) not in done:
             done.add(_kind(stage))
-            yield Program(name, _step(config, name, num_videos, mesh))
+            flops = 0.0
+            if mesh.devices.flat[0].platform == "gpu":  # XLA counts none in a program for GPUs
+                traced = _step(config, name, num_videos, sharding.make(1))
+                count: Any = traced.lower(lowering_platforms=("cuda",)).cost_analysis()
+                flops = count["flops"] / mesh.size
+            yield Program(name, _step(config, name, num_videos, mesh).lower(), flops)
         if "source" in stage and f"{name}-kmeans" in names:
             yield _kmeans(f"{name}-kmeans", config, stage.source, num_videos, mesh)
 
@@ -151,8 +157,8 @@ def _kind(stage: ConfigDict) -> str:
 
 def _step(
     config: ConfigDict, name: str, num_videos: int, mesh: jax.sharding.Mesh
-) -> jax.stages.Lowered:
-    """Return the training step of the stage `name`, lowered from shapes alone."""
+) -> jax.stages.Traced:
+    """Return the training step of the stage `name`, traced from shapes alone."""
     stage = config[name]
     sizes = settings.resolve(config, name, num_videos, num_devices=mesh.size)
     optimizer, _ = steps.optimizer(stage, config.epochs_scale, sizes.steps_per_epoch)
@@ -195,7 +201,7 @@ def _step(
         mesh,
         num_background=sizes.num_background,
     )
-    return step.lower(
+    return step.trace(
         shapes,
         {k: _array(mesh, rows, *v) for k, v in batch.items()},
         _array(mesh, replicated, (), jnp.int32),
@@ -221,7 +227,7 @@ def _kmeans(
         mesh,
     )
     points = (iterations + 1) * rows / mesh.size * sum(dims)  # values of points, over all passes
-    return Program(name, lowered, 2 * points * num_clusters, 4 * points)
+    return Program(name, lowered, 2 * points * num_clusters, 4 * points, in_float32=True)
 
 
 def _array(
@@ -261,10 +267,8 @@ def compiled(program: Program, target: str, *, effort: float = 0.0, folder: str 
         (Path(folder) / name).write_text(text)
     memory = executable.memory_analysis()
     operations = [x for x in _hlo.operations(text) if x.kind not in _FREE]
-    lowered: Any = program.lowered.cost_analysis()
     cost = executable.cost_analysis() or {
-        "flops": lowered["flops"] / mesh.size,
-        "bytes accessed": sum((x.num_bytes + x.num_read) * x.times for x in operations),
+        "bytes accessed": sum((x.num_bytes + x.num_read) * x.times for x in operations)
     }
     collectives = [x for x in operations if x.kind in _hlo.COLLECTIVES]
     counts: Counter[str] = Counter()
@@ -272,9 +276,9 @@ def compiled(program: Program, target: str, *, effort: float = 0.0, folder: str 
         counts[operation.kind] += operation.times
     copies = {(x.num_bytes, x.shape) for x in operations if x.kind in ("copy", "transpose")}
     cycles = sum(x.cycles * x.times for x in operations)
-    flops = program.float32_flops or cost["flops"]
+    flops = program.flops or cost["flops"]
     accessed = program.num_bytes or cost["bytes accessed"]
-    peak = chip.float32_flops if program.float32_flops else chip.flops
+    peak = chip.float32_flops if program.in_float32 else chip.flops
     arguments = memory.argument_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Report(
@@ -299,12 +303,13 @@ def compiled(program: Program, target: str, *, effort: float = 0.0, folder: str 
 
 @contextlib.contextmanager
 def _optimization(effort: float) -> Iterator[None]:
-    before = jax.config.read("jax_exec_time_optimization_effort")
-    jax.config.update("jax_exec_time_optimization_effort", effort)
+    config: Any = jax.config
+    before = config.jax_exec_time_optimization_effort
+    config.update("jax_exec_time_optimization_effort", effort)
     try:
         yield
     finally:
-        jax.config.update("jax_exec_time_optimization_effort", before)
+        config.update("jax_exec_time_optimization_effort", before)
 
 
 def _text(report: Report) -> str:
