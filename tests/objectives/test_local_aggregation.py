@@ -113,12 +113,18 @@ def test_fast_form_is_the_reference_with_ties_and_unlabeled_rows(num_background,
     np.testing.assert_array_equal(has_close, has_close_expected)
 
 
-@pytest.mark.parametrize("num_rows", [29_375, 391_000])
-def test_intermediate_values_of_a_chunk_take_the_budget_or_the_size_of_the_bank(num_rows):
-    clips = local_aggregation.clips_at_a_time(2048, 128, num_rows)
-    assert clips == {29_375: 2030, 391_000: 152}[num_rows]
-    assert local_aggregation.clips_at_a_time(256, 128, num_rows) == min(clips, 256)
-    assert local_aggregation.clips_at_a_time(2048, 128, 12_500_000) == 64
+@pytest.mark.parametrize(
+    "num_clips,num_rows,expected",
+    [
+        (256, 29_375, 256),  # Kinetics on eight devices: all at once
+        (2048, 29_375, 1024),  # of at most 2030
+        (2048, 391_000, 147),  # of at most 152
+        (2048, 12_500_000, 64),  # d / 2
+        (5, 12_500_000, 5),
+    ],
+)
+def test_clips_are_compared_in_few_equal_chunks(num_clips, num_rows, expected):
+    assert local_aggregation.clips_at_a_time(num_clips, 128, num_rows) == expected
 
 
 @pytest.mark.parametrize("num_rows", [7, 512, 3000])

@@ -199,17 +199,19 @@ def _loss_shard(
 
 
 def clips_at_a_time(num_clips: int, dim: int, num_rows: int) -> int:
-    """Return how many clips a device compares with its rows at a time.
+    """Return how many clips a device compares with its rows at a time, in chunks of equal size.
 
-    Their intermediate values take 512 MiB, or as much as those of d/2 clips if that is more: for a
-    large bank, memory stays near 1.1 times the device's rows of it.
+    Their intermediate values take at most 512 MiB, or as much as those of d/2 clips if that is
+    more, which is 1.1 times the memory of the device's rows.
 
     Args:
       num_clips: Clips of the batch.
       dim: Dimension d of the embedding.
       num_rows: Rows of the bank on the device.
     """
-    return min(num_clips, max(1, dim // 2, _PART_BYTES // (_PAIR_BYTES * num_rows)))
+    most = max(1, dim // 2, _PART_BYTES // (_PAIR_BYTES * num_rows))
+    num_chunks = -(-num_clips // most)
+    return -(-num_clips // num_chunks)
 
 
 def _loss_chunk(
