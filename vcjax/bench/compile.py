@@ -12,6 +12,7 @@ A compilation takes minutes of CPU. --effort=-1 shortens it for TPUs: the collec
 the memory is an upper bound, and there is no estimate of the time.
 """
 
+import argparse
 import contextlib
 import json
 import sys
@@ -80,28 +81,33 @@ class Report(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Compile the programs, print the reports, and exit with 1 if a program does not fit."""
-    values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-        "config", config_paths.find("la_idt.py"), "FILE.py[:VARIANT]", flag_values=values
+    parser = argparse.ArgumentParser(
+        prog="python -m vcjax.bench compile",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    define: dict[str, Any] = {"flag_values": values}
-    target = flags.DEFINE_string("target", "v5e:2x4", "Devices, e.g. v5e:16x16, h100x8.", **define)
-    num_videos = flags.DEFINE_integer("videos", la_loss.NUM_ROWS, "Training videos.", **define)
-    only = flags.DEFINE_list("programs", [], "Only these, e.g. ir,la,la-kmeans.", **define)
-    effort = flags.DEFINE_float("effort", 0.0, "Optimization of XLA; -1: least.", **define)
-    json_file = flags.DEFINE_string("json", "", "File to write, a JSON line each.", **define)
-    text = flags.DEFINE_string("hlo", "", "Folder for the text of the programs.", **define)
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__, values.main_module_help(), sep="\n")
-        return
-    config_paths.parse(["compile", *arguments], values)
+    parser.add_argument("--config", default="la_idt.py", help="FILE.py[:VARIANT]")
+    parser.add_argument("--target", default="v5e:2x4", help="devices, e.g. v5e:16x16, h100x8")
+    parser.add_argument("--videos", type=int, default=la_loss.NUM_ROWS, help="training videos")
+    parser.add_argument("--programs", default="", help="only these, e.g. ir,la,la-kmeans")
+    parser.add_argument("--effort", type=float, default=0.0, help="of XLA to optimize; -1: least")
+    parser.add_argument("--json", type=Path, help="file to write, a JSON line per program")
+    parser.add_argument("--hlo", default="", help="folder for the text of the programs")
+    options, overrides = parser.parse_known_args(arguments)
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", flag_values=values)
+    config_paths.parse(["compile", f"--config={options.config}", *overrides], values)
+    only = [name for name in options.programs.split(",") if name]
     # Only the compiler is used: devices of this machine stay free.
     jax.config.update("jax_platforms", "cpu")
     lines, fits = [], True
     try:
-        for program in programs(config.value, target.value, num_videos.value, only=only.value):
+        for program in programs(config.value, options.target, options.videos, only=only):
             try:
-                report = compiled(program, target.value, effort=effort.value, folder=text.value)
+                report = compiled(
+                    program, options.target, effort=options.effort, folder=options.hlo
+                )
             except MemoryError as error:
                 print(f"{program.name}: {error}", flush=True)
                 fits = False
@@ -111,9 +117,9 @@ def main(arguments: Sequence[str]) -> None:
             fits &= report.fits
     except ValueError as error:
         sys.exit(f"vcjax: {error}")
-    if json_file.value:
-        Path(json_file.value).write_text("".join(lines))
-    print(f"The run {'fits' if fits else 'does not fit'} on {target.value}.")
+    if options.json:
+        options.json.write_text("".join(lines))
+    print(f"The run {'fits' if fits else 'does not fit'} on {options.target}.")
     sys.exit(0 if fits else 1)
 
 
