@@ -1,6 +1,7 @@
 """Time our code against a peer implementation in the same run on the same machine.
 
     python -m vcjax.bench NAME [--json FILE]
+    python -m vcjax.bench compile [--target=v5e:2x4] [--config=...]  # see compile.py
 
 NAME is a module in this folder, or `all`. Each module has `cases()`, which yields dicts with keys
 
@@ -15,11 +16,13 @@ import argparse
 import importlib
 import json
 import pkgutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vcjax import bench
+from vcjax.bench import compile
 from vcjax.runtime import xla_flags
 
 KEYS = ("name", "case", "device", "ours_s", "peer", "peer_s", "ratio", "floor_s", "fraction")
@@ -28,7 +31,11 @@ KEYS = ("name", "case", "device", "ours_s", "peer", "peer_s", "ratio", "floor_s"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmarks named on the command line; print a table and write JSON lines."""
     names = sorted(m.name for m in pkgutil.iter_modules(bench.__path__))
-    names = [name for name in names if not name.startswith("_")]
+    names = [name for name in names if not name.startswith("_") and name != "compile"]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["compile"]:
+        compile.main(arguments[1:])
+        return
     parser = argparse.ArgumentParser(
         prog="python -m vcjax.bench", description=__doc__.split("\n")[0] if __doc__ else ""
     )
