@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import filterfalse, islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import av
 import av.container
@@ -197,10 +197,15 @@ def _seek(
 
 
 def _open(path: str) -> av.container.InputContainer:
-    # Undecodable metadata is ignored: some files of HMDB51 have metadata that is not UTF-8.
     # An open file stays readable after its temporary copy is deleted.
     with _decode_errors(path, av.FFmpegError, OSError), filesystem.local_copy(path) as file:
-        return av.open(str(file), metadata_errors="ignore")
+        return av.open(str(file), **_OPEN_OPTIONS)
+
+
+# Some files of HMDB51 have metadata that is not UTF-8. PyAV 19 accepts them and has no such option.
+_OPEN_OPTIONS: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+)
 
 
 def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream:
