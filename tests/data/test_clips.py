@@ -60,7 +60,8 @@ def test_memory_of_one_batch_is_that_of_the_next(collection):
     for step in range(10, 40):
         dataset[step]
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    assert faults < 30 * 8 * 5  # of the 147 pages of a clip, and those of what it is cut from
+    # of the 147 pages of a clip, and those of the frames it is cut from; opening a file takes some
+    assert faults < 30 * 8 * 12
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
