@@ -337,7 +337,7 @@ def _rendered_shards(root: Path, num_videos: int) -> str:
 
 
 def _train(shards: str, root: Path, options: Options) -> None:
-    """Run `vcjax.main` and stop it after some time, as a preemption would."""
+    """Run `vcjax.main`, and stop it some time after its first step, as a preemption would."""
     from vcjax.data import manifest
 
     num_videos = len(manifest.read(shards))
@@ -359,6 +359,8 @@ def _train(shards: str, root: Path, options: Options) -> None:
     command += [f"--workdir={root / 'run'}"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     process = subprocess.Popen(command)
+    while process.poll() is None and not (root / "run" / "metrics.jsonl").exists():
+        time.sleep(0.5)  # compilation; the part has a time limit of its own
     try:
         process.wait(_TINY_TRAINING_SECONDS if options.tiny else _TRAINING_SECONDS)
         raise RuntimeError(f"the training ended with exit code {process.returncode}")
