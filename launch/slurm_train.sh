@@ -9,7 +9,7 @@ set -euo pipefail
 : "${TIME:=2-00:00:00}"
 : "${PARTITION:=gpu}"
 : "${CONFIG:=la_idt.py}"                   # experiment[:variant]
-: "${MANIFEST:=videos.tsv}"                # folder of videos, or table with a `path` column
+: "${MANIFEST=videos.tsv}"                 # folder of videos, or table with a `path` column
 : "${WORKDIR:=runs/la_idt}"                # folder of the run, shared by all nodes
 export NODES GPUS_PER_NODE CPUS_PER_GPU TIME PARTITION CONFIG MANIFEST WORKDIR
 
@@ -22,5 +22,5 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
   [[ ${#dry[@]} == 0 ]] && exit
 fi
 "${dry[@]}" srun --kill-on-bad-exit vcjax main --distributed "--config=$CONFIG" \
-  "--config.data.manifest=$MANIFEST" "--config.data.num_threads=$CPUS_PER_GPU" \
+  ${MANIFEST:+"--config.data.manifest=$MANIFEST"} "--config.data.num_threads=$CPUS_PER_GPU" \
   "--workdir=$WORKDIR" "$@"

@@ -67,7 +67,7 @@ def _check_launched(words, variables):
     script = ROOT / words[0]
     assert script.exists()
     for name in variables:
-        assert f'"${{{name}:=' in script.read_text(), name
+        assert re.search(rf'"\${{{name}:?=', script.read_text()), name
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
     again = [w for w in words[1:] if w != "--dry-run"]
     subprocess.run(["bash", script, "--dry-run", *again], env=kept | variables, check=True)

@@ -41,6 +41,27 @@ def test_labels_are_those_of_one_device(points, num_devices):
     np.testing.assert_allclose(one.inertia, many.inertia, rtol=1e-4)
 
 
+def test_both_forms_of_argmax_break_ties_by_the_lower_index():
+    values = np.random.default_rng(0).integers(-3, 3, size=(200, 40)).astype(np.float32)
+    values[0], values[1] = 0.5, -np.inf
+    for form in (kmeans._argmax, kmeans._argmax_by_comparison):
+        labels, best = form(jnp.asarray(values))
+        np.testing.assert_array_equal(labels, values.argmax(axis=1))
+        np.testing.assert_array_equal(best, values.max(axis=1))
+
+
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_labels_and_inertia_do_not_depend_on_the_tile(points, num_devices, monkeypatch):
+    mesh = sharding.make(num_devices)
+    expected = kmeans.fit(points, num_clusters=30, seed=1, mesh=mesh)
+    monkeypatch.setattr(kmeans, "_TILE", {"cpu": 9})
+    kmeans.lloyd.clear_cache()
+    tiled = kmeans.fit(points, num_clusters=30, seed=1, mesh=mesh)
+    kmeans.lloyd.clear_cache()
+    np.testing.assert_array_equal(tiled.labels, expected.labels)
+    np.testing.assert_allclose(tiled.inertia, expected.inertia, rtol=1e-5)
+
+
 def test_empty_clusters_take_half_of_the_largest():
     sums = jnp.array([[8.0, 8.0], [0.0, 0.0], [3.0, 0.0]])
     centroids = kmeans.update(sums, jnp.array([4.0, 0.0, 1.0]))

@@ -261,7 +261,7 @@ def half(tmp_path, write_video):
 
 def test_prepare_refuses_half_a_video(half, tmp_path):
     arguments = ["prepare", str(half), str(tmp_path / "out"), "--num_workers=1"]
-    with pytest.raises(SystemExit, match="(?s)1 of 2 videos.*half: .*truncated"):
+    with pytest.raises(SystemExit, match="(?s)1 of 2 videos.*half\\.webm: .*truncated"):
         command.main(arguments)
     command.main([*arguments, "--on_error=skip"])
     assert manifest.read(tmp_path / "out").video_ids == ("whole",)
@@ -269,7 +269,7 @@ def test_prepare_refuses_half_a_video(half, tmp_path):
 
 def test_extraction_refuses_half_a_video(half, tmp_path):
     arguments = ["extract", f"--manifest={half}", f"--out={tmp_path}", "--num_workers=1"]
-    with pytest.raises(SystemExit, match="(?s)1 videos failed.*half: .*truncated"):
+    with pytest.raises(SystemExit, match="(?s)1 videos failed.*half\\.webm: .*truncated"):
         idt_command.main(arguments)
 
 

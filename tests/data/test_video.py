@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcjax.data import video
+from vcjax.data import readers, verify, video
 
 
 def decoded(path):
@@ -64,6 +64,27 @@ def test_metadata_that_is_not_utf8_is_no_obstacle(shared):
     declared = video.probe(path, decode=False)
     assert (declared.height, declared.width) == (240, 320)
     assert abs(video.probe(path, decode=True).num_frames - declared.num_frames) <= 2
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, ImportError])
+def test_a_changed_api_of_the_decoder_is_not_an_error_of_the_video(
+    tmp_path, write_video, monkeypatch, error
+):
+    path = write_video(tmp_path / "video.mp4", 9)
+
+    def changed(*arguments, **options):
+        raise error("metadata_errors")
+
+    monkeypatch.setattr(readers.av, "open", changed)
+    reads = (
+        lambda: video.probe(path, decode=False),
+        lambda: list(video.frames(path)),
+        lambda: video.clip(path, 0, 4),
+        lambda: verify.probe_all([str(path)], decode=False, num_workers=1),
+    )
+    for read in reads:
+        with pytest.raises(error, match="metadata_errors"):
+            read()
 
 
 def test_size_and_rate_are_those_written(tmp_path, write_video):

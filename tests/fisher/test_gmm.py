@@ -126,5 +126,5 @@ def test_what_cannot_be_fitted_is_refused(points):
         fisher.GMM(3).fit(bad)
     with pytest.raises(ValueError, match="no rows"):
         fisher.GMM(3).fit(points[:0])
-    with pytest.raises(ValueError, match="use one of"):
+    with pytest.raises(ValueError, match="use kmeans"):
         fisher.GMM(3, start="other")

@@ -85,3 +85,12 @@ def test_statistics_are_of_the_global_batch(model):
     eight = forward(replicated, jax.device_put(clips, sharding.rows(sharding.make(8))))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_gradients_of_normalization_layers_are_sums_in_float32():
+    """3003 is no number of bfloat16, whose neighbors are 2992 and 3008."""
+    norm = resnet3d.BatchNorm(2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    clips = jax.random.normal(jax.random.key(0), (3, 7, 11, 13, 2), jnp.bfloat16)
+    assert norm(clips).dtype == jnp.bfloat16
+    gradient = nnx.grad(lambda norm: norm(clips).astype(jnp.float32).sum())(norm)
+    np.testing.assert_array_equal(gradient.bias[...], 3003)

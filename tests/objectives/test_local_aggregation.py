@@ -62,8 +62,9 @@ def test_loss_and_gradient_are_those_of_a_sorted_float64_reference(num_backgroun
 
 
 @pytest.mark.parametrize("num_devices", [None, 1, 2, 8])
-def test_fifty_thousand_rows_on_any_number_of_devices(num_devices):
-    """More rows than the sample that bounds the threshold, and a last row that pads."""
+def test_fifty_thousand_rows_on_any_number_of_devices(num_devices, monkeypatch):
+    """More rows than the sample that bounds the threshold, a last row that pads, several chunks."""
+    monkeypatch.setattr(local_aggregation, "_PART_BYTES", 1 << 20)
     embedding, bank = _unit(0, 11, 8), _unit(1, 49_999, 8)
     labels = np.random.default_rng(1).integers(40, size=(3, 49_999)).astype(np.int32)
     labels[:, 7] = 40  # a cluster of one
@@ -110,6 +111,28 @@ def test_fast_form_is_the_reference_with_ties_and_unlabeled_rows(num_background,
     np.testing.assert_allclose(losses, losses_expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=2e-5)
     np.testing.assert_array_equal(has_close, has_close_expected)
+
+
+@pytest.mark.parametrize(
+    "num_clips,num_rows,expected",
+    [
+        (256, 29_375, 256),  # Kinetics on eight devices: all at once
+        (2048, 29_375, 1024),  # of at most 2030
+        (2048, 391_000, 147),  # of at most 152
+        (2048, 12_500_000, 64),  # d / 2
+        (5, 12_500_000, 5),
+    ],
+)
+def test_clips_are_compared_in_few_equal_chunks(num_clips, num_rows, expected):
+    assert local_aggregation.clips_at_a_time(num_clips, 128, num_rows) == expected
+
+
+@pytest.mark.parametrize("num_rows", [7, 512, 3000])
+def test_sums_of_every_platform_are_those_of_float64(num_rows):
+    values = [np.abs(_unit(i, 3, num_rows)) for i in range(3)]
+    for form in (local_aggregation._blockwise_sums, local_aggregation._plain_sums):
+        for ours, array in zip(form(*map(jnp.asarray, values)), values, strict=True):
+            np.testing.assert_allclose(ours, array.sum(axis=1, dtype=np.float64), rtol=1e-5)
 
 
 def test_bound_is_that_of_sort_with_ties_and_signs():

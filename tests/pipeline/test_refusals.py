@@ -20,7 +20,7 @@ from vcjax.pipeline import build, manifest
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import checksums, stage_cache
 from vcjax.runtime.stage_cache import StageError
-from vcjax.settings import validation
+from vcjax.settings import defaults
 
 NUM_DRAWS = int(os.environ.get("VCJAX_DRAWS", "40"))
 STAGES = ("manifest", "idt", "fisher", "ir", "la", "tune", "evaluate", "finetune", "few_shot")
@@ -96,7 +96,7 @@ def _results(workdir):
 
 def _draw(generator):
     """Some of the settings, and values for them that may fit or not."""
-    flat = dict(validation._flat(_config().to_dict()))
+    flat = dict(defaults.flat(_config()))
     flat.pop("stages")
     changed = {}
     for key in generator.sample(list(flat), generator.choice((1, 1, 1, 2, 3))):

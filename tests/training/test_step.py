@@ -27,6 +27,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 port, process, out = sys.argv[1:]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=int(process))
@@ -37,7 +38,7 @@ import test_step
 from objectives import test_local_aggregation
 from clustering import test_kmeans
 
-test_local_aggregation.test_fifty_thousand_rows_on_any_number_of_devices(8)
+test_local_aggregation.test_fifty_thousand_rows_on_any_number_of_devices(8, pytest.MonkeyPatch())
 test_kmeans.test_labels_are_those_of_one_device(test_kmeans.make_points(), 8)
 losses, arrays, _ = test_step.train(8)
 np.savez(out, losses, *arrays)

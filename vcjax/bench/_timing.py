@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SIDE = 2048  # of the square matrices whose product measures FLOP/s
-_VALUES = 1 << 26  # in the array whose copy measures bandwidth
+# Side of the square matrices whose product measures FLOP/s, and number of values of the array whose
+# copy measures bandwidth. An accelerator finishes smaller ones before the next is dispatched.
+_SIDE, _VALUES = 8192, 1 << 28
+_SIDE_ON_CPU, _VALUES_ON_CPU = 2048, 1 << 26
 _SECONDS = 1.0  # least total time of the repetitions
 
 
@@ -40,12 +42,14 @@ def median_seconds(run: Callable[[], Any], *, repetitions: int = 5, warm_ups: in
 @functools.cache
 def peaks(dtype: str = "float32") -> Peaks:
     """Return the measured peaks of the first device, for matrix products in `dtype`."""
-    matrix = jnp.ones((_SIDE, _SIDE), dtype)
+    on_cpu = jax.default_backend() == "cpu"
+    side, values = (_SIDE_ON_CPU, _VALUES_ON_CPU) if on_cpu else (_SIDE, _VALUES)
+    matrix = jnp.ones((side, side), dtype)
     product = jax.jit(lambda a: jnp.dot(a, a, precision=jax.lax.Precision.HIGHEST))
-    vector = jnp.ones(_VALUES, jnp.float32)
+    vector = jnp.ones(values, jnp.float32)
     copy = jax.jit(lambda a: a + 1)
     return Peaks(
-        2 * _SIDE**3 / median_seconds(lambda: product(matrix)),
+        2 * side**3 / median_seconds(lambda: product(matrix)),
         2 * vector.nbytes / median_seconds(lambda: copy(vector)),
     )
 

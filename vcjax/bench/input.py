@@ -32,6 +32,7 @@ _NUM_FRAMES = 300  # ten seconds
 _SIZE = (340, 256)
 _BATCH = 8
 _ROUNDS = 5
+_NUM_BATCHES = 60  # that the threads or worker processes read while they are timed
 _CLIPS: dict[str, Any] = dict(
     num_frames=16, side=112, scales=(1.0, 2**-0.25, 2**-0.5), batch_size=_BATCH, seed=0
 )
@@ -106,10 +107,10 @@ def _seconds_a_clip(run: Callable[[], Any]) -> float:
 def _grain_rate(source: Manifest, num_workers: int) -> float:
     """Return clips per second of wall time once the workers are running."""
     batches = clips.iterate(_dataset(source), num_workers=num_workers, num_threads=2)
-    list(islice(batches, 20))
+    list(islice(batches, _NUM_BATCHES // 3))
     begin = time.perf_counter()
-    list(islice(batches, 60))
-    return 60 * _BATCH / (time.perf_counter() - begin)
+    list(islice(batches, _NUM_BATCHES))
+    return _NUM_BATCHES * _BATCH / (time.perf_counter() - begin)
 
 
 def _memory(root: Path, num_clips: int) -> Iterator[dict[str, Any]]:

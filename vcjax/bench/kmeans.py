@@ -20,10 +20,13 @@ LARGE = (
 )  # bank; joint space of bank and Fisher vectors
 
 
-def cases() -> Iterator[dict[str, Any]]:
-    """Yield an iteration on a sample with its peer; on accelerators, also on whole collections."""
-    shapes = [SMALL, *LARGE] if jax.default_backend() != "cpu" else [SMALL]
-    for num_points, dim, num_clusters in shapes:
+def cases(*shapes: tuple[int, int, int]) -> Iterator[dict[str, Any]]:
+    """Yield an iteration on a sample with its peer; on accelerators, also on whole collections.
+
+    With `shapes` (points, dimensions, clusters), yield these cases instead.
+    """
+    default = [SMALL, *LARGE] if jax.default_backend() != "cpu" else [SMALL]
+    for num_points, dim, num_clusters in shapes or default:
         points = np.random.default_rng(0).standard_normal((num_points, dim), np.float32)
         on_device = jnp.asarray(points)
 

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from vcjax.bench import _timing, la_loss
 from vcjax.bench.la_loss import BATCH, DIM, NUM_RUNS
+from vcjax.objectives import local_aggregation, top_k
 from vcjax.runtime import sharding
 
 SIZES = (235_000, 1_000_000, 5_000_000, 10_000_000, 100_000_000)
@@ -29,20 +30,28 @@ class Bytes(NamedTuple):
 
 
 def predicted(num_rows: int, num_devices: int, *, batch: int = BATCH) -> Bytes:
-    """Return the memory by formula: 4 r (d + m) + 4 b d bytes of arrays, and 4 r m + 9 r c of work.
+    """Return the memory by formula: arrays 4 r (d + m) + 4 b d, work 4 r m + (9 r + 8 s) c bytes.
 
-    r is the number of rows per device and m the number of runs of K-means. c = min(b, d/2) clips
-    are compared with the bank at a time; each comparison takes four bytes of similarity, four of
-    weight and one of mask. Labels are copied once.
+    r is the number of rows per device and m the number of runs of K-means. c clips are compared
+    with the bank at a time; each comparison takes four bytes of similarity, four of weight and one
+    of mask. s similarities per clip are sampled for either bound of the threshold. Labels are
+    copied once.
     """
     rows = -(-num_rows // num_devices)
-    clips = min(batch, DIM // 2)
+    clips = local_aggregation.clips_at_a_time(batch, DIM, rows)
     arrays = 4 * rows * (DIM + NUM_RUNS) + 4 * batch * DIM
-    return Bytes(arrays, 4 * rows * NUM_RUNS + 9 * rows * clips)
+    work = 4 * rows * NUM_RUNS + (9 * rows + 8 * top_k.sample_size(rows)) * clips
+    return Bytes(arrays, work)
 
 
-def compiled(num_rows: int, mesh: jax.sharding.Mesh, *, batch: int = BATCH) -> Bytes:
-    """Return the memory that XLA allocates on each device of `mesh`."""
+def compiled(
+    num_rows: int,
+    mesh: jax.sharding.Mesh,
+    *,
+    batch: int = BATCH,
+    options: dict[str, str | bool] | None = None,
+) -> Bytes:
+    """Return the memory that XLA, with `options`, allocates on each device of `mesh`."""
 
     def array(spec: P, *shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
@@ -55,7 +64,7 @@ def compiled(num_rows: int, mesh: jax.sharding.Mesh, *, batch: int = BATCH) -> B
         array(P(), batch, dtype=jnp.int32),
     )
     step = jax.value_and_grad(functools.partial(la_loss.mean_loss, mesh=mesh))
-    analysis: Any = jax.jit(step).lower(*arguments).compile().memory_analysis()
+    analysis: Any = jax.jit(step).lower(*arguments).compile(options).memory_analysis()
     return Bytes(analysis.argument_size_in_bytes, analysis.temp_size_in_bytes)
 
 

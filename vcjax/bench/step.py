@@ -28,22 +28,49 @@ NUM_VIDEOS = {"cpu": 10_000}  # on other platforms, the size of Kinetics
 def cases() -> Iterator[dict[str, Any]]:
     """Yield small networks on CPUs, then the network of the paper."""
     for shape in ON_CPU if jax.default_backend() == "cpu" else ON_GPU:
-        batch_size, num_frames, side, width = shape
-        seconds, flops, kernels = _ours(*shape)
         peer = None
         if importlib.util.find_spec("torch"):
             from vcjax.bench import _torch
 
             peer = "PyTorch", _torch.seconds(*shape)
-        yield _timing.case(
-            "step",
-            f"{batch_size} x {num_frames}x{side}x{side}, width {width}, "
-            f"{batch_size / seconds:.3g} clips/s",
-            seconds,
-            peer=peer,
-            flops=flops,
-            dtype=_dtype(),
-        ) | {"kernels": [kernel._asdict() for kernel in kernels]}
+        yield measured(*shape, peer=peer)
+
+
+def measured(
+    *shape: int, stage: str = "la", peer: tuple[str, float] | None = None
+) -> dict[str, Any]:
+    """Return the case of a step of `stage`, with its largest kernels and temporary memory.
+
+    Args:
+      *shape: Number of clips, frames per clip, side of a frame in pixels, and width of the network.
+      stage: Section of the config, "ir" or "la".
+      peer: Name and median seconds of the peer.
+    """
+    batch_size, num_frames, side, width = shape
+    step, state, batch = prepare(*shape, dtype=_dtype(), stage=stage)
+    compiled = step.lower(state, batch, 0).compile()
+    counts, held = itertools.count(), [state]
+
+    def run() -> Any:
+        held[0], scalars = compiled(held[0], batch, next(counts))
+        return scalars
+
+    seconds = _timing.median_seconds(run)
+    case = _timing.case(
+        "step",
+        f"{stage}, {batch_size} x {num_frames}x{side}x{side}, width {width}, "
+        f"{batch_size / seconds:.3g} clips/s",
+        seconds,
+        peer=peer,
+        flops=compiled.cost_analysis()["flops"],
+        dtype=_dtype(),
+    )
+    kernels = [kernel._asdict() for kernel in _profile.largest(run, compiled)]
+    return case | {
+        "clips_per_second": batch_size / seconds,
+        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+        "kernels": kernels,
+    }
 
 
 def _dtype() -> str:
@@ -53,36 +80,26 @@ def _dtype() -> str:
 def _config(batch_size: int, num_frames: int, side: int, width: int, *, dtype: str) -> ConfigDict:
     config = settings.paper()
     config.clip.num_frames, config.clip.side = num_frames, side
-    config.model.width, config.la.batch_size = width, batch_size
+    config.model.width = width
+    config.la.batch_size = config.ir.batch_size = batch_size
     config.model.dtype = dtype
     config.la.num_background = 0
     return config
 
 
-def _ours(*shape: int) -> tuple[float, float, list[_profile.Kernel]]:
-    """Return median seconds, floating-point operations of the program and its largest kernels."""
-    step, state, batch = prepare(*shape, dtype=_dtype())
-    compiled = step.lower(state, batch, 0).compile()
-    counts, held = itertools.count(), [state]
-
-    def run() -> Any:
-        held[0], scalars = compiled(held[0], batch, next(counts))
-        return scalars
-
-    seconds = _timing.median_seconds(run)
-    return seconds, compiled.cost_analysis()["flops"], _profile.largest(run, compiled)
-
-
-def prepare(*shape: int, dtype: str) -> tuple[Any, steps.TrainState, dict[str, jax.Array]]:
+def prepare(
+    *shape: int, dtype: str, stage: str = "la"
+) -> tuple[Any, steps.TrainState, dict[str, jax.Array]]:
     """Return a jitted step, an initial state and a random batch.
 
     Args:
       *shape: Number of clips, frames per clip, side of a frame in pixels, and width of the network.
       dtype: Precision of the network.
+      stage: Section of the config, "ir" or "la".
     """
     config, devices = _config(*shape, dtype=dtype), sharding.make(1)
     num_videos = NUM_VIDEOS.get(jax.default_backend(), la_loss.NUM_ROWS)
-    optimizer, _ = steps.optimizer(config.la, 1.0, 100)
+    optimizer, _ = steps.optimizer(config[stage], 1.0, 100)
     graphdef, state = steps.initial_state(config, optimizer, num_videos, devices)
     generator = np.random.default_rng(0)
     labels = generator.integers(256, size=(config.clusters.num_runs, num_videos), dtype=np.int32)
@@ -91,7 +108,7 @@ def prepare(*shape: int, dtype: str) -> tuple[Any, steps.TrainState, dict[str, j
         graphdef,
         optimizer,
         config,
-        config.la,
+        config[stage],
         num_videos,
         devices,
         num_background=num_background,

@@ -20,10 +20,12 @@ def is_cut(file: Path, container: str) -> bool:
             information.
     """
     check = _CHECKS.get(container)
+    if check is None:
+        return False
     with file.open("rb") as stream:
         size = stream.seek(0, io.SEEK_END)
         stream.seek(0)
-        return check is not None and check(stream, size)
+        return check(stream, size)
 
 
 def _matroska(stream: BinaryIO, size: int) -> bool:

@@ -106,7 +106,7 @@ class _VideoFile:
         if decoded is None:
             decoded = list(islice(self._decode_whole(), start, start + span))
         if len(decoded) < span:  # the indices extend past the end of the video
-            whole = list(islice(self._decode_whole(), span))
+            whole = list(islice(self._decode_whole(), span)) if start else decoded.copy()
             while len(decoded) < span:
                 decoded += whole
         return [_rgb(decoded[index - start]) for index in indices]
@@ -384,10 +384,15 @@ def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
 
 
 def _open(path: str) -> av.container.InputContainer:
-    # Undecodable metadata is ignored: some files of HMDB51 have metadata that is not UTF-8.
     # An open file stays readable after its temporary copy is deleted.
     with _decode_errors(path, av.FFmpegError, OSError), filesystem.local_copy(path) as file:
-        return av.open(str(file), metadata_errors="ignore")
+        return av.open(str(file), **_OPEN_OPTIONS)
+
+
+# Some files of HMDB51 have metadata that is not UTF-8. PyAV 19 accepts them and has no such option.
+_OPEN_OPTIONS: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+)
 
 
 def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream:

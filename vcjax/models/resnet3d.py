@@ -1,6 +1,7 @@
 """3D ResNet of Hara et al. (2018), depth 18 or 34, with a linear embedding head (Sec. 4.2)."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +40,23 @@ class Conv3d(nnx.Module):
         return conv3d.conv3d(clips.astype(self.dtype), kernel, self.stride)
 
 
-# momentum=0.9 here is PyTorch's 0.1. Statistics are in float32, over the batch of all devices.
-_norm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5, param_dtype=jnp.float32)
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalization in float32, rounded once to the precision of the activations.
+
+    Statistics are over the batch of all devices. With scale and bias in bfloat16, their gradients
+    would be sums of many thousands of values in bfloat16.
+    """
+
+    def __init__(self, features: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        # momentum=0.9 here is PyTorch's 0.1
+        super().__init__(features, momentum=0.9, epsilon=1e-5, dtype=jnp.float32, rngs=rngs)
+        self.activation_dtype = dtype
+
+    def __call__(
+        self, x: Any, use_running_average: bool | None = None, *, mask: Array | None = None
+    ) -> Any:
+        """Return `x` normalized, in the precision of the activations."""
+        return super().__call__(x, use_running_average, mask=mask).astype(self.activation_dtype)
 
 
 class BasicBlock(nnx.Module):
@@ -50,7 +66,7 @@ class BasicBlock(nnx.Module):
         self, features_in: int, features: int, *, stride: int, dtype: jnp.dtype, rngs: nnx.Rngs
     ) -> None:
         conv = functools.partial(Conv3d, dtype=dtype, rngs=rngs)
-        norm = functools.partial(_norm, dtype=dtype, rngs=rngs)
+        norm = functools.partial(BatchNorm, dtype=dtype, rngs=rngs)
         strides = (stride, stride, stride)
         self.first, self.first_norm = conv(features_in, features, 3, stride=strides), norm(features)
         self.second, self.second_norm = conv(features, features, 3), norm(features)
@@ -89,7 +105,7 @@ class ResNet3D(nnx.Module):
         checks.count("width", width)
         checks.count("embedding_dim", embedding_dim)
         self.stem = Conv3d(3, width, 7, stride=(1, 2, 2), dtype=dtype, rngs=rngs)
-        self.stem_norm = _norm(width, dtype=dtype, rngs=rngs)
+        self.stem_norm = BatchNorm(width, dtype=dtype, rngs=rngs)
         stages, features_in = [], width
         for stage, num_blocks in enumerate(STAGE_BLOCKS[depth]):
             features, blocks = width * 2**stage, []

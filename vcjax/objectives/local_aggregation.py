@@ -6,12 +6,12 @@ gradients for large banks that are split over devices:
 - B_i is selected by the similarity of its last member, so no rows are sorted or gathered.
 - Rows of the bank stay on their device. Only counts, sums and gradients are exchanged.
 - The gradient has a closed form and is computed in the forward pass, so nothing of size [b, rows]
-  is stored. At most d/2 clips are compared with the bank at a time: memory grows with the bank and
-  not with the number of clips.
+  is stored. The clips are compared with the bank in few chunks of bounded memory, which grows with
+  the bank and not with the number of clips.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,8 @@ from vcjax.runtime import checks, sharding
 # As in the released code. Without a close neighbor in B_i the loss is -log(1e-7) = 16.118.
 _EPSILON = 1e-7
 _BLOCK = 512  # rows summed in float32 before their sums are added
+_PART_BYTES = 512 << 20  # of the clips that a device compares with its rows at a time
+_PAIR_BYTES = 9  # per clip and row: similarity (4), weight (4) and whether the row is close (1)
 
 
 def reference_loss(
@@ -208,9 +210,9 @@ def _loss_shard(
     options: _Options,
     with_gradient: bool,
 ) -> tuple[Float[Array, " b"], Bool[Array, " b"], Float[Array, "b d"]]:
-    """Compare all clips with the r rows of this device, in chunks of at most d/2 clips."""
+    """Compare all clips with the r rows of this device, in equal chunks of few clips."""
     num_clips, dim = embedding.shape
-    num_chunks = -(-num_clips // max(1, dim // 2))
+    num_chunks = -(-num_clips // clips_at_a_time(num_clips, dim, len(bank)))
     padding = -num_clips % num_chunks
     clips = jnp.pad(embedding, ((0, padding), (0, 0))).reshape(num_chunks, -1, dim)
     owns = jnp.pad(own.T, ((0, padding), (0, 0))).reshape(num_chunks, -1, len(own))
@@ -224,6 +226,22 @@ def _loss_shard(
     chunks = jax.lax.map(chunk, (clips, owns))
     losses, has_close, gradient = (x.reshape(-1, *x.shape[2:])[:num_clips] for x in chunks)
     return losses, has_close, gradient
+
+
+def clips_at_a_time(num_clips: int, dim: int, num_rows: int) -> int:
+    """Return how many clips a device compares with its rows at a time, in chunks of equal size.
+
+    Their intermediate values take at most 512 MiB, or as much as those of d/2 clips if that is
+    more, which is 1.1 times the memory of the device's rows.
+
+    Args:
+      num_clips: Clips of the batch.
+      dim: Dimension d of the embedding.
+      num_rows: Rows of the bank on the device.
+    """
+    most = max(1, dim // 2, _PART_BYTES // (_PAIR_BYTES * num_rows))
+    num_chunks = -(-num_clips // most)
+    return -(-num_clips // num_chunks)
 
 
 def _loss_chunk(
@@ -250,7 +268,9 @@ def _loss_chunk(
     p = jnp.where(background, jnp.exp((scores.similarity - 1) / options.temperature), 0.0)
     p_close = jnp.where(close, p, 0.0)
     is_close = (close & background).astype(jnp.float32)
-    sums = _blockwise_sums([p, p_close, is_close])
+    sums = jax.lax.platform_dependent(
+        p, p_close, is_close, cpu=_blockwise_sums, default=_plain_sums
+    )
     total, total_close, num_close = jax.lax.psum(sums, axis) if axis else sums
     share = total_close / total  # P(C_i and B_i | d) / P(B_i | d)
     gradient = jnp.zeros_like(embedding)
@@ -312,10 +332,21 @@ def _weighted_rows(
     return jax.lax.map(weighted, (weights, rows))
 
 
-def _blockwise_sums(operands: Sequence[Float[Array, "c r"]]) -> list[Float[Array, " c"]]:
-    """Return the sums over the rows, taken in blocks to limit the rounding error in float32."""
+def _blockwise_sums(*operands: Float[Array, "c r"]) -> list[Float[Array, " c"]]:
+    """Return the sums over the rows, taken in blocks to limit the rounding error in float32.
+
+    On CPUs, where XLA adds one value after the other.
+    """
     whole = operands[0].shape[1] // _BLOCK * _BLOCK
     blocks = [x[:, :whole].reshape(len(x), -1, _BLOCK) for x in operands]
     block_sums = top_k.sums(top_k.sums(blocks, axis=2))
     remainders = top_k.sums([x[:, whole:] for x in operands])
     return [a + b for a, b in zip(block_sums, remainders, strict=True)]
+
+
+def _plain_sums(*operands: Float[Array, "c r"]) -> list[Float[Array, " c"]]:
+    """Return the sums over the rows on accelerators, where XLA adds in trees.
+
+    Blocks would be another layout of the operands there, which XLA would store.
+    """
+    return [x.sum(axis=1) for x in operands]

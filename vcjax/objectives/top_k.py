@@ -54,6 +54,15 @@ def kth_largest(
     return _from_sortable(_search(values, ranks, bounds, axis).low)
 
 
+def sample_size(num_values: int) -> int:
+    """Return how many of a row's values are sampled for the first bounds; 0 if the row is short."""
+    return -(-num_values // _sample_stride(num_values)) if num_values > _SAMPLE else 0
+
+
+def _sample_stride(num_values: int) -> int:
+    return -(-num_values // _SAMPLE)
+
+
 def sums(operands: Sequence[Shaped[Array, "..."]], *, axis: int = 1) -> list[Array]:
     """Return the sum of each array along `axis`, in one pass over arrays of the same shape."""
     zeros = [jnp.zeros((), x.dtype) for x in operands]
@@ -113,7 +122,7 @@ def _likely(
     values: Float[Array, "b n"], k: int, axis: str | None
 ) -> tuple[UInt32[Array, " b"], UInt32[Array, " b"]]:
     """Return bits that most likely enclose the k-th largest value, from a sample on each device."""
-    sample = values[:, :: -(-values.shape[1] // _SAMPLE)]
+    sample = values[:, :: _sample_stride(values.shape[1])]
     devices = jax.lax.axis_size(axis) if axis else 1
     rank = k * sample.shape[1] / (values.shape[1] * devices)
     spread = _DEVIATIONS * rank**0.5

@@ -56,18 +56,18 @@ def run(
 
     Raises:
         ValueError: If `on_error` is "error" and jobs fail, or if it is not a valid choice.
+        TypeError, AttributeError, ImportError: As for `attempt`, with any `on_error`.
     """
     if on_error not in ("error", "skip"):
         raise ValueError(f"on_error is {on_error!r}; use 'error' or 'skip'")
     counts: dict[str, int] = {}
     failed: list[Result[J]] = []
-    bar = progress.bar(desc=desc, unit="video", total=len(jobs))
-    for result in run_all(jobs, work, num_workers):
-        counts[result.job.video_id] = result.num_found
-        if result.problem:
-            failed.append(result)
-        bar.update()
-    bar.close()
+    with progress.bar(desc=desc, unit="video", total=len(jobs)) as bar:
+        for result in run_all(jobs, work, num_workers):
+            counts[result.job.video_id] = result.num_found
+            if result.problem:
+                failed.append(result)
+            bar.update()
     lines = [f"{result.job.video_id}: {result.problem}" for result in failed]
     if lines and on_error == "error":
         hint = "to leave them out: --on_error=skip, or --config.data.on_error=skip in a run"
@@ -139,11 +139,26 @@ def _size(job: Job) -> int:
         return 0
 
 
+# Errors of the program or of a library whose API differs, never of a video.
+_PROGRAM_ERRORS = (TypeError, AttributeError, ImportError)
+
+
 def attempt(work: Callable[[J], int], job: J) -> Result[J]:
-    """Return the count of `work`, or the message of its error as the problem."""
+    """Return the count of `work`, or the message of its error as the problem.
+
+    Raises:
+        TypeError, AttributeError, ImportError: The program or an installed library is at fault;
+            the error has a note with the id of the video.
+    """
     try:
         return Result(job, work(job), "")
-    except Exception as error:  # any error of a decoder or OpenCV concerns this video only
+    except _PROGRAM_ERRORS as error:
+        error.add_note(
+            f"(at {job.video_id}) The video is not at fault: this is an error of the program "
+            "or of the version of an installed library; constraints.txt lists tested versions."
+        )
+        raise
+    except Exception as error:  # any other error of a decoder or OpenCV concerns this video only
         log.debug("%s", job.video_id, exc_info=True)
         expected = isinstance(error, ValueError | OSError)
         return Result(job, 0, str(error) if expected else f"{type(error).__name__}: {error}")
