@@ -102,7 +102,7 @@ def line(index: int, detections: interface.Detections, settings: Settings) -> st
     return f"{index}{''.join(boxes)}\n"
 
 
-@lru_cache(maxsize=1)  # one detector per process, for all its videos
+@lru_cache(maxsize=4)  # detectors per process, for all its videos
 def detector(settings: Settings) -> interface.Detector:
     """Return the detector of `settings`."""
     return detectors.create(settings.detector, min_score=settings.min_score)

@@ -6,7 +6,8 @@ r"""Decode every video once, into a collection that any number of runs use.
 The pass over a video checks it, stores its frames at reduced size for training, detects people if
 `--config.idt.detector` names a detector, and computes its Fisher vectors; trajectories are not
 kept. Run the command again after videos were added, changed or removed, or with other settings of
-`idt` and `fisher` to add their vectors. Several machines share the work by --share=I/N.
+`idt` and `fisher` to add their vectors. Several machines share the work by --shard=I/N; the last
+one to finish completes the collection.
 """
 
 import argparse
@@ -19,43 +20,43 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from vcjax import settings
 from vcjax.data import manifest as manifests
-from vcjax.data import shards
+from vcjax.data import shards, splits
+from vcjax.data.manifest import Manifest
 from vcjax.ingest.collection import Pictures
-from vcjax.ingest.ingest import Options, Share, ingest
+from vcjax.ingest.ingest import Options, Shard, check_detectors, ingest
 from vcjax.ingest.variant import Variant, variant_of
 from vcjax.runtime import config_flags as configs
 from vcjax.runtime import filesystem
+from vcjax.settings import validation
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit with a one-line message if it fails."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("vcjax").setLevel(logging.INFO)
-    config = _config(options.config, [a for a in rest if a.startswith("--config.")])
     if unknown := [a for a in rest if not a.startswith("--config.")]:
         parser.error(f"unknown argument {unknown[0]}")
-    variants = [_variant(config)]
-    for changes in options.also:
-        overrides = [f"--config.{change}" for change in changes.split(";")]
-        variants.append(_variant(_config(options.config, [*rest, *overrides])))
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("vcjax").setLevel(logging.INFO)
     try:
+        config, variants = _config(options.config, rest), _variants(options, rest)
+        check_detectors(variants)
         videos = manifests.read(options.videos)
         collection = ingest(
             videos,
             filesystem.path_of(options.collection),
             Pictures(options.side or 2 * config.clip.side, options.codec),
-            () if options.no_vectors else variants,
+            variants,
             Options(
                 options.num_workers,
                 options.on_error,
-                _share(options.share),
+                _shard(options.shard),
                 options.keep_trajectories,
                 options.staging,
             ),
-            fit_ids=videos.subset("train").video_ids if any(videos.split) else None,
+            training=_training(videos, config) if variants else (),
         )
     except (ValueError, OSError) as error:
         sys.exit(f"vcjax ingest: {error}")
@@ -88,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         "--side", type=int, default=0, help="short side of the frames; default: twice clip.side"
     )
     parser.add_argument("--codec", choices=shards.CODECS, default="jpeg")
-    parser.add_argument("--share", default="0/1", metavar="I/N", help="this machine's share")
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="part I of N of the videos, I from 1 to N"
+    )
     parser.add_argument(
         "--keep_trajectories", type=Path, metavar="FOLDER", help="keep trajectory files"
     )
@@ -100,21 +103,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _variant(config: ConfigDict) -> Variant:
-    return variant_of(config, seed=config.seed if config.data.seed < 0 else config.data.seed)
+def _variants(options: argparse.Namespace, overrides: Sequence[str]) -> list[Variant]:
+    if options.no_vectors:
+        return []
+    changes = ["", *options.also]
+    more = [[f"--config.{c}" for c in change.split(";") if c] for change in changes]
+    configs = [_config(options.config, [*overrides, *changed]) for changed in more]
+    return [variant_of(config, seed=_seed(config)) for config in configs]
 
 
-def _share(text: str) -> Share:
+def _seed(config: ConfigDict) -> int:
+    return config.seed if config.data.seed < 0 else config.data.seed
+
+
+def _training(videos: Manifest, config: ConfigDict) -> tuple[str, ...]:
+    """Return the ids of the training videos of a run with this config."""
+    split = splits.assign_split(
+        videos,
+        group=settings.group_column(config.data.group, videos.labels),
+        holdout=config.data.holdout,
+        seed=_seed(config),
+    )
+    return split.subset("train").video_ids
+
+
+def _shard(text: str) -> Shard:
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ValueError(f"--share is {text!r}; use I/N with I from 0 to N - 1, for example 0/8")
-    return Share(int(index), int(count))
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"--shard is {text!r}; use I/N with I from 1 to N, for example 3/8")
+    return Shard(int(index) - 1, int(count))
 
 
 def _config(config: str, overrides: Sequence[str]) -> ConfigDict:
     values = flags.FlagValues()
     flag = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
-    configs.parse(["vcjax ingest", f"--config={config}", *overrides], values)
+    arguments = ["vcjax ingest", f"--config={config}", *overrides]
+    configs.parse(arguments, values, describe_unknown=validation.unknown)
+    validation.check(flag.value)
     return flag.value
 
 

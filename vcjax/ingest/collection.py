@@ -4,13 +4,15 @@
     index.tsv, problems.tsv        the videos with their labels, and those that cannot be used
     parts/PART.json                the videos of a part: source, length, place in the shard
     parts/PART-DIGEST.array_record their frames
-    models/VARIANT.npz, .json      PCA, mixture and sketch of a variant of Fisher vectors
+    models/VARIANT.npz, .json      PCA, mixture and sketch of a variant of Fisher vectors, and the
+                                   ids of the videos that they are fitted to
     vectors/VARIANT/PART.npz       p(psi) of the videos of a part
     boxes/DETECTOR/PART.zip        boxes of people
 
 A video belongs to the part that a hash of its id selects, so a part depends on no other video.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -18,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 import fisher
 from fisher.vectors import FisherVectors
@@ -31,7 +34,7 @@ _ABOUT = "collection.json"
 
 
 class Pictures(NamedTuple):
-    """Encoding of the frames, which is fixed when a collection is created."""
+    """Encoding of the frames."""
 
     side: int  # short side in pixels; smaller videos keep their size
     codec: str  # jpeg or h264
@@ -53,24 +56,25 @@ class Collection:
     def create(cls, root: Any, pictures: Pictures, num_videos: int) -> "Collection":
         """Return the collection in `root`, which is created unless it exists.
 
-        Raises:
-            ManifestError: If the collection exists with pictures of another encoding.
+        If it exists with frames of another encoding, its videos have to be encoded again.
         """
-        if not (root / _ABOUT).is_file():
-            num_parts = math.ceil(num_videos / VIDEOS_PER_PART)
+        exists = cls.exists(root)
+        collection = (
+            cls.open(root)
+            if exists
+            else cls(root, pictures, math.ceil(num_videos / VIDEOS_PER_PART))
+        )
+        if not exists or collection.pictures != pictures:
+            collection.pictures = pictures
             filesystem.make_folder(root)
-            filesystem.write_text(
-                root / _ABOUT,
-                checksums.as_json({"format": 1, **pictures._asdict(), "num_parts": num_parts}),
-            )
-        stored = cls.open(root)
-        if stored.pictures != pictures:
-            side, codec = stored.pictures
-            raise ManifestError(
-                f"{root}: its frames have a short side of {side} pixels in {codec}, not "
-                f"{pictures.side} in {pictures.codec}; use these settings or another folder"
-            )
-        return stored
+            about = {"format": 1, **pictures._asdict(), "num_parts": collection.num_parts}
+            filesystem.write_text(root / _ABOUT, checksums.as_json(about))
+        return collection
+
+    @staticmethod
+    def exists(root: Any) -> bool:
+        """Return True if `root` is a collection."""
+        return bool((root / _ABOUT).is_file())
 
     @classmethod
     def open(cls, root: Any) -> "Collection":
@@ -94,7 +98,8 @@ class Collection:
     def record(self, part: int) -> dict[str, Any]:
         """Return the description of a part, or {} if it is missing or damaged.
 
-        The description has "shard", its "size" in bytes, and one entry per video in "videos".
+        The description has the "pictures", the "shard", its "size" in bytes, and one entry per
+        video in "videos".
         """
         try:
             return checksums.read_json(self.root / "parts" / f"{part:05d}.json")
@@ -130,7 +135,15 @@ class Collection:
         except (FileNotFoundError, checksums.DamagedError):
             return ""
 
-    def write_model(self, variant: Variant, model: fisher.Model) -> None:
+    def fitted_to(self, variant: Variant) -> tuple[str, ...]:
+        """Return the ids of the videos that the model of a variant was drawn from, if any."""
+        try:
+            about = checksums.read_json(self.model_path(variant).with_suffix(".json"))
+        except (FileNotFoundError, checksums.DamagedError):
+            return ()
+        return tuple(about["fitted_to"])
+
+    def write_model(self, variant: Variant, model: fisher.Model, fitted_to: Sequence[str]) -> None:
         """Write the model of a variant, and then its description and checksum."""
         target = self.model_path(variant)
         filesystem.make_folder(target.parent)
@@ -138,13 +151,10 @@ class Collection:
             model.save(temporary)
             digest = checksums.checksum(temporary)
         about = {"description": variant.describe(), "settings": dict(variant.fisher)}
+        about |= {"fitted_to": list(fitted_to)}
         filesystem.write_text(
             target.with_suffix(".json"), checksums.as_json(about | {"model": digest})
         )
-
-    def remove_model(self, variant: Variant) -> None:
-        """Remove the model of a variant; its vectors are no longer valid then."""
-        self.model_path(variant).with_suffix(".json").unlink(missing_ok=True)
 
     def vectors_path(self, variant: Variant, part: int) -> Any:
         """Return the path of the vectors of a variant in a part."""
@@ -182,21 +192,38 @@ class Collection:
         """Return p(psi) of `video_ids`, in this order.
 
         Raises:
-            ManifestError: If the collection has no vectors of this variant.
-            ValueError: If videos are missing.
+            ManifestError: If the collection has no vectors of this variant, or not of all videos.
         """
         self.check_variant(variant)
-        parts = [
-            self.read_vectors(variant, part) for part in sorted(set(map(self.part_of, video_ids)))
-        ]
-        parts = [part for part in parts if part.video_ids]
-        if not parts:
-            return FisherVectors((), np.zeros((0, 0), np.float32), np.zeros(0, bool)).of(video_ids)
-        return FisherVectors(
-            tuple(video_id for part in parts for video_id in part.video_ids),
-            np.concatenate([part.vectors for part in parts]),
-            np.concatenate([part.num_rows > 0 for part in parts]),
-        ).of(video_ids)
+        row_of = {video_id: row for row, video_id in enumerate(video_ids)}
+        vectors = np.zeros((0, 0), np.float32)
+        has_vector, missing = np.zeros(len(row_of), bool), set(row_of)
+        for part in sorted(set(map(self.part_of, video_ids))):
+            stored = self.read_vectors(variant, part)
+            if len(stored.vectors) and not vectors.size:
+                vectors = np.zeros((len(row_of), stored.vectors.shape[1]), np.float32)
+            for video_id, vector, count in zip(
+                stored.video_ids, stored.vectors, stored.num_rows, strict=True
+            ):
+                if video_id in row_of:
+                    vectors[row_of[video_id]], has_vector[row_of[video_id]] = vector, count > 0
+            missing.difference_update(stored.video_ids)
+        if missing:
+            raise ManifestError(
+                f"{self.root}: the Fisher vectors of {len(missing)} of {len(video_ids)} videos, "
+                f"such as {min(missing)}, are missing or damaged; run `vcjax ingest` again with "
+                "the config of this run, or the same command if the collection is part of a run"
+            )
+        return FisherVectors(tuple(video_ids), vectors, has_vector)
+
+    def has_vector(self, variant: Variant, video_ids: Sequence[str]) -> Bool[np.ndarray, " n"]:
+        """Return whether each of `video_ids` has a Fisher vector, without reading the vectors."""
+        rows: dict[str, int] = {}
+        for part in sorted(set(map(self.part_of, video_ids))):
+            with contextlib.suppress(*npz.UNREADABLE):
+                with self.vectors_path(variant, part).open("rb") as file, np.load(file) as arrays:
+                    rows |= dict(zip(arrays["video_ids"].tolist(), arrays["num_rows"], strict=True))
+        return np.array([rows.get(video_id, 0) > 0 for video_id in video_ids], bool)
 
     def check_variant(self, variant: Variant) -> None:
         """Raise ManifestError if there are no vectors of `variant`."""
@@ -204,7 +231,8 @@ class Collection:
             available = "; ".join(self.describe_variants()) or "none"
             raise ManifestError(
                 f"{self.root}: no Fisher vectors of {variant.describe()} (available: {available}); "
-                "run `vcjax ingest` with the config of this run to add them"
+                "run `vcjax ingest` with the config of this run to add them, or use the settings "
+                "of available vectors (their seed is --config.data.seed)"
             )
 
     def describe_variants(self) -> list[str]:

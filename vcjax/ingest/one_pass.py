@@ -41,7 +41,7 @@ class Job(NamedTuple):
 
     video_id: str
     path: str
-    version: str  # of the file, as in `version_of`
+    version: str  # of the file, as in `variant.version_of`
     staging: Path
     pictures: Pictures | None  # None: the frames are in the collection already
     extractions: tuple[Extraction, ...]
@@ -63,7 +63,12 @@ class Staged:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Version, length, rate and size of the video, and {extraction: number of rows}; or {}."""
+        """Description of the pass, or {} if it is not complete.
+
+        It has the "version" of the file, "num_frames", "fps", the encoding of the frames in
+        "pictures", and for each extraction by its key the "num_rows" and, in "sources", the
+        version of the inputs.
+        """
         try:
             return dict(json.loads((self.folder / _ABOUT).read_text("utf-8")))
         except (FileNotFoundError, ValueError):
@@ -89,32 +94,18 @@ class Staged:
     def serves(self, job: Job) -> bool:
         """Return True if the pass over the frames that `job` asks for is complete."""
         about = self.about
-        return (
-            about.get("version") == job.version
-            and (job.pictures is None or self.frames.exists())
-            and all(
-                extraction.key in about["num_rows"]
-                and (
-                    self.trajectories(extraction).exists()
-                    or all(
-                        self.vector(e.key).exists()
-                        for e in job.encodings
-                        if e.extraction == extraction
-                    )
-                    and not job.whole
-                )
-                for extraction in job.extractions
-            )
+        return about.get("version") == job.version and (
+            (job.pictures is None or about["pictures"] == list(job.pictures))
+            and all(self._has(extraction, job, about) for extraction in job.extractions)
         )
 
-
-def version_of(path: str) -> str:
-    """Return a text that changes with the content of a video file; "" if there is none."""
-    try:
-        size, version = filesystem.file_version(path)
-    except OSError:
-        return ""
-    return f"{size}/{version}"
+    def _has(self, extraction: Extraction, job: Job, about: dict[str, Any]) -> bool:
+        """Return True if the trajectories, or all vectors that are made from them, are staged."""
+        if about["sources"].get(extraction.key) != extraction.version(job.video_id, job.version):
+            return False
+        keys = [e.key for e in job.encodings if e.extraction == extraction]
+        is_encoded = not job.whole and all(self.vector(key).exists() for key in keys)
+        return is_encoded or self.trajectories(extraction).exists()
 
 
 def stage(job: Job) -> int:
@@ -144,7 +135,8 @@ def _read(job: Job) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     staged = Staged(folder)
-    about = {"version": job.version, "fps": round(video.probe(job.path, decode=False).fps, 3)}
+    about: dict[str, Any] = {"version": job.version, "pictures": job.pictures}
+    about |= {"fps": round(video.probe(job.path, decode=False).fps, 3)}
     boxes: dict[Extraction, list[people.Boxes]] = {e: [] for e in job.extractions if e.detector}
     frames = _frames(job, staged, about, boxes)
     try:
@@ -170,6 +162,7 @@ def _read(job: Job) -> None:
                     writer.append(new)
             for _ in frames:  # without any extraction
                 pass
+        about["sources"] = {e.key: e.version(job.video_id, job.version) for e in job.extractions}
         about["num_rows"] = {
             e.key: w.num_rows for e, w in zip(job.extractions, writers, strict=True)
         }

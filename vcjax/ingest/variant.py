@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from vcjax.idt import people
 from vcjax.idt.collection import VERSION
 from vcjax.idt.trajectories import IdtSettings
+from vcjax.runtime import filesystem
 
 
 class Extraction(NamedTuple):
@@ -32,6 +34,15 @@ class Extraction(NamedTuple):
         kind, _, file = self.detector.partition(":")
         content = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
         return _hash([VERSION, self.matcher, kind, content, self.people, self.max_side])
+
+    def version(self, video_id: str, version: str) -> str:
+        """Return a text that changes with the content of a video and of its box file.
+
+        `version` is the text of the video file alone.
+        """
+        if not self.people:
+            return version
+        return f"{version} {version_of(str(people.path_of(Path(self.people), video_id)))}"
 
 
 @dataclass(frozen=True)
@@ -61,13 +72,22 @@ class Variant:
 def variant_of(config: ConfigDict, *, seed: int) -> Variant:
     """Return the variant that a config describes in its sections `idt` and `fisher`.
 
-    `seed` is the seed of the draws of the fit.
+    `seed` is the seed of the draws of the fit. Given boxes replace the detector.
     """
     idt = config.idt
-    detector = "" if idt.detector in ("", "none") else idt.detector
+    detector = "" if idt.people or idt.detector == "none" else idt.detector
     return Variant(
         Extraction(idt.matcher, detector, idt.people, idt.max_side), config.fisher.to_dict(), seed
     )
+
+
+def version_of(path: str) -> str:
+    """Return a text that changes with the content of a file; "" if there is no such file."""
+    try:
+        size, version = filesystem.file_version(path)
+    except OSError:
+        return ""
+    return f"{size}/{version}"
 
 
 def _hash(content: Any) -> str:

@@ -109,4 +109,5 @@ def cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDict
 def dataset_name(config: ConfigDict) -> str:
     """Return the name of the videos in the report."""
     rendered = config.data.rendered.num_videos
-    return f"rendered ({rendered})" if rendered else Path(config.data.manifest).name
+    source = config.data.collection or config.data.manifest
+    return f"rendered ({rendered})" if rendered else Path(source).name

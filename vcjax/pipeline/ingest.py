@@ -1,4 +1,4 @@
-"""The stage `ingest`: one decode of every video into a collection (Sec. 3.3, 4.2)."""
+"""The stages `ingest` and `fisher`: one decode of every video into a collection (Sec. 3.3, 4.2)."""
 
 import hashlib
 import logging
@@ -11,17 +11,17 @@ from ml_collections import ConfigDict
 
 from vcjax import settings
 from vcjax.data import manifest as manifests
-from vcjax.data import shards, splits
+from vcjax.data import shards
 from vcjax.data.manifest import Manifest
 from vcjax.ingest.collection import Collection, Pictures
-from vcjax.ingest.ingest import Options, ingest
+from vcjax.ingest.ingest import Options, check_detectors, ingest
 from vcjax.ingest.variant import Variant
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime.stage_cache import Stage
 
 log = logging.getLogger(__name__)
 
-_FITTED = "fitted.txt"  # ids of the videos that the stage `fisher` fitted its model to
+_MODEL = "model.txt"  # checksum of the model that the vectors of the collection belong to
 
 
 def ingest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
@@ -29,37 +29,44 @@ def ingest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
 
     With `data.collection` the stage only checks that the collection serves the run.
     """
+    # vectors are computed here already, in the same pass over the frames
+    variants = [workdirs.variant(config)] if "fisher" in config.stages else []
 
     def check(running: Names[str]) -> None:
-        manifest = videos(running)
+        workdirs.check_side(config, _pictures(config, workdir))
         if config.data.collection:
-            workdirs.check_size(config, workdirs.collection(config, workdir).pictures)
-        elif any(shards.parse(path) for path in manifest.paths):
+            _check_shared(config, workdir, variants)
+            return
+        check_detectors(variants)
+        if any(shards.parse(path) for path in videos(running).paths):
             raise settings.SettingsError(
                 f"--config.data.manifest={config.data.manifest} holds reduced frames and not the "
-                "original videos; use --config.data.collection, or pass the original videos"
+                "original videos; pass a collection as --config.data.collection, or the original "
+                "videos"
             )
 
     def run(directory: Path) -> str:
         manifest = manifests.load(workdir / "manifest" / "manifest.tsv")
-        # vectors are computed here already, in the same pass over the frames
-        variants = [workdirs.variant(config)] if "fisher" in config.stages else []
-        collection = update(config, workdir, manifest, variants)
+        collection = _update(config, workdir, manifest, variants)
         usable = collection.manifest()
         row_of = {video_id: row for row, video_id in enumerate(usable.video_ids)}
         valid = manifest.take(r for r, i in enumerate(manifest.video_ids) if i in row_of)
         stored = usable.take(row_of[video_id] for video_id in valid.video_ids)
         valid = replace(valid, paths=stored.paths, num_frames=stored.num_frames)
         manifests.save(valid, directory / "manifest.tsv")
+        if len(valid) < len(manifest):
+            problems = f"{collection.root / 'problems.tsv'}"
+            log.info("ingest: %d videos left out, %s", len(manifest) - len(valid), problems)
         content = (valid.video_ids, valid.num_frames, valid.split, collection.pictures)
         return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
     return Stage(
         name,
-        {"side": config.data.side, "codec": config.data.codec},
+        _pictures(config, workdir)._asdict(),
         ("manifest",),
         run,
         keeps=True,
+        by_video=("manifest.tsv",),
         files="manifest.tsv",
         section="data",
         check=check,
@@ -71,14 +78,19 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
 
     If few videos have changed, the model is kept.
     """
+    variant = workdirs.variant(config)
+
+    def check(running: Names[str]) -> None:
+        if not config.data.collection:
+            check_detectors([variant])
 
     def run(directory: Path) -> None:
         manifest = manifests.load(workdir / "manifest" / "manifest.tsv")
-        update(config, workdir, manifest, [workdirs.variant(config)])
-        vectors = workdirs.fisher_vectors(config, workdir, workdirs.manifest(workdir))
-        ids = "\n".join(_fit_ids(config, manifest))
-        (directory / _FITTED).write_text(ids, encoding="utf-8")
-        log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
+        collection = _update(config, workdir, manifest, [variant])
+        digest = collection.model_digest(variant)
+        (directory / _MODEL).write_text(f"{digest}  {collection.model_path(variant).name}\n")
+        has_vector = collection.has_vector(variant, workdirs.manifest(workdir).video_ids)
+        log.info("fisher: %d of %d videos have a vector", has_vector.sum(), len(has_vector))
 
     return Stage(
         name,
@@ -86,11 +98,33 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
         | {"seed": workdirs.data_seed(config)},
         ("manifest", "ingest"),
         run,
-        by_video=(_FITTED,),
+        by_video=(_MODEL,),
+        check=check,
     )
 
 
-def update(
+def _pictures(config: ConfigDict, workdir: Path) -> Pictures:
+    """Return the encoding of the frames, which follows the clip unless `data.side` is set.
+
+    A collection with larger frames than the clip needs is kept.
+    """
+    required = Pictures(config.data.side or 2 * config.clip.side, config.data.codec)
+    if config.data.collection:
+        return workdirs.collection(config, workdir).pictures
+    if config.data.side or not workdirs.has_collection(config, workdir):
+        return required
+    stored = workdirs.collection(config, workdir).pictures
+    return stored if stored.codec == required.codec and stored.side > required.side else required
+
+
+def _check_shared(config: ConfigDict, workdir: Path, variants: Sequence[Variant]) -> None:
+    collection = workdirs.collection(config, workdir)
+    collection.manifest()
+    for variant in variants:
+        collection.check_variant(variant)
+
+
+def _update(
     config: ConfigDict, workdir: Path, manifest: Manifest, variants: Sequence[Variant]
 ) -> Collection:
     """Bring the collection of the run up to date with `manifest`, and return it.
@@ -101,30 +135,14 @@ def update(
         ManifestError: If a shared collection lacks vectors, or if videos cannot be used.
     """
     if config.data.collection:
-        collection = workdirs.collection(config, workdir)
-        for variant in variants:
-            collection.check_variant(variant)
-        return collection
+        _check_shared(config, workdir, variants)
+        return workdirs.collection(config, workdir)
     return ingest(
         manifest,
         workdirs.collection_folder(config, workdir),
-        Pictures(config.data.side or 2 * config.clip.side, config.data.codec),
+        _pictures(config, workdir),
         variants,
         Options(workdirs.num_workers(config), config.data.on_error),
-        fit_ids=_fit_ids(config, manifest),
-        refit=_refit(config, manifest, workdir / "fisher" / _FITTED),
+        training=manifest.subset("train").video_ids,
+        max_changed_share=config.data.max_changed_share,
     )
-
-
-def _fit_ids(config: ConfigDict, manifest: Manifest) -> tuple[str, ...]:
-    fitted = manifest if config.fisher.fit_split == "all" else manifest.subset("train")
-    return fitted.video_ids
-
-
-def _refit(config: ConfigDict, manifest: Manifest, fitted: Path) -> bool:
-    """Return True if the model was fitted to other videos, too many of which have changed."""
-    if not fitted.exists():
-        return False
-    before = fitted.read_text("utf-8").split("\n")
-    share = config.data.max_changed_share
-    return not splits.mostly_unchanged(before, _fit_ids(config, manifest), max_share=share)

@@ -21,9 +21,10 @@ _WHICH_VIDEOS = ("manifest", "source", "on_error", "verify", "collection")
 
 
 def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
-    """Return the stage that writes valid videos and their split to `manifest.tsv`.
+    """Return the stage that writes the videos and their split to `manifest.tsv`.
 
-    Invalid videos are written to `problems.tsv`.
+    Without a stage `ingest`, which reads every video, they are verified, and invalid videos are
+    written to `problems.tsv`.
 
     Raises:
         SettingsError: If the config names no videos.
@@ -77,7 +78,8 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
 
 def _check(manifest: Manifest, config: ConfigDict) -> None:
     if not len(manifest.rows("train")):
-        raise manifests.ManifestError(f"{config.data.manifest}: no videos of the split train")
+        source = config.data.collection or config.data.manifest
+        raise manifests.ManifestError(f"{source}: no videos of the split train")
 
 
 def listed(config: ConfigDict, workdir: Path) -> Manifest:
@@ -95,10 +97,6 @@ def listed(config: ConfigDict, workdir: Path) -> Manifest:
     wanted |= {"seed": workdirs.data_seed(config)}
     same_recipe = all(recorded.get(key) == value for key, value in wanted.items())
     return _split(manifest, config, table if same_recipe else None)
-
-
-def _seed(config: ConfigDict) -> int:
-    return config.seed if config.data.seed < 0 else config.data.seed
 
 
 def _split(manifest: Manifest, config: ConfigDict, previous: Path | None) -> Manifest:
@@ -130,11 +128,4 @@ def group_column(config: ConfigDict, manifest: Manifest) -> str:
     Raises:
         SettingsError: If the manifest has no such column.
     """
-    if config.data.group == "auto":
-        return next((c for c in settings.GROUP_COLUMNS if c in manifest.labels), "")
-    if config.data.group and config.data.group not in manifest.labels:
-        raise settings.SettingsError(
-            f"--config.data.group is {config.data.group!r}; use one of the manifest's label "
-            f"columns {sorted(manifest.labels)}"
-        )
-    return config.data.group
+    return settings.group_column(config.data.group, manifest.labels)

@@ -23,8 +23,9 @@ from vcjax.training import networks
 # run, all listed videos, as if every one of them were valid
 Videos = Callable[[Collection[str]], Manifest]
 
-# Settings of data.* that do not change the results.
+# Settings of data.* that do not change the results, or only by the frames of the stage `ingest`.
 _EXECUTION = ("num_threads", "num_workers", "max_corrupt_fraction", "max_changed_share")
+_FRAMES = ("side", "codec")
 
 
 def manifest(workdir: Path) -> Manifest:
@@ -50,6 +51,11 @@ def collection_folder(config: ConfigDict, workdir: Path) -> Any:
     return workdir / "ingest" / "collection"
 
 
+def has_collection(config: ConfigDict, workdir: Path) -> bool:
+    """Return True if the collection of the run exists."""
+    return VideoCollection.exists(collection_folder(config, workdir))
+
+
 def collection(config: ConfigDict, workdir: Path) -> VideoCollection:
     """Return the collection of the run."""
     return VideoCollection.open(collection_folder(config, workdir))
@@ -60,14 +66,22 @@ def variant(config: ConfigDict) -> Variant:
     return variant_of(config, seed=data_seed(config))
 
 
-def check_size(config: ConfigDict, pictures: Pictures) -> None:
-    """Raise SettingsError if a clip needs larger frames than the collection has."""
-    if config.clip.side > pictures.side:
-        raise settings.SettingsError(
-            f"--config.clip.side={config.clip.side} needs frames of at least this short side, and "
-            f"{config.data.collection} has {pictures.side} pixels; make a collection with "
-            f"`vcjax ingest VIDEOS FOLDER --side {2 * config.clip.side}`"
-        )
+def check_side(config: ConfigDict, pictures: Pictures, source: str = "") -> None:
+    """Raise SettingsError if a clip needs larger frames than the collection `source` has.
+
+    Without `source` the collection is that of the run.
+    """
+    if config.clip.side <= pictures.side:
+        return
+    source = source or config.data.collection
+    if source:
+        remedy = f"`vcjax ingest VIDEOS {source} --side {2 * config.clip.side}` makes larger ones"
+    else:
+        source, remedy = "the run", f"--config.data.side={2 * config.clip.side} makes larger ones"
+    raise settings.SettingsError(
+        f"--config.clip.side={config.clip.side} needs frames whose short side has at least as many "
+        f"pixels, and the frames of {source} have {pictures.side}; {remedy}"
+    )
 
 
 def fisher_vectors(config: ConfigDict, workdir: Path, manifest: Manifest) -> FisherVectors:
@@ -77,7 +91,8 @@ def fisher_vectors(config: ConfigDict, workdir: Path, manifest: Manifest) -> Fis
 
 def num_vectors(config: ConfigDict, workdir: Path, manifest: Manifest) -> int:
     """Return the number of videos of `manifest` that have a Fisher vector."""
-    return int(fisher_vectors(config, workdir, manifest).has_vector.sum())
+    stored = collection(config, workdir)
+    return int(stored.has_vector(variant(config), manifest.video_ids).sum())
 
 
 def num_workers(config: ConfigDict) -> int:
@@ -87,7 +102,7 @@ def num_workers(config: ConfigDict) -> int:
 
 def data_settings(config: ConfigDict) -> dict[str, Any]:
     """Return the settings of `data` that the results depend on."""
-    return {k: v for k, v in config.data.to_dict().items() if k not in _EXECUTION}
+    return {k: v for k, v in config.data.to_dict().items() if k not in _EXECUTION + _FRAMES}
 
 
 def network(config: ConfigDict, workdir: Path, stage: str) -> ResNet3D:

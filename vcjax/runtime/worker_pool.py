@@ -77,13 +77,17 @@ def run(
     return {job.video_id: counts[job.video_id] for job in jobs}, failed
 
 
-def run_all(jobs: Sequence[J], work: Callable[[J], int], num_workers: int) -> Iterator[Result[J]]:
-    """Yield the result of each job as it completes; jobs with large files start first.
+def run_all(
+    jobs: Sequence[J], work: Callable[[J], int], num_workers: int, *, in_order: bool = False
+) -> Iterator[Result[J]]:
+    """Yield the result of each job as it completes.
+
+    Jobs with large files start first, or with `in_order`, jobs start in their order.
 
     If a process dies, the jobs that were running are run again one at a time, to identify the job
     that kills its process. Its result has the problem `DIED`.
     """
-    waiting = deque(sorted(jobs, key=_size, reverse=True))
+    waiting = deque(jobs if in_order else sorted(jobs, key=_size, reverse=True))
     if num_workers <= 1:
         yield from (attempt(work, job) for job in waiting)
         return

@@ -6,7 +6,7 @@ entry of the paper's bibliography.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -126,9 +126,9 @@ def _model() -> ConfigDict:
 def _idt() -> ConfigDict:
     idt = ConfigDict()
     idt.matcher = "flow"  # point matches for the camera's homography; or "surf"
-    idt.detector = "none"  # people, whose motion is not the camera's (Sec. 3.3): hog, onnx:FILE,
-    # maskrcnn (the paper's), or none (Table 5)
-    idt.people = ""  # folder of human boxes, VIDEO_ID.bb (Sec. 3.3); "": none (Table 5)
+    idt.detector = "maskrcnn"  # of people, whose motion is not the camera's (Sec. 3.3); to go
+    # without: none (Table 5, and the small variants); or hog, onnx:FILE, maskrcnn:WEIGHTS
+    idt.people = ""  # folder of boxes of people, VIDEO_ID.bb, in place of the detector; "": none
     idt.max_side = 0  # pixels of the larger side, to which larger frames are reduced; 0: as is
     return idt
 
@@ -248,6 +248,22 @@ DESCRIPTORS = ("all", "trajectory", "hog", "hof", "mbh")  # each may have its ow
 GROUP_COLUMNS = ("group", "scene", "sequence")
 TRAINING_STAGES = ("ir", "la_own", "la", "tune")
 FINETUNING_STAGES = ("supervised", "finetune", "ucf101", "hmdb51")
+
+
+def group_column(configured: str, columns: Collection[str]) -> str:
+    """Return the label column of groups, which is `configured` or chosen for "auto"; "": none.
+
+    Raises:
+        SettingsError: If `columns` does not contain the configured column.
+    """
+    if configured == "auto":
+        return next((c for c in GROUP_COLUMNS if c in columns), "")
+    if configured and configured not in columns:
+        raise SettingsError(
+            f"--config.data.group is {configured!r}; use one of the manifest's label columns "
+            f"{sorted(columns)}"
+        )
+    return configured
 
 
 def num_epochs(stage: ConfigDict, epochs_scale: float) -> int:

@@ -81,6 +81,7 @@ _RULES: dict[str, _Rule] = {
     "model.embedding_dim": _AT_LEAST_1,
     "model.dtype": _one_of("auto", "float32", "bfloat16", "float16"),
     "idt.matcher": _one_of("flow", "surf"),
+    "idt.detector": _NAME,
     "fisher.explained_variance": _PART,
     "fisher.num_components": _AT_LEAST_1,
     "fisher.fit_split": _one_of("train", "all"),
@@ -122,6 +123,7 @@ _RULES: dict[str, _Rule] = {
     "num_neighbors": _AT_LEAST_1,
     **{f"{stage}.objective": _one_of("local_aggregation") for stage in ("la_own", "la", "tune")},
 }
+_MAY_BE_NONE = ("idt.detector",)  # whose value none has a meaning
 _NOT_EMPTY = ("stages", "scales", "fisher.descriptors", "retrieval")
 
 
@@ -147,15 +149,26 @@ def check(config: ConfigDict) -> None:
             raise SettingsError(f"{shown}; use {_KINDS[type(defaults[key])]}")
         if not rule.holds(value):
             raise SettingsError(f"{shown}; use {rule.description}")
-        if _means_none(value):
+        if _means_none(value) and key not in _MAY_BE_NONE:
             raise SettingsError(f"{shown}, which is no value; for none, leave it empty")
         if value == () and (key in _NOT_EMPTY or key.rpartition(".")[2] in _NOT_EMPTY):
             raise SettingsError(f"--config.{key} is empty")
-    if config.data.manifest and config.data.rendered.num_videos:
+    _check_videos(config.data)
+
+
+def _check_videos(data: ConfigDict) -> None:
+    """Raise SettingsError if several settings provide the videos."""
+    given = [name for name in ("manifest", "collection") if data[name]]
+    if given and data.rendered.num_videos:
         raise SettingsError(
-            f"--config.data.manifest={config.data.manifest} would be ignored, since the variant "
-            f"(rendered, smoke) renders {config.data.rendered.num_videos} videos; "
+            f"--config.data.{given[0]}={data[given[0]]} would be ignored, since the variant "
+            f"(rendered, smoke) renders {data.rendered.num_videos} videos; "
             "use the variant folder, or add --config.data.rendered.num_videos=0"
+        )
+    if len(given) == 2:
+        raise SettingsError(
+            f"--config.data.manifest={data.manifest} would be ignored, since the videos of "
+            f"--config.data.collection={data.collection} are used; leave out one of the two"
         )
 
 

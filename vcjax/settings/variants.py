@@ -18,6 +18,7 @@ def _small(config: ConfigDict) -> None:
     config.clip.num_frames, config.clip.stride, config.clip.side = 8, 2, 56
     config.model.width = 16
     config.clusters.num_clusters = 0
+    config.idt.detector = "none"
     config.fisher.num_components = 32
     config.ir.estimator = "full_softmax"
     for stage, epochs, lr_milestones in (
