@@ -159,6 +159,19 @@ def record(file: str, position: int) -> bytes:
     return _reader(file).read([position])[0]
 
 
+def copy(file: str, position: int, count: int, writer: Writer) -> None:
+    """Append `count` records of a file, from `position` on, to `writer`.
+
+    The file is opened for this call alone, since a file that is copied is soon replaced.
+    """
+    reader = _reader.__wrapped__(file)
+    try:
+        for number in range(position, position + count):
+            writer.write(reader.read([number])[0])
+    finally:
+        reader.close()
+
+
 def num_records(file: str) -> int:
     """Return the number of records in an ArrayRecord file."""
     return _reader(file).num_records()

@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import math
+import zipfile
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -119,6 +120,12 @@ class Collection:
     def boxes_path(self, key: str, part: int) -> Any:
         """Return the path of the boxes of an extraction in a part."""
         return self.root / "boxes" / key / f"{part:05d}.zip"
+
+    def boxes(self, key: str, video_id: str) -> str:
+        """Return the content of the box file of a video, as `vcjax idt detect` writes it."""
+        path = self.boxes_path(key, self.part_of(video_id))
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            return archive.read(f"{video_id}.bb").decode("ascii")
 
     def model_path(self, variant: Variant) -> Any:
         """Return the path of the model of a variant."""

@@ -233,7 +233,7 @@ class _Work:
                 v.extraction,
                 filesystem.cached(str(self.collection.model_path(v))),
                 v.fisher["variant"],
-                v.key,
+                self.encoding_key(v),
             )
             for v in (need.variants if fitted else ())
         )
@@ -248,6 +248,10 @@ class _Work:
             self.options.trajectories,
             whole=not fitted,
         )
+
+    def encoding_key(self, variant: Variant) -> str:
+        """Return the key of the vectors of a variant by its present model."""
+        return f"{variant.key}-{self.collection.model_digest(variant)[:12]}"
 
     def run(self, jobs: Sequence[Job], bar: Any, *, in_order: bool = False) -> Iterator[Job]:
         """Run the jobs in worker processes, collect the problems, and yield each finished job."""
@@ -424,8 +428,7 @@ class _Work:
         with filesystem.writing(target) as temporary:
             with shards.Writer(temporary) as writer:
                 for path, first, count in sources:
-                    for number in range(first, first + count):
-                        writer.write(shards.record(path, number))
+                    shards.copy(path, first, count, writer)
             size = temporary.stat().st_size
         for entry in entries:
             if not entry["problem"]:
@@ -438,12 +441,13 @@ class _Work:
         keys = zip(stored.video_ids, stored.versions, strict=True)
         row_of = {key: row for row, key in enumerate(keys)}
         ids, vectors, num_rows = [], [], []
+        encoding = self.encoding_key(variant)
         for video_id, results in staged.items():
             row = row_of.get((video_id, self.source(variant, video_id)))
             if video_id in self.problems:
                 continue
-            if results.vector(variant.key).exists():
-                vectors.append(np.load(results.vector(variant.key), allow_pickle=False))
+            if results.vector(encoding).exists():
+                vectors.append(np.load(results.vector(encoding), allow_pickle=False))
                 num_rows.append(results.about["num_rows"][variant.extraction.key])
             elif row is not None:
                 vectors.append(stored.vectors[row])

@@ -33,7 +33,7 @@ class Encoding(NamedTuple):
     extraction: Extraction
     model: Path
     variant: str  # "paper" or "released"
-    key: str
+    key: str  # of the variant and of the content of its model
 
 
 class Job(NamedTuple):
@@ -88,7 +88,7 @@ class Staged:
         return self.folder / f"{extraction.key}.trajectories"
 
     def vector(self, key: str) -> Path:
-        """File of the Fisher vector of the variant `key`."""
+        """File of the Fisher vector of an encoding."""
         return self.folder / f"{key}.npy"
 
     def serves(self, job: Job) -> bool:
@@ -217,7 +217,8 @@ def _encode(staged: Staged, job: Job, encoding: Encoding) -> None:
         jax.config.update("jax_platforms", "cpu")  # or every process would reserve GPU memory
     path = staged.trajectories(encoding.extraction)
     pairs = [(job.video_id, lambda: (rows.features for rows in storage.read_blocks(path)))]
-    _, vectors, _ = _model(encoding.model).encode_collection(pairs, variant=encoding.variant)
+    model = _model(encoding.model, encoding.key)
+    _, vectors, _ = model.encode_collection(pairs, variant=encoding.variant)
     with atomic.atomic_write(staged.vector(encoding.key)) as file:
         np.save(file, vectors[0], allow_pickle=False)
 
@@ -231,5 +232,5 @@ def _keep_or_remove(path: Path, extraction: Extraction, job: Job) -> None:
 
 
 @lru_cache(maxsize=4)  # models per process, for all its videos
-def _model(path: Path) -> fisher.Model:
+def _model(path: Path, key: str) -> fisher.Model:
     return fisher.Model.load(path)
