@@ -78,14 +78,14 @@ def test_seeds_after_the_first_share_the_videos_and_their_trajectories(tmp_path,
     def run(command, environment):
         commands.append(command)
         assert environment["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "compiled")
-        for name in ("manifest", "idt"):
+        for name in ("manifest", "ingest"):
             (tmp_path / command[4].split("=")[1] / name).mkdir(exist_ok=True)
         return 0
 
     monkeypatch.setattr(claim.preemption, "run", run)
     folders = claim.train("c.py", [3, 5], tmp_path, overrides=["--config.epochs_scale=0.5"])
     assert [folder.name for folder in folders] == ["seed3", "seed5"]
-    assert (folders[1] / "idt").resolve() == folders[0] / "idt"
+    assert (folders[1] / "ingest").resolve() == folders[0] / "ingest"
     assert commands[1][5:] == ["--config.seed=5", "--config.epochs_scale=0.5"]
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fisher.vectors import FisherVectors
+import fisher
 from vcjax import doctor, settings
 from vcjax.data import manifest as manifests
+from vcjax.ingest.collection import Collection, PartVectors, Pictures
 from vcjax.pipeline import build, manifest
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import checksums, stage_cache
@@ -23,7 +24,7 @@ from vcjax.runtime.stage_cache import StageError
 from vcjax.settings import defaults
 
 NUM_DRAWS = int(os.environ.get("VCJAX_DRAWS", "40"))
-STAGES = ("manifest", "idt", "fisher", "ir", "la", "tune", "evaluate", "finetune", "few_shot")
+STAGES = ("manifest", "ingest", "fisher", "ir", "la", "tune", "evaluate", "finetune", "few_shot")
 VALUES = (-1, 0, 1, 3, 16, 64, 10**6, -0.5, 0.0, 0.25, 1.0, 7.5, float("nan"), float("inf"),
           "", "x", "ir", "la", "scene", "bank", "joint", "float16", (), (1,), (1, -1), ("x",),
           True, False)  # fmt: skip
@@ -63,16 +64,30 @@ def _write_result(directory):
         paths = tuple(str(videos / path) for path in listed.paths)
         manifests.save(replace(listed, paths=paths), directory / "manifest.tsv")
         return
-    if directory.name == "fisher":
-        ids = workdirs.manifest(workdir).video_ids
-        vectors = np.ones((len(ids), 2), np.float32)
-        FisherVectors(ids, vectors, np.ones(len(ids), bool)).save(directory / "vectors.npz")
+    if directory.name == "ingest":
+        videos = workdirs.manifest(workdir)
+        shard = directory / "collection" / "parts" / "00000.array_record"
+        paths = tuple(f"{shard}#{i}:40" for i in range(len(videos)))
+        manifests.save(replace(videos, paths=paths), directory / "manifest.tsv")
+        _write_collection(config, workdir, videos)
     if directory.name in ("ir", "la", "tune", "finetune"):
         part = directory / "split" if directory.name == "finetune" else directory
         (part / "checkpoints" / "6").mkdir(parents=True)
         (part / "checkpoints" / "6" / "bank").write_text(directory.name)
     (directory / "index.html").write_text(directory.name)
     (workdir / "report.json").write_text("{}")
+
+
+def _write_collection(config, workdir, videos):
+    """Write a collection of vectors alone."""
+    pictures, variant = Pictures(2 * config.clip.side, "jpeg"), workdirs.variant(config)
+    collection = Collection.create(workdir / "ingest" / "collection", pictures, len(videos))
+    model = fisher.Model.fit(np.eye(426, dtype=np.float32), explained_variance=0.1,
+                             num_components=1, sketch_dim=2, seed=0)  # fmt: skip
+    collection.write_model(variant, model, videos.video_ids)
+    ones = np.ones(len(videos), np.int64)
+    vectors = PartVectors(videos.video_ids, videos.paths, np.ones((len(videos), 2)), ones)
+    collection.write_vectors(variant, 0, vectors)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +163,10 @@ def test_refused_settings_change_no_file_and_accepted_ones_lose_none(complete, t
         ({"model.width": 16}, ("finetune",), "finetune needs tune, .* model.width 8 -> 16; add"),
         ({"model.width": 16}, ("evaluate",), "evaluate needs ir, .* model.width 8 -> 16; add"),
         ({"ir.epochs": 40}, ("evaluate",), "evaluate needs ir, .* ir.epochs 20 -> 40; add ir,"),
-        ({"idt.matcher": "surf"}, ("fisher",), 'needs idt, .* idt.matcher "flow" -> "surf"'),
+        ({"idt.matcher": "surf"}, ("la",), 'needs fisher, .* idt.matcher "flow" -> "surf"'),
+        ({"data.side": 32}, ("fisher",), "needs ingest, .* data.side 64 -> 32; add ingest"),
+        ({"data.side": 16}, (), "clip.side=32 needs frames .* of the run have 16; .*data.side=64"),
+        ({"idt.detector": "x"}, (), "unknown detector 'x'; .* --config.idt.detector=none computes"),
         ({"idt.matcher": "surf"}, ("finetune",), 'needs tune, .* idt.matcher "flow" -> "surf"'),
     ],
 )

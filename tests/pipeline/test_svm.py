@@ -1,22 +1,35 @@
 import json
 
+import av
 import numpy as np
 import pytest
 
 from vcjax import settings
-from vcjax.data import manifest as manifests
-from vcjax.idt import storage
+from vcjax.idt import extraction
 from vcjax.idt.trajectories import COLUMNS, Trajectories
 from vcjax.pipeline import build
 from vcjax.runtime import stage_cache
 
 
 @pytest.fixture
-def config(tmp_path):
-    (tmp_path / "list.tsv").write_text("path\na.mp4\n")
+def config(tmp_path, monkeypatch):
+    """Of 24 videos whose HOF tells the action, whose HOG the scene."""
+    rows = ["path\tvideo_id\tsplit\taction\tscene"]
+    for i in range(24):
+        path = tmp_path / f"v{i:02}.avi"
+        with av.open(path, "w") as container:
+            stream = container.add_stream("ffv1", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 32, 32, "gray"
+            for _ in range(9):
+                picture = np.full((32, 32), 10 * i, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="gray")))
+            container.mux(stream.encode())
+        rows.append(f"{path}\tv{i:02}\t{'train' if i < 20 else 'test'}\t{i % 2}\t{i // 4}")
+    (tmp_path / "list.tsv").write_text("\n".join(rows) + "\n")
+    monkeypatch.setattr(extraction, "extract_frames", _extract)
     config = settings.apply_variants(settings.paper(), "folder")
-    config.stages = ("manifest", "idt", "fisher", "svm")
-    config.data.manifest = str(tmp_path / "list.tsv")
+    config.stages = ("manifest", "ingest", "fisher", "svm")
+    config.data.manifest, config.num_workers = str(tmp_path / "list.tsv"), 1
     config.fisher.sketch_dim, config.fisher.num_components = 0, 1
     config.fisher.descriptors = ("hog", "hof")
     config.clusters.num_runs = 1
@@ -24,35 +37,21 @@ def config(tmp_path):
     return config
 
 
-@pytest.fixture
-def workdir(tmp_path):
-    """Trajectories of 24 videos whose HOF tells the action, whose HOG the scene."""
-    generator = np.random.default_rng(0)
-    actions, scenes = np.arange(24) % 2, np.arange(24) // 4
-    shift = {"hof": 0.5 * actions, "hog": 0.5 * scenes}
-    ids = tuple(f"v{i:02}" for i in range(24))
-    (tmp_path / "idt").mkdir()
-    for i, video_id in enumerate(ids):
-        parts = {}
-        for name, width in COLUMNS.items():
-            base = 0.1 * generator.normal(size=(80, width)) + 0.5
-            parts[name] = base + shift.get(name, np.zeros(24))[i] * (np.arange(width) % 3 == 0)
-        storage.write(storage.path_of(tmp_path / "idt", video_id), Trajectories(**parts))
-    labels = {"action": tuple(map(str, actions)), "scene": tuple(map(str, scenes))}
-    (tmp_path / "manifest").mkdir()
-    manifests.save(
-        manifests.Manifest(ids, ids, labels, ("train",) * 20 + ("test",) * 4, (9,) * 24),
-        tmp_path / "manifest" / "manifest.tsv",
-    )
-    for name in ("manifest", "idt"):
-        record = {"complete": True, "digest": name}
-        (tmp_path / name / "stage.json").write_text(json.dumps(record))
-    return tmp_path
+def _extract(frames, **how):
+    """In place of the extraction: trajectories of the video whose gray value tells its number."""
+    i = round(list(frames)[0].mean() / 10)
+    shift = {"hof": 0.5 * (i % 2), "hog": 0.5 * (i // 4)}
+    generator = np.random.default_rng(i)
+    parts = {}
+    for name, width in COLUMNS.items():
+        base = 0.1 * generator.normal(size=(80, width)) + 0.5
+        parts[name] = base + shift.get(name, 0) * (np.arange(width) % 3 == 0)
+    yield Trajectories(**parts)
 
 
-def test_each_descriptor_tells_in_new_scenes_what_it_saw(config, workdir, capsys):
-    stage_cache.run(build.build(config, workdir), workdir, only=["fisher", "svm"])
-    report = json.loads((workdir / "report.json").read_text())
+def test_each_descriptor_tells_in_new_scenes_what_it_saw(config, tmp_path, capsys):
+    stage_cache.run(build.build(config, tmp_path), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
     accuracy = {name: entry["linear"]["action"] for name, entry in report["models"].items()}
     assert set(accuracy) == {"IDT hog", "IDT hof", "IDT side by side"}
     assert accuracy["IDT hof"] == accuracy["IDT side by side"] == 1
@@ -60,13 +59,13 @@ def test_each_descriptor_tells_in_new_scenes_what_it_saw(config, workdir, capsys
     assert "IDT hof" in capsys.readouterr().out
 
 
-def test_a_sketch_of_several_descriptors_is_refused(config, workdir):
+def test_a_sketch_of_several_descriptors_is_refused(config, tmp_path):
     config.fisher.sketch_dim = 2000
     with pytest.raises(settings.SettingsError, match="set --config.fisher.sketch_dim=0"):
-        build.build(config, workdir)
+        build.build(config, tmp_path)
 
 
-def test_an_unknown_descriptor_is_named(config, workdir):
+def test_an_unknown_descriptor_is_named(config, tmp_path):
     config.fisher.descriptors = ("hog", "hoof")
     with pytest.raises(ValueError, match="--config.fisher.descriptors is .*hoof"):
-        stage_cache.run(build.build(config, workdir), workdir, only=["fisher"])
+        stage_cache.run(build.build(config, tmp_path), tmp_path)

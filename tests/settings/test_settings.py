@@ -96,6 +96,18 @@ def test_the_word_none_is_not_a_path(none):
         _refused("which is no value; for none, leave it empty", "folder", **{key: none})
 
 
+def test_none_is_a_detector():
+    assert settings.paper().idt.detector == "maskrcnn"
+    config = settings.apply_variants(settings.paper(), "folder")
+    assert config.idt.detector == "none"
+    validation.check(config)
+
+
+def test_a_manifest_that_a_collection_would_ignore_is_refused():
+    both = dict(data__manifest="VIDEOS", data__collection="COLLECTION")
+    _refused("--config.data.manifest=VIDEOS would be ignored", "folder", **both)
+
+
 def test_a_value_of_another_type_is_refused():
     _refused("--config.seed is None; use an integer", seed=None)
     _refused("--config.ir.epochs is '20'; use an integer", ir__epochs="20")

@@ -1,13 +1,14 @@
 """Videos go from a run and come to it: what is known of the others stays."""
 
 import shutil
+import zlib
 
 import numpy as np
 import pytest
 
 from vcjax import settings
 from vcjax.data import synthetic
-from vcjax.idt import storage
+from vcjax.idt import extraction
 from vcjax.idt.trajectories import COLUMNS, Trajectories
 from vcjax.pipeline import build
 from vcjax.pipeline import workdir as workdirs
@@ -23,6 +24,19 @@ def videos(tmp_path_factory):
     return (folder / "manifest.tsv").read_text().splitlines(), folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def random_trajectories():
+    """In place of the extraction: random trajectories, which depend on the frames."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "extract_frames", _extract)
+        yield
+
+
+def _extract(frames, **how):
+    generator = np.random.default_rng(zlib.crc32(b"".join(frame.tobytes() for frame in frames)))
+    yield Trajectories(*(generator.random((20, width)) for width in COLUMNS.values()))
+
+
 @pytest.fixture(scope="module")
 def finished(videos, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
@@ -36,28 +50,13 @@ def _run(videos, workdir, lines, **changed):
     source.write_text("\n".join(lines) + "\n")
     config = settings.apply_variants(settings.paper(), "smoke")
     config.data.rendered.num_videos = 0
-    config.data.manifest, config.data.verify = str(source), "header"
+    config.data.manifest, config.num_workers = str(source), 1
     config.data.update(changed)
-    config.stages = ("manifest", "idt", "fisher")
-    built = {stage.name: stage for stage in build.build(config, workdir)}
-    built["idt"] = built["idt"]._replace(run=_extract)
-    stage_cache.run(list(built.values()), workdir)
+    config.stages = ("manifest", "ingest", "fisher")
+    stage_cache.run(build.build(config, workdir), workdir)
     manifest = workdirs.manifest(workdir)
-    vectors = workdirs.fisher_vectors(workdir, manifest).vectors
+    vectors = workdirs.fisher_vectors(config, workdir, manifest).vectors
     return dict(zip(manifest.video_ids, zip(manifest.split, vectors, strict=True), strict=True))
-
-
-def _extract(directory):
-    """Random trajectories of each video, once."""
-    for video_id in workdirs.manifest(directory.parent).video_ids:
-        if not storage.path_of(directory, video_id).exists():
-            _write(directory, video_id, seed=len(video_id) + int(video_id[-4:], 36))
-
-
-def _write(directory, video_id, seed):
-    generator = np.random.default_rng(seed)
-    parts = (generator.random((20, width)) for width in COLUMNS.values())
-    storage.write(storage.path_of(directory, video_id), Trajectories(*parts))
 
 
 def _same(a, b):
@@ -80,20 +79,24 @@ def test_of_the_videos_that_stay_no_side_and_no_vector_changes(videos, finished,
 def test_a_video_that_comes_is_encoded_by_the_same_mixture(videos, finished, tmp_path):
     before, workdir = finished
     workdir = shutil.copytree(workdir, tmp_path / "run")
-    model = (workdir / "fisher" / "model.npz").read_bytes()
+    (path,) = (workdir / "ingest" / "collection" / "models").glob("*.npz")
+    model = path.read_bytes()
     after = _run(videos, workdir, videos[0])
     (new,) = after.keys() - before.keys()
     assert all(_same(after[v], before[v]) for v in before)
-    assert (workdir / "fisher" / "model.npz").read_bytes() == model
+    assert path.read_bytes() == model
     assert np.linalg.norm(after[new][1]) > 0.9
 
 
-def test_new_trajectories_of_a_video_are_a_new_vector_of_it_alone(videos, finished, tmp_path):
+def test_a_video_that_changes_has_a_new_vector_of_it_alone(videos, finished, tmp_path):
     before, workdir = finished
     workdir = shutil.copytree(workdir, tmp_path / "run")
     gone, changed, *_ = sorted(before)
-    _write(workdir / "idt", changed, seed=99)
+    file = videos[1] / f"{changed}.mp4"
+    content = file.read_bytes()
+    shutil.copy(videos[1] / f"{gone}.mp4", file)
     after = _run(videos, workdir, _without(videos[0][:-1], gone))
+    file.write_bytes(content)
     assert [v for v in after if not _same(after[v], before[v])] == [changed]
 
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from vcjax import settings
 from vcjax.data import manifest as manifests
-from vcjax.data import shards
+from vcjax.data import video
 from vcjax.data.manifest import Manifest
 from vcjax.ingest.collection import Collection, Pictures
 from vcjax.ingest.ingest import Options, check_detectors, ingest
@@ -21,32 +21,42 @@ from vcjax.runtime.stage_cache import Stage
 
 log = logging.getLogger(__name__)
 
+_SAMPLE = 20  # stored videos whose size is read
 _MODEL = "model.txt"  # checksum of the model that the vectors of the collection belong to
 
 
 def ingest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that makes the collection of the run, and lists its valid videos.
 
-    With `data.collection` the stage only checks that the collection serves the run.
+    With `data.collection` the stage only checks that the collection serves the run. Shards of
+    `vcjax data prepare` serve training as they are.
     """
     # vectors are computed here already, in the same pass over the frames
     variants = [workdirs.variant(config)] if "fisher" in config.stages else []
 
     def check(running: Names[str]) -> None:
-        workdirs.check_side(config, _pictures(config, workdir))
         if config.data.collection:
             _check_shared(config, workdir, variants)
             return
-        check_detectors(variants)
-        if any(shards.parse(path) for path in videos(running).paths):
+        listed = videos(running) if "manifest" in running else _listed(workdir)
+        if not workdirs.is_stored(listed):
+            workdirs.check_side(config, _pictures(config, workdir))
+            check_detectors(variants)
+            return
+        source = config.data.manifest
+        workdirs.check_side(config, Pictures(_stored_side(listed), ""), source)
+        if variants:
             raise settings.SettingsError(
-                f"--config.data.manifest={config.data.manifest} holds reduced frames and not the "
-                "original videos; pass a collection as --config.data.collection, or the original "
-                "videos"
+                f"--config.data.manifest={source} holds reduced frames, and dense trajectories "
+                "need the original videos; pass these, or a collection that was made of them by "
+                "`vcjax ingest` as --config.data.collection"
             )
 
     def run(directory: Path) -> str:
-        manifest = manifests.load(workdir / "manifest" / "manifest.tsv")
+        manifest = _listed(workdir)
+        if not config.data.collection and workdirs.is_stored(manifest):
+            manifests.save(manifest, directory / "manifest.tsv")
+            return _digest(manifest)
         collection = _update(config, workdir, manifest, variants)
         usable = collection.manifest()
         row_of = {video_id: row for row, video_id in enumerate(usable.video_ids)}
@@ -57,8 +67,7 @@ def ingest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
         if len(valid) < len(manifest):
             problems = f"{collection.root / 'problems.tsv'}"
             log.info("ingest: %d videos left out, %s", len(manifest) - len(valid), problems)
-        content = (valid.video_ids, valid.num_frames, valid.split, collection.pictures)
-        return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+        return _digest(valid, *collection.pictures)
 
     return Stage(
         name,
@@ -85,8 +94,7 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
             check_detectors([variant])
 
     def run(directory: Path) -> None:
-        manifest = manifests.load(workdir / "manifest" / "manifest.tsv")
-        collection = _update(config, workdir, manifest, [variant])
+        collection = _update(config, workdir, _listed(workdir), [variant])
         digest = collection.model_digest(variant)
         (directory / _MODEL).write_text(f"{digest}  {collection.model_path(variant).name}\n")
         has_vector = collection.has_vector(variant, workdirs.manifest(workdir).video_ids)
@@ -101,6 +109,22 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
         by_video=(_MODEL,),
         check=check,
     )
+
+
+def _listed(workdir: Path) -> Manifest:
+    """Return the videos that the stage `manifest` listed."""
+    return manifests.load(workdir / "manifest" / "manifest.tsv")
+
+
+def _digest(manifest: Manifest, *more: object) -> str:
+    content = (manifest.video_ids, manifest.num_frames, manifest.split, *more)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _stored_side(manifest: Manifest) -> int:
+    """Return the largest short side of some stored videos, in pixels."""
+    some = manifest.paths[:: len(manifest) // _SAMPLE or 1]
+    return max(min(video.declared_size(path)) for path in some)
 
 
 def _pictures(config: ConfigDict, workdir: Path) -> Pictures:
@@ -119,6 +143,7 @@ def _pictures(config: ConfigDict, workdir: Path) -> Pictures:
 
 def _check_shared(config: ConfigDict, workdir: Path, variants: Sequence[Variant]) -> None:
     collection = workdirs.collection(config, workdir)
+    workdirs.check_side(config, collection.pictures)
     collection.manifest()
     for variant in variants:
         collection.check_variant(variant)

@@ -23,8 +23,8 @@ _WHICH_VIDEOS = ("manifest", "source", "on_error", "verify", "collection")
 def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
     """Return the stage that writes the videos and their split to `manifest.tsv`.
 
-    Without a stage `ingest`, which reads every video, they are verified, and invalid videos are
-    written to `problems.tsv`.
+    If no stage `ingest` reads every video, they are verified, and invalid videos are written to
+    `problems.tsv`.
 
     Raises:
         SettingsError: If the config names no videos.
@@ -50,7 +50,8 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
             )
         manifest = manifests.read(source)
         problems: list[manifests.Problem] = []
-        if "ingest" not in config.stages:  # which verifies every video
+        # the stage `ingest` verifies every video that it reads
+        if "ingest" not in config.stages or _is_prepared(config, manifest):
             manifest, problems = verify.verify(
                 manifest,
                 on_error=config.data.on_error,
@@ -74,6 +75,10 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         section="data",
         check=lambda running: _check(videos({name}), config),
     )
+
+
+def _is_prepared(config: ConfigDict, manifest: Manifest) -> bool:
+    return not config.data.collection and workdirs.is_stored(manifest)
 
 
 def _check(manifest: Manifest, config: ConfigDict) -> None:

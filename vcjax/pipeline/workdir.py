@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from fisher.vectors import FisherVectors
 from vcjax import evaluation, inference, settings
 from vcjax.data import manifest as manifests
+from vcjax.data import shards
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes
 from vcjax.ingest.collection import Collection as VideoCollection
@@ -32,6 +33,11 @@ def manifest(workdir: Path) -> Manifest:
     """Return the videos of the run: those of its collection, if it has one."""
     ingested = workdir / "ingest" / "manifest.tsv"
     return manifests.load(ingested if ingested.exists() else workdir / "manifest" / "manifest.tsv")
+
+
+def is_stored(manifest: Manifest) -> bool:
+    """Return True if the videos are frames in shards and not files."""
+    return any(shards.parse(path) for path in manifest.paths)
 
 
 def video_stages(config: ConfigDict) -> list[str]:
