@@ -6,8 +6,8 @@ import pytest
 from vcjax import doctor
 from vcjax.data import manifest as manifests
 from vcjax.data import prepare, synthetic
-from vcjax.idt import storage
-from vcjax.idt.trajectories import Trajectories
+from vcjax.ingest.collection import Pictures
+from vcjax.ingest.ingest import Options, ingest
 from vcjax.runtime import checkpoint, stage_cache
 from vcjax.runtime.stage_cache import Stage
 
@@ -25,17 +25,22 @@ def train(directory):
     checkpoints.close()
 
 
-def extract(directory):
-    for name in "ab":
-        storage.write(storage.path_of(directory, name), Trajectories.empty())
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    return manifests.read(synthetic.render(folder, num_videos=2, seed=0, num_workers=1))
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, videos):
+    def read(directory):
+        root, pictures = directory / "collection", Pictures(16, "jpeg")
+        ingest(videos, root, pictures, [], Options(1), training=())
+
     stage_cache.run(
         [
             Stage("manifest", {}, (), lambda d: (d / "manifest.tsv").write_text("path\n") and None),
-            Stage("idt", {}, ("manifest",), extract, files=""),
+            Stage("ingest", {}, ("manifest",), read, files=""),
             Stage("ir", {}, ("manifest",), train),
         ],
         tmp_path,
@@ -49,7 +54,7 @@ def states(folder):
 
 def test_all_is_well(run, capsys):
     found = states(run)
-    assert [found[name].state for name in ("manifest", "idt", "ir")] == ["complete"] * 3
+    assert [found[name].state for name in ("manifest", "ingest", "ir")] == ["complete"] * 3
     with pytest.raises(SystemExit) as ended:
         doctor.main([str(run)])
     assert ended.value.code == 0
@@ -60,7 +65,8 @@ def test_all_is_well(run, capsys):
     "stage, pattern",
     [
         ("manifest", "manifest.tsv"),
-        ("idt", "a-*.parquet"),
+        ("ingest", "collection/parts/*.array_record"),
+        ("ingest", "collection/parts/*.json"),
         ("ir", "checkpoints/1/state/_METADATA"),
         ("ir", "checkpoints/2/checksums.json"),
         ("ir", "stage.json"),

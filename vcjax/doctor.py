@@ -2,7 +2,7 @@
 
 python -m vcjax.doctor [FOLDER]
 
-FOLDER is the folder of a run or of prepared shards. All of its files are read and verified. The
+FOLDER is the folder of a run, a collection, or a folder of prepared shards. All of its files are read and verified. The
 exit code is 1 if a file is damaged or missing, or if this machine lacks a requirement.
 """
 
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from vcjax.data import manifest as manifests
 from vcjax.data import shards
-from vcjax.idt import storage
+from vcjax.ingest.collection import Collection
 from vcjax.runtime import checksums, filesystem, progress
 
 _SET_ASIDE = (".previous", ".swapped")  # suffixes of results that a redone stage moved away
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, help="folder of a run or of prepared shards"
+        "folder", nargs="?", type=Path, help="folder of a run, a collection or prepared shards"
     )
     options = parser.parse_args(arguments)
     if options.folder and not options.folder.is_dir():
@@ -160,11 +160,14 @@ def _unmet(name: str, extra: str) -> list[str]:
 
 
 def folder(path: Path) -> Iterator[Finding]:
-    """Yield findings on the folder of a run or of prepared shards."""
+    """Yield findings on the folder of a run, a collection or a folder of prepared shards."""
     free = shutil.disk_usage(path).free
     yield Finding("disk", f"{_gigabytes(free)} free", "" if free > 1e9 else "free disk space")
     if not os.access(path, os.W_OK):
         yield Finding("access", "the folder is not writable", "allow writing to it", bad=True)
+    if Collection.exists(path):
+        yield from _collection(path)
+        return
     if (path / manifests.INDEX).is_file():
         yield from _prepared(path)
         return
@@ -189,13 +192,14 @@ def _stage(workdir: Path, name: str) -> Finding:
     from vcjax.runtime import stage_cache  # imported late, for a fast --help
 
     directory = workdir / name
-    again = "run again to rebuild damaged files"
+    again = "remove damaged files and run again to rebuild them"
     for problem in _record_problems(directory):
         return Finding(name, problem, again, bad=True)
     record = stage_cache.read(directory)
     broken = [*stage_cache.damaged(workdir, record), *_damaged_checkpoints(directory)]
-    if name == "idt":
-        broken += _damaged_trajectories(directory)
+    if Collection.exists(directory / "collection"):
+        collection = Collection.open(directory / "collection")
+        broken += collection.damaged(collection.variants(), whole=True)
     if broken:
         shown = f"{len(set(broken))} files are damaged or missing, first {broken[0]}"
         return Finding(name, shown, again, bad=True)
@@ -246,16 +250,6 @@ def _damaged_checkpoints(directory: Path) -> list[Path]:
     ]
 
 
-def _damaged_trajectories(directory: Path) -> list[Path]:
-    broken = []
-    for path in progress.bar(sorted(directory.glob("*.parquet")), desc="idt", unit="file"):
-        try:
-            storage.inspect(path)
-        except storage.StorageError:
-            broken.append(path)
-    return broken
-
-
 def _stale(workdir: Path, record: dict) -> str:
     """Return the first input stage whose result has changed since `record`, or ""."""
     from vcjax.runtime import stage_cache
@@ -272,6 +266,22 @@ def _progress(directory: Path) -> str:
 
     steps = stage_cache.steps(directory)
     return "incomplete" + (f", checkpoint of step {steps[-1]}" if steps else "")
+
+
+def _collection(path: Path) -> Iterator[Finding]:
+    collection = Collection.open(path)
+    try:
+        yield Finding("index", f"{len(collection.manifest())} videos")
+    except manifests.ManifestError as error:
+        yield Finding("index", str(error), bad=True)
+    for variant in collection.variants():
+        yield Finding("vectors", variant.describe())
+    broken = list(collection.damaged(collection.variants(), whole=True))
+    for file in broken:
+        advice = "remove it and run vcjax ingest again"
+        yield Finding("file", f"{file}: missing or damaged", advice, bad=True)
+    if not broken:
+        yield Finding("files", "all shards and vectors are intact")
 
 
 def _prepared(path: Path) -> Iterator[Finding]:

@@ -14,8 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TRAINING = ("ir", "la", "tune")
-SHORT = ("manifest", "idt", "fisher", "ir")
-FULL = ("manifest", "idt", "fisher", *TRAINING, "evaluate")
+SHORT = ("manifest", "ingest", "fisher", "ir")
+FULL = ("manifest", "ingest", "fisher", *TRAINING, "evaluate")
 SETTINGS = {
     "data.rendered.num_videos": 12,
     "clip.side": 16,

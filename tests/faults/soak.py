@@ -29,7 +29,7 @@ SETTINGS = [
     "--config.epochs_scale=10000",  # does not end within hours
     "--config.ir.checkpoint_steps=50",
     "--config.ir.validate_epochs=20",
-    "--config.stages=('manifest','ir')",
+    "--config.stages=('manifest','ingest','ir')",
 ]
 WARM_UP = 150  # steps until it has validated: then all is compiled, and XLA's memory for it free
 MAX_GROWTH = 1.05  # of the median memory: of the end over the middle, of the last over the second

@@ -151,7 +151,7 @@ def test_read_only_folder_is_said(disk, videos):
 
 @pytest.mark.slow
 def test_full_disk_in_a_run_that_goes_on_when_there_is_space(small_run, finished, result, tmp_path):
-    names = ("manifest", "idt", "fisher", "ir", "evaluate")
+    names = ("manifest", "ingest", "fisher", "ir", "evaluate")
     undisturbed = shutil.copytree(finished, tmp_path / "undisturbed")
     small_run.finish(undisturbed, names)
     checkpoint_size = sum(

@@ -16,7 +16,7 @@ import pytest
 
 NUM_KILLS = int(os.environ.get("VCJAX_KILLS", "3"))
 PATIENCE = 60  # seconds
-STAGES = ("manifest", "idt", "fisher", "ir")
+STAGES = ("manifest", "ingest", "fisher", "ir")
 if NUM_KILLS >= 10:
     STAGES += ("la", "tune", "evaluate")
 

@@ -29,7 +29,7 @@ open(os.environ["LOGS"] + "/pids", "w").write(" ".join(str(process.pid) for proc
 sys.exit(max(process.wait() for process in started))
 """
 _TINY = [
-    "--stages=manifest,ir",
+    "--stages=manifest,ingest,ir",
     "--config.data.rendered.num_videos=16",
     "--config.data.verify=header",
     "--config.ir.epochs=20",

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 FLAGS = [
-    "--config.stages=('manifest','ir','finetune','few_shot')",
+    "--config.stages=('manifest','ingest','ir','finetune','few_shot')",
     "--config.ir.epochs=1",
     "--config.finetune.init_from=ir",
     "--config.finetune.frozen_stages=0",

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-STAGES = ["--stages=manifest,ir", "--config.ir.validate_epochs=100"]
+STAGES = ["--stages=manifest,ingest,ir", "--config.ir.validate_epochs=100"]
 
 
 @pytest.mark.slow

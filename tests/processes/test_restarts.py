@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get("VCJAX_LONG"), reason="long: set VCJAX_LONG=1"),
 ]
 FLAGS = [
-    "--config.stages=('manifest','idt','fisher','ir','la')",
+    "--config.stages=('manifest','ingest','fisher','ir','la')",
     "--config.data.rendered.num_videos=30",
     *(f"--config.{stage}.batch_size=8" for stage in ("ir", "la")),
     *(f"--config.{stage}.epochs=6" for stage in ("ir", "la")),
@@ -114,7 +114,11 @@ def test_two_processes_go_on_without_a_video_that_has_gone(start, last_state, tm
     fewer = tmp_path / "fewer.tsv"
     fewer.write_text("\n".join([heading, *(row for row in rows if row != gone)]) + "\n")
 
-    flags = [*own, "--config.stages=('manifest','ir')", "--config.data.rendered.num_videos=0"]
+    flags = [
+        *own,
+        "--config.stages=('manifest','ingest','ir')",
+        "--config.data.rendered.num_videos=0",
+    ]
     _stop_in(start(workdir, *flags, f"--config.data.manifest={videos}", count=2), "ir", workdir)
     before, step = last_state(workdir / "ir")
     runs = start(workdir, *flags, f"--config.data.manifest={fewer}", count=2)

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-STAGES = ("manifest", "idt", "fisher", "ir", "la", "evaluate", "finetune", "few_shot")
+STAGES = ("manifest", "ingest", "fisher", "ir", "la", "evaluate", "finetune", "few_shot")
 TRAINING = {"ir": "ir", "la": "la", "finetune": "finetune/split"}
 FLAGS = [
     f"--config.stages={STAGES}",
@@ -36,7 +36,7 @@ def test_a_stage_that_is_stopped_says_how_to_go_on(start, tmp_path):
 
 @pytest.mark.slow
 def test_a_notice_to_claim_stops_its_seed_with_a_checkpoint(start, tmp_path):
-    run = start(tmp_path, "--stages=manifest,ir", "--config.ir.epochs=2000", seeds=(3, 4))
+    run = start(tmp_path, "--stages=manifest,ingest,ir", "--config.ir.epochs=2000", seeds=(3, 4))
     checkpoints = tmp_path / "seed3" / "ir" / "checkpoints"
     run.wait_for((checkpoints / "3").exists)
     run.send_signal(signal.SIGTERM)
@@ -67,7 +67,7 @@ def _is_in_the_middle(workdir, stage):
     """Whether something of the stage is done; of those without files, that it has begun."""
     if stage == "manifest":
         return any((workdir / stage / "videos").rglob("*.mp4"))
-    if stage == "idt":
+    if stage == "ingest":
         return len([p for p in (workdir / stage).rglob("*") if p.is_file()]) > 3
     if stage in TRAINING:
         path = workdir / "metrics.jsonl"

@@ -17,7 +17,8 @@ def _stages(config):
 def test_an_experiment_is_found_away_from_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("la.py:rendered", "configs/la.py:rendered"):
-        assert _stages(config_flags.find(name)) == ("manifest", "ir", "la", "evaluate")
+        stages = ("manifest", "ingest", "ir", "la", "evaluate")
+        assert _stages(config_flags.find(name)) == stages
 
 
 def test_a_file_of_ones_own_comes_first(tmp_path, monkeypatch):

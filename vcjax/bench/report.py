@@ -355,7 +355,7 @@ def _train(shards: str, root: Path, options: Options) -> None:
     }
     if options.tiny:
         settings |= {"clip.num_frames": 4, "clip.side": 16, "model.width": 8}
-    command = [sys.executable, "-m", "vcjax.main", "--config=ir.py", "--stages=manifest,ir"]
+    command = [sys.executable, "-m", "vcjax.main", "--config=ir.py", "--stages=manifest,ingest,ir"]
     command += [f"--workdir={root / 'run'}"]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     process = subprocess.Popen(command)

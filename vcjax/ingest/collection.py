@@ -14,10 +14,9 @@ A video belongs to the part that a hash of its id selects, so a part depends on 
 
 import contextlib
 import hashlib
-import json
 import math
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from jaxtyping import Bool
 import fisher
 from fisher.vectors import FisherVectors
 from vcjax.data import manifest as manifests
+from vcjax.data import shards
 from vcjax.data.manifest import Manifest, ManifestError, Problem
 from vcjax.ingest.variant import Variant
 from vcjax.runtime import checksums, filesystem, npz
@@ -103,13 +103,17 @@ class Collection:
         video in "videos".
         """
         try:
-            return checksums.read_json(self.root / "parts" / f"{part:05d}.json")
+            return checksums.read_json(self.record_path(part))
         except (FileNotFoundError, checksums.DamagedError):
             return {}
 
+    def record_path(self, part: int) -> Any:
+        """Return the path of the description of a part."""
+        return self.root / "parts" / f"{part:05d}.json"
+
     def write_record(self, part: int, record: dict[str, Any]) -> None:
         """Write the description of a part."""
-        path = self.root / "parts" / f"{part:05d}.json"
+        path = self.record_path(part)
         filesystem.make_folder(path.parent)
         filesystem.write_text(path, checksums.as_json(record))
 
@@ -157,8 +161,7 @@ class Collection:
         with filesystem.writing(target) as temporary:
             model.save(temporary)
             digest = checksums.checksum(temporary)
-        about = {"description": variant.describe(), "settings": dict(variant.fisher)}
-        about |= {"fitted_to": list(fitted_to)}
+        about = {"variant": variant.as_json(), "fitted_to": list(fitted_to)}
         filesystem.write_text(
             target.with_suffix(".json"), checksums.as_json(about | {"model": digest})
         )
@@ -235,18 +238,34 @@ class Collection:
     def check_variant(self, variant: Variant) -> None:
         """Raise ManifestError if there are no vectors of `variant`."""
         if not self.model_digest(variant):
-            available = "; ".join(self.describe_variants()) or "none"
+            available = "; ".join(v.describe() for v in self.variants()) or "none"
             raise ManifestError(
                 f"{self.root}: no Fisher vectors of {variant.describe()} (available: {available}); "
                 "run `vcjax ingest` with the config of this run to add them, or use the settings "
                 "of available vectors (their seed is --config.data.seed)"
             )
 
-    def describe_variants(self) -> list[str]:
-        """Return a description of each variant of Fisher vectors in the collection."""
+    def damaged(self, variants: Iterable[Variant], *, whole: bool = False) -> Iterator[Any]:
+        """Yield files that are missing or damaged; shards are read if `whole`, else their size."""
+        for part in range(self.num_parts):
+            record = self.record(part)
+            if not record:
+                yield self.record_path(part)
+                continue
+            shard = self.shard(record)
+            intact = filesystem.size_of(shard) == record["size"]
+            if not intact or whole and not shards.is_intact(str(shard)):
+                yield shard
+            usable = [entry for entry in record["videos"] if not entry["problem"]]
+            for variant in variants:
+                if usable and not self.read_vectors(variant, part).video_ids:
+                    yield self.vectors_path(variant, part)
+
+    def variants(self) -> list[Variant]:
+        """Return the variants of Fisher vectors in the collection."""
         folder = self.root / "models"
         files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-        return [json.loads(path.read_text("utf-8"))["description"] for path in files]
+        return [Variant.from_json(checksums.read_json(path)["variant"]) for path in files]
 
     def summary(self) -> str:
         """Return the number of videos and the size of the collection by kind, in one line each."""
@@ -259,7 +278,7 @@ class Collection:
             f"  frames: {shard_bytes / 1e6:.1f} MB, short side {self.pictures.side} pixels, "
             f"{self.pictures.codec}",
         ]
-        lines += [f"  vectors: {description}" for description in self.describe_variants()]
+        lines += [f"  vectors: {variant.describe()}" for variant in self.variants()]
         return "\n".join(lines)
 
     def manifest(self) -> Manifest:

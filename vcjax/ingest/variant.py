@@ -58,6 +58,15 @@ class Variant:
         """Short hash of all settings."""
         return _hash([self.extraction.key, dict(self.fisher), self.seed])
 
+    def as_json(self) -> dict[str, Any]:
+        """Return all settings, for `from_json`."""
+        return {"idt": self.extraction._asdict(), "fisher": dict(self.fisher), "seed": self.seed}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Variant":
+        """Return the variant of `as_json`."""
+        return cls(Extraction(**content["idt"]), content["fisher"], content["seed"])
+
     def describe(self) -> str:
         """Return the settings that users compare, in one line."""
         people = self.extraction.detector or self.extraction.people or "none"

@@ -79,6 +79,7 @@ def ingest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
         files="manifest.tsv",
         section="data",
         check=check,
+        damaged=lambda: _damaged(config, workdir, ()),
     )
 
 
@@ -108,6 +109,7 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
         run,
         by_video=(_MODEL,),
         check=check,
+        damaged=lambda: _damaged(config, workdir, [variant]),
     )
 
 
@@ -139,6 +141,14 @@ def _pictures(config: ConfigDict, workdir: Path) -> Pictures:
         return required
     stored = workdirs.collection(config, workdir).pictures
     return stored if stored.codec == required.codec and stored.side > required.side else required
+
+
+def _damaged(config: ConfigDict, workdir: Path, variants: Sequence[Variant]) -> list[Path]:
+    """Return files of the run's own collection that are missing, truncated or damaged."""
+    if config.data.collection or not workdirs.has_collection(config, workdir):
+        return []
+    collection = workdirs.collection(config, workdir)
+    return [Path(path) for path in collection.damaged(variants)]
 
 
 def _check_shared(config: ConfigDict, workdir: Path, variants: Sequence[Variant]) -> None:

@@ -55,6 +55,9 @@ class Stage(NamedTuple):
     # raises ValueError if the stage cannot run; it gets the names of the stages that run before it,
     # whose results do not exist yet
     check: Callable[[Collection[str]], None] = lambda running: None
+    # returns files without a checksum in the record that are missing or damaged; they are removed
+    # and the stage runs again
+    damaged: Callable[[], list[Path]] = lambda: []
     # (recorded settings, settings) -> True if the recorded result is a part of the new one, from
     # which the stage continues
     extends: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda old, new: False
@@ -308,7 +311,7 @@ def _plan(
     is_same = old.get("fingerprint") == fingerprint
     bad: list[Path] = []
     if is_same and old.get("complete"):
-        bad = damaged(workdir, old)
+        bad = damaged(workdir, old) + stage.damaged()
         if not bad and not (again and without_checkpoints(directory, old)):
             return _Plan(stage, "skip")
     if not is_same and _read_previous(directory).get("fingerprint") == fingerprint:

@@ -191,7 +191,8 @@ class StallMonitor:
 
 
 _READING = (
-    "more --config.data.num_threads or num_workers, a faster disk, or shards (vcjax data prepare)"
+    "more --config.data.num_threads or num_workers, a faster disk, or smaller frames "
+    "(--config.data.side)"
 )
 
 
