@@ -2,8 +2,9 @@
 
 python -m vcjax.doctor [FOLDER]
 
-FOLDER is the folder of a run, a collection, or a folder of prepared shards. All of its files are read and verified. The
-exit code is 1 if a file is damaged or missing, or if this machine lacks a requirement.
+FOLDER is the folder of a run, a collection, or a folder of prepared shards. All of its files are
+read and verified. The exit code is 1 if a file is damaged or missing, or if this machine lacks a
+requirement.
 """
 
 import argparse

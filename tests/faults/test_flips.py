@@ -13,10 +13,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fisher.vectors import FisherVectors
 from vcjax.data import manifest as manifests
 from vcjax.data import prepare, shards, video
+from vcjax.idt import collection as trajectories
 from vcjax.idt import storage
+from vcjax.ingest.collection import Collection
 from vcjax.runtime import checkpoint, stage_cache
 
 NUM_FLIPS = int(os.environ.get("VCJAX_FLIPS", "40"))
@@ -24,9 +25,13 @@ NUM_FLIPS = int(os.environ.get("VCJAX_FLIPS", "40"))
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A run's folder, with its videos in shards too."""
+    """A run's folder, with its videos in prepared shards and trajectories of three, too."""
     run = shutil.copytree(finished, tmp_path / "run")
     prepared(run)
+    videos = manifests.load(run / "manifest" / "manifest.tsv").take(range(3))
+    paths = dict(zip(videos.video_ids, videos.paths, strict=True))
+    how = dict(matcher="flow", people=None, num_workers=1, on_error="error")
+    trajectories.extract_collection(paths, run / "idt", **how)
     return run
 
 
@@ -58,8 +63,22 @@ def read_record(run):
 
 def read_vectors(run):
     checked(run, "fisher")
-    found = FisherVectors.load(run / "fisher" / "vectors.npz")
+    collection = Collection.open(run / "ingest" / "collection")
+    (variant,) = collection.variants()
+    found = collection.fisher_vectors(variant, collection.manifest().video_ids)
     return [np.array(found.video_ids), found.vectors, found.has_vector]
+
+
+def read_collection(run):
+    """The frames, unless the run, started again, would find damage."""
+    shards._reader.cache_clear()
+    collection = Collection.open(run / "ingest" / "collection")
+    if found := list(collection.damaged(collection.variants())):
+        raise ValueError(f"{found[0]}: damaged")
+    found = collection.manifest()
+    return [np.stack(list(video.frames(path))) for path in found.paths] + [
+        np.array((found.video_ids, found.num_frames, *found.labels.values()))
+    ]
 
 
 def read_labels(run):
@@ -84,7 +103,10 @@ def read_shards(run):
 KINDS = {
     "checkpoints": ("ir/checkpoints/2/**/*", read_checkpoint),
     "stage records": ("ir/stage.json", read_record),
-    "vectors": ("fisher/*.npz", read_vectors),
+    "vectors": ("ingest/collection/vectors/*/*.npz", read_vectors),
+    "models": ("ingest/collection/models/*.json", read_vectors),
+    "frames": ("ingest/collection/parts/*", read_collection),
+    "index of frames": ("ingest/collection/index.tsv*", read_collection),
     "labels": ("manifest/manifest.tsv", read_labels),
     "trajectories": ("idt/*.parquet", read_trajectories),
     "shards": ("prepared/*.array_record", read_shards),
