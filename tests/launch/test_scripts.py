@@ -11,7 +11,7 @@ import yaml
 from absl import flags
 
 import vcjax.main  # noqa: F401 - defines the flags that are looked up
-from vcjax.idt import __main__ as idt
+from vcjax.ingest import __main__ as ingest
 from vcjax.runtime import config_flags
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -61,14 +61,16 @@ def test_slurm_submits_itself_and_starts_a_process_a_gpu():
     _check_main(started)
 
 
+@pytest.mark.filterwarnings("ignore:.*load_module")  # of ml_collections
 def test_every_part_of_the_array_takes_its_shard():
-    inside = {"SLURM_ARRAY_TASK_ID": "7", "PARTS": "9", "WORKDIR": "w"}
-    (line,) = _dry("slurm_idt.sh", **inside).splitlines()
-    assert "--out=w/idt" in line and "--shard=7/9" in line
-    submitted, _ = _dry("slurm_idt.sh", PARTS="9").splitlines()
+    inside = {"SLURM_ARRAY_TASK_ID": "7", "PARTS": "9", "COLLECTION": "c", "MANIFEST": "/no/such"}
+    (line,) = _dry("slurm_ingest.sh", "--config.idt.detector=none", **inside).splitlines()
+    command = shlex.split(line)
+    assert command[:5] == ["srun", "vcjax", "ingest", "/no/such", "c"] and "--shard=7/9" in line
+    submitted, _ = _dry("slurm_ingest.sh", PARTS="9").splitlines()
     assert "--array=1-9" in submitted
     with pytest.raises(SystemExit, match="no such folder"):  # the arguments are taken
-        idt.main([*shlex.split(line)[3:], "--manifest=/no/such"])
+        ingest.main(command[3:])
 
 
 def test_a_pod_resumes_by_being_made_anew():
@@ -110,10 +112,11 @@ def test_the_jobset_holds_a_valid_job_for_every_host(kind):
         assert "--coordinator=vcjax-hosts-0-0.vcjax:8476" in command
 
 
+@pytest.mark.filterwarnings("ignore:.*load_module")  # of ml_collections
 def test_beam_is_given_what_it_takes():
-    line = _dry("dataflow.sh", WORKERS="5")
+    line = _dry("dataflow.sh", "--config.idt.detector=none", WORKERS="5", MANIFEST="/no/such")
     command = shlex.split(line)
-    assert command[:3] == ["vcjax", "idt", "beam"]
+    assert command[:3] == ["vcjax", "ingest", "/no/such"]
     assert "--runner=DataflowRunner" in command and "--max_num_workers=5" in command
-    with pytest.raises(SystemExit, match="no such folder|needs Apache Beam"):
-        idt.main(command[2:])
+    with pytest.raises(SystemExit, match="no such folder"):
+        ingest.main(command[2:])

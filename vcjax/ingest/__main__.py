@@ -11,6 +11,7 @@ one to finish completes the collection.
 """
 
 import argparse
+import functools
 import logging
 import os
 import sys
@@ -36,30 +37,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit with a one-line message if it fails."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if unknown := [a for a in rest if not a.startswith("--config.")]:
-        parser.error(f"unknown argument {unknown[0]}")
+    overrides = [a for a in rest if a.startswith("--config.")]
+    for_beam = [a for a in rest if not a.startswith("--config.")]
+    if for_beam and not options.runner:
+        parser.error(f"unknown argument {for_beam[0]}")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("vcjax").setLevel(logging.INFO)
     try:
-        config, variants = _config(options.config, rest), _variants(options, rest)
-        check_detectors(variants)
-        videos = manifests.read(options.videos)
-        collection = ingest(
-            videos,
-            filesystem.path_of(options.collection),
-            Pictures(options.side or 2 * config.clip.side, options.codec),
-            variants,
-            Options(
-                options.num_workers,
-                options.on_error,
-                _shard(options.shard),
-                options.keep_trajectories,
-                options.staging,
-            ),
-            training=_training(videos, config) if variants else (),
-        )
+        if not options.runner:
+            _ingest(options, overrides, options.shard)
+            return
+        manifests.read(options.videos)  # an error ends the command before any worker starts
+        try:
+            from vcjax.ingest import beam
+        except ImportError as error:
+            raise ValueError("--runner needs Apache Beam: pip install 'vcjax[beam]'") from error
+        names = [f"{i}/{options.num_shards}" for i in range(1, options.num_shards + 1)]
+        work = functools.partial(_ingest, options, overrides)
+        beam.run(names, work, [f"--runner={options.runner}", *for_beam])
     except (ValueError, OSError) as error:
         sys.exit(f"vcjax ingest: {error}")
+
+
+def _ingest(options: argparse.Namespace, overrides: Sequence[str], shard: str) -> None:
+    """Ingest one shard, and print a summary if the collection is complete then."""
+    config, variants = _config(options.config, overrides), _variants(options, overrides)
+    check_detectors(variants)
+    videos = manifests.read(options.videos)
+    collection = ingest(
+        videos,
+        filesystem.path_of(options.collection),
+        Pictures(options.side or 2 * config.clip.side, options.codec),
+        variants,
+        Options(
+            options.num_workers,
+            options.on_error,
+            _shard(shard),
+            options.keep_trajectories,
+            options.staging,
+        ),
+        training=_training(videos, config) if variants else (),
+    )
     print(collection.summary())
 
 
@@ -91,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--codec", choices=shards.CODECS, default="jpeg")
     parser.add_argument(
         "--shard", default="1/1", metavar="I/N", help="part I of N of the videos, I from 1 to N"
+    )
+    parser.add_argument(
+        "--runner", help="runner of Apache Beam for all shards; further options are passed to Beam"
+    )
+    parser.add_argument(
+        "--num_shards", type=int, default=100, metavar="N", help="shards of --runner"
     )
     parser.add_argument(
         "--keep_trajectories", type=Path, metavar="FOLDER", help="keep trajectory files"
