@@ -12,7 +12,7 @@ import pytest
 
 NUM_KILLS = int(os.environ.get("VCJAX_KILLS", "3"))
 FLAGS = [
-    "--config=la_idt.py:smoke", "--config.fisher.num_components=2", "--config.fisher.num_videos=4",
+    "--config=la_idt.py:folder", "--config.fisher.num_components=2", "--config.fisher.num_videos=4",
     "--config.fisher.descriptors_per_video=50", "--num_workers=2",
 ]  # fmt: skip
 

@@ -159,9 +159,11 @@ def _shard(text: str) -> Shard:
 
 
 def _config(config: str, overrides: Sequence[str]) -> ConfigDict:
-    values = flags.FlagValues()
-    flag = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
     arguments = ["vcjax ingest", f"--config={config}", *overrides]
+    values = flags.FlagValues()
+    flag = config_flags.DEFINE_config_file(
+        "config", flag_values=values, lock_config=True, sys_argv=arguments
+    )
     configs.parse(arguments, values, describe_unknown=validation.unknown)
     validation.check(flag.value)
     return flag.value

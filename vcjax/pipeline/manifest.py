@@ -28,7 +28,10 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
 
     Raises:
         SettingsError: If the config names no videos.
+        ManifestError: If its collection does not exist or is incomplete.
     """
+    if config.data.collection:
+        workdirs.collection(config, workdir).manifest()
     data = workdirs.data_settings(config)
     if not config.data.rendered.num_videos:
         if not (config.data.collection or config.data.manifest):
