@@ -10,8 +10,10 @@ set -euo pipefail
 : "${PARTITION:=gpu}"
 : "${CONFIG:=la_idt.py}"                   # experiment[:variant]
 : "${MANIFEST=videos.tsv}"                 # folder of videos, or table with a `path` column
+: "${COLLECTION:=}"                        # collection to read in place of MANIFEST
 : "${WORKDIR:=runs/la_idt}"                # folder of the run, shared by all nodes
-export NODES GPUS_PER_NODE CPUS_PER_GPU TIME PARTITION CONFIG MANIFEST WORKDIR
+[[ -z $COLLECTION ]] || MANIFEST=""
+export NODES GPUS_PER_NODE CPUS_PER_GPU TIME PARTITION CONFIG MANIFEST COLLECTION WORKDIR
 
 dry=()
 if [[ ${1:-} == --dry-run ]]; then dry=(echo); shift; fi
@@ -22,5 +24,6 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
   [[ ${#dry[@]} == 0 ]] && exit
 fi
 "${dry[@]}" srun --kill-on-bad-exit vcjax main --distributed "--config=$CONFIG" \
-  ${MANIFEST:+"--config.data.manifest=$MANIFEST"} "--config.data.num_threads=$CPUS_PER_GPU" \
+  ${MANIFEST:+"--config.data.manifest=$MANIFEST"} \
+  ${COLLECTION:+"--config.data.collection=$COLLECTION"} "--config.data.num_threads=$CPUS_PER_GPU" \
   "--workdir=$WORKDIR" "$@"

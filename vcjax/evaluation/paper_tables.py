@@ -11,7 +11,7 @@ from typing import NamedTuple
 from vcjax.evaluation import transfer_results
 
 _TITLES = ("Scratch", "Video LA", "Video LA + IDT prior", "Supervised")
-_KINETICS = "--config.data.manifest=KINETICS"
+_KINETICS = "--config.data.collection=KINETICS"
 _TRANSFER = (
     "--config.few_shot.manifest=UCF101 --config.ucf101.manifest=UCF101 "
     "--config.hmdb51.manifest=HMDB51"
@@ -54,8 +54,8 @@ class Run(NamedTuple):
             return f"{start} {workdir} --config.data.manifest={manifest}"
         videos = "--config.data.manifest=UCF101" if self.config == "scratch" else _KINETICS
         if self.variants == "videos370k":
-            videos = "--config.data.manifest=KINETICS600"
-        people = " --config.idt.people=BOXES" if self.people else ""
+            videos = "--config.data.collection=KINETICS600"
+        people = " --config.idt.detector=none" * (self.config == "la_idt" and not self.people)
         return f"{start} {workdir} {videos}{people} {_TRANSFER}"
 
 
@@ -291,7 +291,8 @@ def render(runs: Path, tables: Sequence[Table] = TABLES) -> str:
     if missing:
         parts += [
             "",
-            "Runs without a result yet (KINETICS, UCF101, HMDB51: manifests; BOXES: a folder):",
+            "Runs without a result yet (UCF101, HMDB51: manifests; KINETICS: a collection made by",
+            "vcjax ingest VIDEOS KINETICS --config=la_idt.py --also=idt.detector=none --side=240):",
         ]
         parts += [run.command(runs) for run in missing]
     return "\n".join(parts)
