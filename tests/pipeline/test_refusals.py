@@ -79,7 +79,7 @@ def _write_result(directory):
 
 
 def _write_collection(config, workdir, videos):
-    """Write a collection of vectors alone."""
+    """Write a collection of vectors, without frames."""
     pictures, variant = Pictures(2 * config.clip.side, "jpeg"), workdirs.variant(config)
     collection = Collection.create(workdir / "ingest" / "collection", pictures, len(videos))
     model = fisher.Model.fit(np.eye(426, dtype=np.float32), explained_variance=0.1,
@@ -88,6 +88,10 @@ def _write_collection(config, workdir, videos):
     ones = np.ones(len(videos), np.int64)
     vectors = PartVectors(videos.video_ids, videos.paths, np.ones((len(videos), 2)), ones)
     collection.write_vectors(variant, 0, vectors)
+    entries = [{"video_id": video_id, "problem": ""} for video_id in videos.video_ids]
+    record = {"pictures": list(pictures), "shard": "00000.array_record", "size": 0}
+    collection.write_record(0, record | {"videos": entries})
+    collection.shard(record).touch()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 
 from vcjax import settings
 from vcjax.data import manifest as manifests
-from vcjax.data import video
 from vcjax.data.manifest import Manifest
 from vcjax.ingest.collection import Collection, Pictures
 from vcjax.ingest.ingest import Options, check_detectors, ingest
@@ -21,7 +20,6 @@ from vcjax.runtime.stage_cache import Stage
 
 log = logging.getLogger(__name__)
 
-_SAMPLE = 20  # stored videos whose size is read
 _MODEL = "model.txt"  # checksum of the model that the vectors of the collection belong to
 
 
@@ -40,11 +38,11 @@ def ingest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
             return
         listed = videos(running) if "manifest" in running else _listed(workdir)
         if not workdirs.is_stored(listed):
-            workdirs.check_side(config, _pictures(config, workdir))
+            workdirs.check_side(config, _pictures(config, workdir).side)
             check_detectors(variants)
             return
         source = config.data.manifest
-        workdirs.check_side(config, Pictures(_stored_side(listed), ""), source)
+        workdirs.check_side(config, workdirs.stored_side(listed), source)
         if variants:
             raise settings.SettingsError(
                 f"--config.data.manifest={source} holds reduced frames, and dense trajectories "
@@ -123,24 +121,10 @@ def _digest(manifest: Manifest, *more: object) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
-def _stored_side(manifest: Manifest) -> int:
-    """Return the largest short side of some stored videos, in pixels."""
-    some = manifest.paths[:: len(manifest) // _SAMPLE or 1]
-    return max(min(video.declared_size(path)) for path in some)
-
-
 def _pictures(config: ConfigDict, workdir: Path) -> Pictures:
-    """Return the encoding of the frames, which follows the clip unless `data.side` is set.
-
-    A collection with larger frames than the clip needs is kept.
-    """
-    required = Pictures(config.data.side or 2 * config.clip.side, config.data.codec)
     if config.data.collection:
         return workdirs.collection(config, workdir).pictures
-    if config.data.side or not workdirs.has_collection(config, workdir):
-        return required
-    stored = workdirs.collection(config, workdir).pictures
-    return stored if stored.codec == required.codec and stored.side > required.side else required
+    return workdirs.pictures(config, workdirs.collection_folder(config, workdir))
 
 
 def _damaged(config: ConfigDict, workdir: Path, variants: Sequence[Variant]) -> list[Path]:
@@ -153,7 +137,7 @@ def _damaged(config: ConfigDict, workdir: Path, variants: Sequence[Variant]) -> 
 
 def _check_shared(config: ConfigDict, workdir: Path, variants: Sequence[Variant]) -> None:
     collection = workdirs.collection(config, workdir)
-    workdirs.check_side(config, collection.pictures)
+    workdirs.check_side(config, collection.pictures.side)
     collection.manifest()
     for variant in variants:
         collection.check_variant(variant)

@@ -1,8 +1,9 @@
 """The stages that transfer a network to labeled videos: finetuning and few-shot probes."""
 
 import functools
+import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection as Names
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from vcjax.data.manifest import Manifest
 from vcjax.evaluation import measures, transfer_results
 from vcjax.evaluation.outputs import ModelOutputs
 from vcjax.evaluation.protocol import TrainTest
+from vcjax.ingest.collection import Collection
+from vcjax.ingest.ingest import Options, ingest
 from vcjax.pipeline import workdir as workdirs
-from vcjax.runtime import hosts
+from vcjax.runtime import filesystem, hosts
 from vcjax.runtime.stage_cache import Stage
 from vcjax.training import transfer
 
@@ -33,7 +36,7 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
     )
     depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
 
-    def check(running: Collection[str]) -> None:
+    def check(running: Names[str]) -> None:
         manifest = _listed(name, config, workdir, videos, running)
         label, group, splits = _splits(stage, config, manifest)
         for rows in splits.values():
@@ -82,7 +85,7 @@ def few_shot_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
     )
     depends = _transfer_settings(name, config)
 
-    def check(running: Collection[str]) -> None:
+    def check(running: Names[str]) -> None:
         _splits(stage, config, _listed(name, config, workdir, videos, running))
 
     def run(directory: Path) -> None:
@@ -112,25 +115,55 @@ def _listed(
     config: ConfigDict,
     workdir: Path,
     videos: workdirs.Videos,
-    running: Collection[str],
+    running: Names[str],
 ) -> Manifest:
     """Return the labeled videos of a stage before they are verified, and check its start."""
     stage = config[name]
     if stage.init_from and stage.init_from not in running:
         workdirs.check_network(config, workdir, name, stage.init_from)
-    return manifests.read(stage.manifest) if stage.manifest else videos(running)
+    if not stage.manifest:
+        return videos(running)
+    listed = manifests.read(stage.manifest)
+    if workdirs.is_stored(listed):
+        workdirs.check_side(config, workdirs.stored_side(listed), stage.manifest)
+    return listed
 
 
 def _labeled(stage: ConfigDict, config: ConfigDict, directory: Path, workdir: Path) -> Any:
     """Return the labeled videos, their class column, their group column or "", and the splits."""
-    manifest = transfer.verified(
-        config,
-        stage.manifest,
-        workdirs.manifest(workdir),
-        directory=directory,
-        num_workers=workdirs.num_workers(config),
-    )
+    manifest = workdirs.manifest(workdir)
+    if stage.manifest:
+        manifest = _read(stage.manifest, config, directory, workdir)
     return manifest, *_splits(stage, config, manifest)
+
+
+def _read(source: str, config: ConfigDict, directory: Path, workdir: Path) -> Manifest:
+    """Return the valid videos of `source`, which are read into a collection of their own.
+
+    Stages that read the same source share the collection. Stored videos are used as they are.
+    """
+    listed = manifests.read(source)
+    if workdirs.is_stored(listed):
+        num_workers = workdirs.num_workers(config)
+        return transfer.verified(config, source, directory=directory, num_workers=num_workers)
+    name = hashlib.sha256(filesystem.absolute(source).encode()).hexdigest()[:8]
+    folder = workdir / "collections" / f"{Path(source).stem}-{name}"
+    options = Options(workdirs.num_workers(config), config.data.on_error)
+    hosts.run_on_primary(
+        lambda: (
+            ingest(
+                listed,
+                folder,
+                workdirs.pictures(config, folder),
+                (),
+                options,
+                training=(),
+                max_changed_share=config.data.max_changed_share,
+            )
+            and None
+        )
+    )
+    return Collection.open(folder).manifest()
 
 
 def _splits(stage: ConfigDict, config: ConfigDict, manifest: Manifest) -> Any:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from fisher.vectors import FisherVectors
 from vcjax import evaluation, inference, settings
 from vcjax.data import manifest as manifests
-from vcjax.data import shards
+from vcjax.data import shards, video
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes
 from vcjax.ingest.collection import Collection as VideoCollection
@@ -27,6 +27,7 @@ Videos = Callable[[Collection[str]], Manifest]
 # Settings of data.* that do not change the results, or only by the frames of the stage `ingest`.
 _EXECUTION = ("num_threads", "num_workers", "max_corrupt_fraction", "max_changed_share")
 _FRAMES = ("side", "codec")
+_SAMPLE = 20  # stored videos whose size is read
 
 
 def manifest(workdir: Path) -> Manifest:
@@ -72,12 +73,31 @@ def variant(config: ConfigDict) -> Variant:
     return variant_of(config, seed=data_seed(config))
 
 
-def check_side(config: ConfigDict, pictures: Pictures, source: str = "") -> None:
+def pictures(config: ConfigDict, folder: Any) -> Pictures:
+    """Return the encoding of the frames of the run's own collection in `folder`.
+
+    It follows the clip unless `data.side` is set. Frames that are larger than the clip needs are
+    kept.
+    """
+    required = Pictures(config.data.side or 2 * config.clip.side, config.data.codec)
+    if config.data.side or not VideoCollection.exists(folder):
+        return required
+    stored = VideoCollection.open(folder).pictures
+    return stored if stored.codec == required.codec and stored.side > required.side else required
+
+
+def stored_side(manifest: Manifest) -> int:
+    """Return the largest short side of some stored videos, in pixels."""
+    some = manifest.paths[:: len(manifest) // _SAMPLE or 1]
+    return max(min(video.declared_size(path)) for path in some)
+
+
+def check_side(config: ConfigDict, side: int, source: str = "") -> None:
     """Raise SettingsError if a clip needs larger frames than the collection `source` has.
 
     Without `source` the collection is that of the run.
     """
-    if config.clip.side <= pictures.side:
+    if config.clip.side <= side:
         return
     source = source or config.data.collection
     if source:
@@ -86,7 +106,7 @@ def check_side(config: ConfigDict, pictures: Pictures, source: str = "") -> None
         source, remedy = "the run", f"--config.data.side={2 * config.clip.side} makes larger ones"
     raise settings.SettingsError(
         f"--config.clip.side={config.clip.side} needs frames whose short side has at least as many "
-        f"pixels, and the frames of {source} have {pictures.side}; {remedy}"
+        f"pixels, and the frames of {source} have {side}; {remedy}"
     )
 
 

@@ -30,22 +30,11 @@ class Split(NamedTuple):
     test: Int[np.ndarray, " q"]
 
 
-def verified(
-    config: ConfigDict, source: str, own: Manifest, *, directory: Path, num_workers: int
-) -> Manifest:
-    """Return the verified videos of the manifest `source`, or `own` if `source` is "".
+def verified(config: ConfigDict, source: str, *, directory: Path, num_workers: int) -> Manifest:
+    """Return the verified videos of the manifest `source`.
 
-    They are verified once; the result is stored in `directory`.
-
-    Args:
-      config: the settings of the run.
-      source: path of a manifest, or "".
-      own: the videos of the run.
-      directory: folder of the stage.
-      num_workers: processes that open the videos.
+    They are verified once; the result is stored in `directory`, the folder of the stage.
     """
-    if not source:
-        return own
     stored = directory / "manifest.tsv"
 
     def check() -> None:
