@@ -43,7 +43,32 @@ def accuracy(
     sampling: str = "random",
     seed: int,
 ) -> dict[str, Estimate]:
-    """Return the accuracy on the test rows after training on a few rows of each class.
+    """Return the mean accuracy of `scores`, with its interval, for each number of shots."""
+    drawn = scores(
+        x_train,
+        y_train,
+        x_test,
+        y_test,
+        shots=shots,
+        num_draws=num_draws,
+        sampling=sampling,
+        seed=seed,
+    )
+    return {shot: estimate(accuracies) for shot, accuracies in drawn.items()}
+
+
+def scores(
+    x_train: Float[np.ndarray, "k f"],
+    y_train: Shaped[np.ndarray, " k"],
+    x_test: Float[np.ndarray, "q f"],
+    y_test: Shaped[np.ndarray, " q"],
+    *,
+    shots: Sequence[int],
+    num_draws: int,
+    sampling: str = "random",
+    seed: int,
+) -> dict[str, list[float]]:
+    """Return the accuracy on the test rows after training on each sample of rows of each class.
 
     Features are standardized over all training rows, which needs no label.
 
@@ -58,8 +83,8 @@ def accuracy(
       seed: of the random samples.
 
     Returns:
-      Accuracy in [0, 1] for each number of shots, the keys as text. Numbers of shots that no class
-      has enough rows for are omitted.
+      Accuracies in [0, 1], one per sample, for each number of shots, the keys as text. Numbers of
+      shots that no class has enough rows for are omitted.
 
     Raises:
       ValueError: if `sampling` is not in DRAWS.
@@ -67,16 +92,15 @@ def accuracy(
     if sampling not in DRAWS:
         raise ValueError(f"evaluation.sampling is {sampling!r}; use one of {', '.join(DRAWS)}")
     scaled_train, scaled_test = probes.standardize(x_train, x_test)
-    estimates = {}
+    accuracies: dict[str, list[float]] = {}
     for shot in shots:
         if shot > np.unique(y_train, return_counts=True)[1].max():
             continue
-        scores = []
+        accuracies[str(shot)] = []
         for rows in _draws(y_train, shot, num_draws, sampling, seed):
             predictions = probes.regress(scaled_train[rows], y_train[rows], scaled_test)
-            scores.append(float(np.mean(predictions == y_test)))
-        estimates[str(shot)] = estimate(scores)
-    return estimates
+            accuracies[str(shot)].append(float(np.mean(predictions == y_test)))
+    return accuracies
 
 
 def _draws(

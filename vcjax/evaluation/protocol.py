@@ -1,5 +1,6 @@
 """The rows that a probe is fitted and evaluated on, for each label."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,13 @@ def obstacle(values: Shaped[np.ndarray, " n"], sides: TrainTest) -> str:
     if num_values < 2:
         return f"the {where} videos to fit on have {num_values} values, at least 2 are needed"
     return "" if len(sides.test) else "no held-out video has a value to test"
+
+
+def first_obstacle(values: Shaped[np.ndarray, " n"], folds: Sequence[TrainTest]) -> str:
+    """Return the reason why a probe cannot be evaluated on these folds, or "" if it can."""
+    if not any(set(values[fold.train]) & set(values[fold.test]) for fold in folds):
+        return "no value occurs among both training and test videos"
+    return next(filter(None, (obstacle(values, fold) for fold in folds)), "")
 
 
 def chance(values: Shaped[np.ndarray, " q"]) -> float:

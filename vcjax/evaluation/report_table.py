@@ -89,7 +89,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     lines = ["Percentages of the held-out videos"]
     if group := report.get("held_out_in_turn"):
         lines = [f"Percentages of all videos, each value of {printable(group)} held out in turn"]
-    if count:
+    elif count:
         lines = [f"{count['test']} held-out videos, {count['train']} training videos"]
     lines += [
         "neighbor  accuracy in % of a nearest-neighbor classifier on the embedding",

@@ -25,6 +25,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
     def check(running: Collection[str]) -> None:
         manifest = videos(running)
         group_column(config, manifest)
+        _check_folds(config, manifest)
         training = manifest.subset("train")
         settings.num_clusters(config.clusters.num_clusters, len(training))
         if "fisher" in inputs and not {"manifest", "fisher"} & set(running):
@@ -42,6 +43,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
             _outputs(models, manifest, config),
             _idt_outputs(workdir, manifest, config) if "fisher" in inputs else None,
             group=group_column(config, manifest),
+            folds=config.evaluation.folds,
             seed=config.seed,
             directory=directory,
             dataset=dataset_name(config),
@@ -61,6 +63,22 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         networks=tuple(trained),
         check=check,
     )
+
+
+def _check_folds(config: ConfigDict, manifest: Manifest) -> None:
+    """Raise SettingsError if the probes have no videos to hold out."""
+    folds = config.evaluation.folds
+    values = set(manifest.labels.get(folds, ())) - {""}
+    if folds and len(values) < 2:
+        raise settings.SettingsError(
+            f"--config.evaluation.folds is {folds!r}, which has {len(values)} values; use a label "
+            f"column with at least 2 among {', '.join(sorted(manifest.labels)) or 'none'}"
+        )
+    if not folds and not len(manifest.rows("test")) and not config.data.holdout:
+        raise settings.SettingsError(
+            "no video is held out, since --config.data.holdout is 0; set "
+            "--config.evaluation.folds=COLUMN to hold out its values in turn"
+        )
 
 
 def model_name(stage: str, config: ConfigDict) -> str:

@@ -79,7 +79,8 @@ def _data() -> ConfigDict:
     data.manifest = ""  # folder (class = parent folder), or TSV/CSV with a `path` column
     data.group = "auto"  # label column whose values are never divided between training and test;
     # "": none; "auto": the first column of GROUP_COLUMNS that the manifest has
-    data.holdout = 0.25  # fraction of videos held out for evaluation, without a `split` column
+    data.holdout = 0.25  # fraction of videos held out for evaluation, without a `split` column;
+    # 0: none, train on all videos, which needs evaluation.folds
     data.num_videos = 0  # random training videos, smaller subsets nested in larger (Fig. 4); 0: all
     data.on_error = "error"  # or "skip": list invalid videos and leave them out
     data.verify = "decode"  # decode every frame of every video once; "header": read metadata only
@@ -221,6 +222,8 @@ def _few_shot() -> ConfigDict:
 def _evaluation() -> ConfigDict:
     evaluation = ConfigDict()
     evaluation.clips_per_video = 5  # Sec. 4.2
+    evaluation.folds = ""  # label column whose values are held out in turn to fit and evaluate the
+    # probes, such as fold; "": the split
     evaluation.batch_size = 32  # clips per step
     evaluation.shots = (1, 5, 10, 20)  # labeled videos per class, Table 2
     evaluation.num_draws = 10  # random samples per number of shots, for mean and 95% interval

@@ -64,7 +64,7 @@ _RULES: dict[str, _Rule] = {
     "epochs_scale": _POSITIVE,
     "log_steps": _AT_LEAST_1,
     "bank_dtype": _one_of("float32", "bfloat16"),
-    "data.holdout": _BETWEEN,
+    "data.holdout": _LESS_THAN_1,
     "data.on_error": _one_of("error", "skip"),
     "data.verify": _one_of("decode", "header"),
     "data.max_corrupt_fraction": _SHARE,
