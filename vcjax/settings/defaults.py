@@ -188,7 +188,8 @@ def _finetuning(*, epochs: int, frozen_stages: int, init_from: str) -> ConfigDic
     stage = ConfigDict()
     stage.manifest = ""  # labeled videos, in the form of data.manifest; "": the run's own videos
     stage.label = ""  # column of the classes; "": class, label, action or motion
-    stage.splits = ()  # columns of train and test; (): split1 to split3 if present, or else split
+    stage.splits = ()  # columns of train and test, or of folds to hold out in turn; (): split1 to
+    # split3 if present, or else split
     stage.init_from = init_from  # stage that provides initial weights; "": random
     stage.epochs = epochs  # released
     stage.batch_size = 128  # clips per step, Sec. 4.2
@@ -214,7 +215,8 @@ def _few_shot() -> ConfigDict:
     stage = ConfigDict()
     stage.manifest = ""  # labeled videos, in the form of data.manifest; "": the run's own videos
     stage.label = ""  # column of the classes; "": class, label, action or motion
-    stage.splits = ()  # columns of train and test; (): split1 to split3 if present, or else split
+    stage.splits = ()  # columns of train and test, or of folds to hold out in turn; (): split1 to
+    # split3 if present, or else split
     stage.init_from = "tune"  # stage whose frozen network is evaluated; "": random weights
     return stage
 
