@@ -99,6 +99,12 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     if report.get("chance"):
         lines.append("Chance    accuracy in % of always predicting the most frequent label")
     for label, sides in splits.items():
+        if group:
+            lines.append(
+                f"{printable(label)}: evaluated on {sides['test']} videos, each by a probe that "
+                f"was fitted on at least {sides['fit']} others"
+            )
+            continue
         source = "other held-out videos" if sides["within_test"] else "training videos"
         lines.append(
             f"{printable(label)}: evaluated on {sides['test']} held-out videos, "
