@@ -102,8 +102,8 @@ def test_loss_fits_and_leaves_the_bank_where_it_is(target, batch_size, name):
     _check(bench.Program(name, jax.jit(jax.value_and_grad(loss)).lower(*arguments)), target)
 
 
-def _placed(tree, mesh, spec=P()):
-    sharding = NamedSharding(mesh, spec)
+def _placed(tree, mesh, *spec):
+    sharding = NamedSharding(mesh, P(*spec))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
@@ -120,8 +120,8 @@ def test_fit_of_the_mixture_exchanges_sums_and_no_rows(target):
     mesh = jax.sharding.Mesh(devices.devices, (gmm._AXIS,), axis_types=devices.axis_types)
     blocks = np.zeros((gmm._BLOCKS, gmm._BLOCK_ROWS, NUM_DIMS), np.float32)
     lowered = gmm._chunk_statistics.lower(
-        _placed(blocks, mesh, P(gmm._AXIS)),
-        _placed(np.zeros(gmm._BLOCKS, np.int32), mesh, P(gmm._AXIS)),
+        _placed(blocks, mesh, gmm._AXIS),
+        _placed(np.zeros(gmm._BLOCKS, np.int32), mesh, gmm._AXIS),
         _placed(mixture.density(_mixture()), mesh),
         mesh,
     )
