@@ -92,5 +92,5 @@ def adjust_hue(clip: Float[Array, "t h w 3"], turns: Array) -> Float[Array, "t h
 
 def _gray(clip: Float[Array, "t h w 3"]) -> Float[Array, "t h w 3"]:
     # Channel by channel, which fuses with its neighbors; a product over three channels would not.
-    channels = [weight * clip[..., i] for i, weight in enumerate(_LUMINANCE)]
-    return jnp.broadcast_to(sum(channels)[..., None], clip.shape)
+    red, green, blue = (weight * clip[..., i] for i, weight in enumerate(_LUMINANCE))
+    return jnp.broadcast_to((red + green + blue)[..., None], clip.shape)
