@@ -20,7 +20,10 @@ from fisher.gmm import GMM, mixture_of
 from fisher.mixture import Density, Mixture, Statistics, centered, density, statistics
 from fisher.pca import Projection, project
 
-_BLOCKS, _BLOCK_ROWS = 16, 512  # blocks per chunk, rows per block
+# Blocks per chunk, and rows per block: few enough for the caches of a CPU; on accelerators, where
+# a block costs some thirty kernels of any size, as many as the mixture is fitted with.
+_BLOCKS = {"cpu": (16, 512)}
+_ACCELERATOR_BLOCKS = (4, 4096)
 
 
 def reference_fisher_vector(
@@ -159,7 +162,8 @@ def mean_gradients(
     """
     running = tuple(_start(encoder) for encoder in encoders)
     pending = None  # computed by the device while the next chunk is read
-    for chunk in row_source.segments(collection, num_dims, _BLOCKS, _BLOCK_ROWS):
+    blocks_and_rows = _BLOCKS.get(jax.default_backend(), _ACCELERATOR_BLOCKS)
+    for chunk in row_source.segments(collection, num_dims, *blocks_and_rows):
         blocks = _Blocks(*(jnp.asarray(array) for array in chunk[:4]))
         running, vectors = _advance(encoders, running, blocks)
         if pending is not None:

@@ -1,9 +1,11 @@
+import os
 import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
@@ -211,3 +213,15 @@ def test_damaged_files_are_told_at_the_end_and_too_many_stop_the_run(damaged, ca
         manifest.ManifestError, match=f"max_corrupt_fraction=0.05.*\n.*{damaged.video_ids[3]}"
     ):
         run(0.05)
+
+
+@pytest.mark.parametrize(
+    "platform,num_cores,num_workers,expected",
+    [("cpu", 64, 0, 2), ("tpu", 112, 0, 16), ("gpu", 12, 0, 12), ("gpu", 12, 4, 3)],
+)
+def test_reading_threads_follow_the_platform(
+    monkeypatch, platform, num_cores, num_workers, expected
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
+    assert clips.default_threads(num_workers) == expected

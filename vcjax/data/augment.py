@@ -70,10 +70,10 @@ def adjust_saturation(clip: Float[Array, "t h w 3"], factor: Array) -> Float[Arr
 
 def adjust_hue(clip: Float[Array, "t h w 3"], turns: Array) -> Float[Array, "t h w 3"]:
     """Return colors rotated by `turns` of the color circle, of equal value and saturation (HSV)."""
-    high, low = clip.max(-1), clip.min(-1)
-    chroma = high - low
-    safe = jnp.where(chroma > 0, chroma, 1.0)
     red, green, blue = clip[..., 0], clip[..., 1], clip[..., 2]
+    high = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = high - jnp.minimum(jnp.minimum(red, green), blue)
+    safe = jnp.where(chroma > 0, chroma, 1.0)
     # Not `high == red`: XLA may compute a value in two kernels and round it differently in each.
     hue = jnp.where(
         (red >= green) & (red >= blue),
@@ -91,5 +91,6 @@ def adjust_hue(clip: Float[Array, "t h w 3"], turns: Array) -> Float[Array, "t h
 
 
 def _gray(clip: Float[Array, "t h w 3"]) -> Float[Array, "t h w 3"]:
-    luminance = jnp.dot(clip, jnp.array(_LUMINANCE), precision=jax.lax.Precision.HIGHEST)
-    return jnp.broadcast_to(luminance[..., None], clip.shape)
+    # Channel by channel, which fuses with its neighbors; a product over three channels would not.
+    red, green, blue = (weight * clip[..., i] for i, weight in enumerate(_LUMINANCE))
+    return jnp.broadcast_to((red + green + blue)[..., None], clip.shape)

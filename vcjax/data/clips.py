@@ -6,11 +6,13 @@ Batches do not depend on the number of workers, and reading may resume at any st
 import contextlib
 import ctypes
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
 import grain
+import jax
 import numpy as np
 from absl import flags
 from jaxtyping import Int, UInt8
@@ -29,6 +31,7 @@ _Sample = dict[str, np.ndarray | np.generic]
 # Frames that shrink by at most this factor are interpolated linearly. Area interpolation costs five
 # times as much and differs by less than one gray level (of 255) on average.
 _MAX_LINEAR_SHRINK = 1.25
+_MAX_THREADS = 16  # each holds two batches in memory
 _REPLACEMENTS = 20  # videos tried in place of one that cannot be decoded, before an error
 
 
@@ -124,14 +127,26 @@ def evaluation_clips(
     return grain.MapDataset.source(videos).map(cut).batch(batch_size, drop_remainder=True)
 
 
+def default_threads(num_workers: int = 0) -> int:
+    """Return the number of reading threads that suits the platform.
+
+    Two threads leave the cores of a CPU to the network. With an accelerator the workers divide the
+    cores among themselves.
+    """
+    if jax.default_backend() == "cpu":
+        return 2
+    return max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // max(1, num_workers)))
+
+
 def iterate(
     dataset: grain.MapDataset, *, num_workers: int, num_threads: int
 ) -> grain.DatasetIterator[Batch]:
     """Return an iterator over the batches in order, which threads or processes read ahead.
 
     With `num_workers` 0, `num_threads` threads of this process read; otherwise each of the worker
-    processes does so with its own threads.
+    processes does so with its own threads. 0 threads stand for `default_threads`.
     """
+    num_threads = num_threads or default_threads(num_workers)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     batches = dataset.to_iter_dataset(options)
     if num_workers:

@@ -68,7 +68,7 @@ _RULES: dict[str, _Rule] = {
     "data.on_error": _one_of("error", "skip"),
     "data.verify": _one_of("decode", "header"),
     "data.max_corrupt_fraction": _SHARE,
-    "data.num_threads": _AT_LEAST_1,
+    "data.num_threads": _AT_LEAST_0,
     "clip.num_frames": _AT_LEAST_1,
     "clip.stride": _AT_LEAST_1,
     "clip.side": _AT_LEAST_1,
