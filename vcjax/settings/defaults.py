@@ -62,6 +62,7 @@ def paper() -> ConfigDict:
     config.few_shot = _few_shot()
     config.evaluation = _evaluation()
     config.svm = _svm()
+    config.explore = _explore()
     return config
 
 
@@ -79,7 +80,8 @@ def _data() -> ConfigDict:
     data.manifest = ""  # folder (class = parent folder), or TSV/CSV with a `path` column
     data.group = "auto"  # label column whose values are never divided between training and test;
     # "": none; "auto": the first column of GROUP_COLUMNS that the manifest has
-    data.holdout = 0.25  # fraction of videos held out for evaluation, without a `split` column
+    data.holdout = 0.25  # fraction of videos held out for evaluation, without a `split` column;
+    # 0: none, and a `split` column is not required to be complete (only without training)
     data.num_videos = 0  # random training videos, smaller subsets nested in larger (Fig. 4); 0: all
     data.on_error = "error"  # or "skip": list invalid videos and leave them out
     data.verify = "decode"  # decode every frame of every video once; "header": read metadata only
@@ -236,6 +238,15 @@ def _svm() -> ConfigDict:
     svm.penalty = 100.0  # C of the linear SVM on Fisher vectors (Wang & Schmid 2013)
     svm.leave_groups_out = False  # hold out each value of `data.group` in turn; ignores the split
     return svm
+
+
+def _explore() -> ConfigDict:
+    explore = ConfigDict()
+    explore.num_clusters = 0  # K; 0: the square root of the number of videos, so that there are as
+    # many clusters as videos in a cluster
+    explore.embeddings = ()  # NAME=FILE[:ARRAY] of other embeddings to compare, npz or parquet
+    explore.num_shared = 10  # nearest neighbors of which two spaces share a part
+    return explore
 
 
 DESCRIPTORS = ("all", "trajectory", "hog", "hof", "mbh")  # each may have its own mixture
