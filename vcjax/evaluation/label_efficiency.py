@@ -53,7 +53,7 @@ def measure(
         raise ValueError(
             f"the label {label!r} has {len(set(y_train))} classes among {len(train)} labeled "
             f"training videos and {len(set(y_test))} among {len(test)} held-out ones; it needs "
-            "two, at least one of them on both sides: label more videos, or change the column `split`"
+            "two, and one of them on both sides: label more videos, or change the column `split`"
         )
     accuracy = {}
     for name, (rows, is_fisher) in features.items():
