@@ -19,6 +19,10 @@ _PIECE_ROWS = 65536
 _Matrix = TypeVar("_Matrix", np.ndarray, Array)
 
 
+class NoRowsError(ValueError):
+    """A collection has no rows to sample."""
+
+
 class Columns(NamedTuple):
     """Columns `begin` to `end` (exclusive; None: the last) of the rows, or their square roots."""
 
@@ -255,12 +259,13 @@ def sample(
       seed: seed of the draw.
 
     Raises:
-      ValueError: if no item has rows, or if rows differ in length.
+      NoRowsError: if no item has rows.
+      ValueError: if rows differ in length.
     """
     drawn = [sample_rows(read(name), rows_per_item, name, seed) for name in names]
     widths = {x.shape[1] for x in drawn if len(x)}
-    if len(widths) != 1:
-        raise ValueError(
-            f"rows of {sorted(widths)} values in one collection" if widths else "there are no rows"
-        )
+    if not widths:
+        raise NoRowsError(f"there are no rows in any of {len(drawn)} items")
+    if len(widths) > 1:
+        raise ValueError(f"rows of {sorted(widths)} values in one collection")
     return np.concatenate([x for x in drawn if len(x)])

@@ -144,6 +144,26 @@ def fit_runs(
     return Runs(labels, *(jnp.stack([run[i] for run in runs]) for i in (1, 2, 3)))
 
 
+def distances(
+    points: Points | Sequence[Points], labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Return the Euclidean distance of each point to the mean of the points with its label.
+
+    Args:
+      points: An array, or several arrays as if concatenated along the second axis.
+      labels: Cluster of each point. Rows of `points` beyond them are padding.
+    """
+    order = np.argsort(labels, kind="stable")
+    clusters = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    squared = np.zeros(len(labels))
+    for side in points if isinstance(points, Sequence) else [points]:
+        rows = np.asarray(side, np.float32)
+        for members in clusters:
+            offsets = rows[members] - rows[members].mean(axis=0)
+            squared[members] += np.square(offsets).sum(axis=1)
+    return np.sqrt(squared)
+
+
 def assign(
     points: Float[Array, "n d"], centroids: Float[Array, "k d"]
 ) -> tuple[Int[Array, " n"], Float[Array, " n"]]:

@@ -255,16 +255,23 @@ class _EvaluationCut(NamedTuple):
         frames = video.clip(
             source.path, int(starts[source.clip]), self.num_frames, stride=self.stride
         )
-        height, width = frames.shape[1:3]
-        scale = self.side / min(height, width)
-        height, width = max(self.side, round(height * scale)), max(self.side, round(width * scale))
-        frames = _resize(frames, height, width)
-        top, left = (height - self.side) // 2, (width - self.side) // 2
         return {
-            "clip": frames[:, top : top + self.side, left : left + self.side],
+            "clip": center_crop(frames, self.side),
             "index": np.int32(source.row),
             "key": np.uint32(0),
         }
+
+
+def center_crop(
+    frames: UInt8[np.ndarray, "t h w 3"], side: int
+) -> UInt8[np.ndarray, "t side side 3"]:
+    """Return the centers of the frames, whose short side is resized to `side` pixels."""
+    height, width = frames.shape[1:3]
+    scale = side / min(height, width)
+    height, width = max(side, round(height * scale)), max(side, round(width * scale))
+    frames = _resize(frames, height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return frames[:, top : top + side, left : left + side]
 
 
 def clip_starts(last: int, clips_per_video: int, *, seed: int) -> Int[np.ndarray, " clips"]:

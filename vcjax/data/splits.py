@@ -20,12 +20,12 @@ def assign_split(
 
     An existing split is kept. Otherwise whole groups are visited in the order of a hash of the seed
     and the group's value, and a group is held out if this brings the held-out fraction closer to
-    `holdout`. Both splits are non-empty, unless `holdout` is 0.
+    `holdout`. Both splits are non-empty.
 
     Args:
         manifest: Videos to split.
         group: Label column whose values are not divided; "": every video is its own group.
-        holdout: Fraction of videos to hold out, in [0, 1]; 0: none.
+        holdout: Fraction of videos to hold out, in [0, 1].
         seed: Seed of the order.
         previous: Earlier split, id -> train or test; a group with such a video keeps its split.
 
@@ -48,8 +48,6 @@ def assign_split(
                 "(`vcjax data scan`) and change its column `split`"
             )
         return manifest
-    if not holdout:
-        return replace(manifest, split=("train",) * len(manifest))
     keys = manifest.labels[group] if group else manifest.video_ids
     if group and "" in keys:
         first = manifest.paths[keys.index("")]

@@ -42,6 +42,7 @@ def accuracy(
     num_draws: int,
     sampling: str = "random",
     seed: int,
+    is_fisher: bool = False,
 ) -> dict[str, Estimate]:
     """Return the mean accuracy of `scores`, with its interval, for each number of shots."""
     drawn = scores(
@@ -53,6 +54,7 @@ def accuracy(
         num_draws=num_draws,
         sampling=sampling,
         seed=seed,
+        is_fisher=is_fisher,
     )
     return {shot: estimate(accuracies) for shot, accuracies in drawn.items()}
 
@@ -67,10 +69,12 @@ def scores(
     num_draws: int,
     sampling: str = "random",
     seed: int,
+    is_fisher: bool = False,
 ) -> dict[str, list[float]]:
     """Return the accuracy on the test rows after training on each sample of rows of each class.
 
-    Features are standardized over all training rows, which needs no label.
+    Features are standardized over all training rows, which needs no label. Fisher vectors are
+    classified as they are, as in `probes.linear_fisher`.
 
     Args:
       x_train: features to draw the training samples from.
@@ -81,6 +85,7 @@ def scores(
       num_draws: number of random samples for each number of shots.
       sampling: "random", or "first" for a single sample of the first rows, as in the released code.
       seed: of the random samples.
+      is_fisher: whether the features are Fisher vectors of unit norm.
 
     Returns:
       Accuracies in [0, 1], one per sample, for each number of shots, the keys as text. Numbers of
@@ -91,14 +96,21 @@ def scores(
     """
     if sampling not in DRAWS:
         raise ValueError(f"evaluation.sampling is {sampling!r}; use one of {', '.join(DRAWS)}")
-    scaled_train, scaled_test = probes.standardize(x_train, x_test)
+    scaled_train, scaled_test = (
+        (x_train.astype(np.float64), x_test.astype(np.float64))
+        if is_fisher
+        else probes.standardize(x_train, x_test)
+    )
+    strengths = probes.FISHER_STRENGTHS if is_fisher else probes.NETWORK_STRENGTHS
     accuracies: dict[str, list[float]] = {}
     for shot in shots:
         if shot > np.unique(y_train, return_counts=True)[1].max():
             continue
         accuracies[str(shot)] = []
         for rows in _draws(y_train, shot, num_draws, sampling, seed):
-            predictions = probes.regress(scaled_train[rows], y_train[rows], scaled_test)
+            predictions = probes.regress(
+                scaled_train[rows], y_train[rows], scaled_test, strengths=strengths
+            )
             accuracies[str(shot)].append(float(np.mean(predictions == y_test)))
     return accuracies
 

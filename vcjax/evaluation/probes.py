@@ -59,12 +59,15 @@ def regress(
     x_train: Float[np.ndarray, "k f"],
     y_train: Shaped[np.ndarray, " k"],
     x_test: Float[np.ndarray, "q f"],
+    *,
+    strengths: Sequence[float] = NETWORK_STRENGTHS,
 ) -> Shaped[np.ndarray, " q"]:
     """Return the predictions of logistic regression at the default penalty, without selection.
 
-    For features that are already standardized and for too few rows to cross-validate.
+    For features that are already standardized and for too few rows to cross-validate. `strengths`
+    are NETWORK_STRENGTHS or FISHER_STRENGTHS.
     """
-    return _predict(_regression(NETWORK_STRENGTHS[_DEFAULT]), x_train, y_train, x_test)
+    return _predict(_regression(strengths[_DEFAULT]), x_train, y_train, x_test)
 
 
 def standardize(

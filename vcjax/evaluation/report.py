@@ -106,28 +106,39 @@ def evaluate(
         report["held_out_in_turn"] = folds
     cluster_sheets.write(directory, manifest.subset("train"), _described(outputs, idt, manifest))
     write(report, directory.parent / "report.json")
-    sources = _sources(outputs, idt, splits, measured)
+    sources = _sources(manifest, outputs, idt, splits, measured)
     explorer.save(directory, manifest, sources, seed=seed)
     explorer.write([directory.parent], directory / "index.html")
     return report
 
 
 def _sources(
+    manifest: Manifest,
     outputs: Mapping[str, ModelOutputs],
     idt: IdtOutputs | None,
     splits: Mapping[str, Sequence[TrainTest]],
     measured: Mapping[str, Mapping[str, Measured]],
 ) -> dict[str, explorer.Source]:
     """Return the data that the explorer shows for each model and for the Fisher vectors."""
+    training = manifest.rows("train")
+
+    def members(labels: np.ndarray, present: np.ndarray) -> np.ndarray:
+        clusters = np.full(len(manifest), -1)
+        clusters[training] = np.where(present, labels[0], -1)
+        return clusters
+
+    everywhere = np.ones(len(training), bool)
     sources = {
         name: explorer.Source(
             output.embedding,
             {label: (_tests(splits[label]), m.predictions) for label, m in measured[name].items()},
+            members(output.labels, everywhere),
         )
         for name, output in outputs.items()
     }
     if idt is not None:
-        sources["idt"] = explorer.Source(idt.vectors, {})
+        present = idt.has_vector[training]
+        sources["idt"] = explorer.Source(idt.vectors, {}, members(idt.labels, present))
     return sources
 
 

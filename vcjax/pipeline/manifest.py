@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -72,7 +73,7 @@ def manifest_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
 
 
 def _check(manifest: Manifest, config: ConfigDict) -> None:
-    if not len(manifest.rows("train")):
+    if config.data.holdout and not len(manifest.rows("train")):
         raise manifests.ManifestError(f"{config.data.manifest}: no videos of the split train")
 
 
@@ -99,6 +100,9 @@ def _seed(config: ConfigDict) -> int:
 
 def _split(manifest: Manifest, config: ConfigDict, previous: Path | None) -> Manifest:
     """Return the split videos; `previous` is the table of an earlier split to keep, if any."""
+    if not config.data.holdout:
+        split = replace(manifest, split=tuple(side or "train" for side in manifest.split))
+        return splits.subsample(split, config.data.num_videos, seed=_seed(config))
     split = splits.assign_split(
         manifest,
         group=group_column(config, manifest),

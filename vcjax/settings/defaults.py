@@ -62,6 +62,7 @@ def paper() -> ConfigDict:
     config.few_shot = _few_shot()
     config.evaluation = _evaluation()
     config.svm = _svm()
+    config.explore = _explore()
     return config
 
 
@@ -242,6 +243,15 @@ def _svm() -> ConfigDict:
     svm.penalty = 100.0  # C of the linear SVM on Fisher vectors (Wang & Schmid 2013)
     svm.leave_groups_out = False  # hold out each value of `data.group` in turn; ignores the split
     return svm
+
+
+def _explore() -> ConfigDict:
+    explore = ConfigDict()
+    explore.num_clusters = 0  # K; 0: the square root of the number of videos, so that there are as
+    # many clusters as videos in a cluster
+    explore.embeddings = ()  # NAME=FILE[:ARRAY] of other embeddings to compare, npz or parquet
+    explore.num_shared = 10  # nearest neighbors of which two spaces share a part
+    return explore
 
 
 DESCRIPTORS = ("all", "trajectory", "hog", "hof", "mbh")  # each may have its own mixture

@@ -207,7 +207,7 @@ def finetune_split(
       workdir: folder of the run.
 
     Returns:
-      Top-1 accuracy in [0, 1] on the test side, and the number of videos and classes.
+      Top-1 accuracy in [0, 1] on the test side, the number of videos, and the classes.
     """
     stage = config[name.split("/")[0]]
     values = np.array(manifest.labels[label])
@@ -243,4 +243,5 @@ def finetune_split(
         "num_watched": len(validation.videos),
         "num_test": len(test.videos),
         "num_classes": len(names),
+        "classes": names.tolist(),  # in the order of the logits
     }
