@@ -28,7 +28,7 @@ def test_a_part_that_fails_or_takes_too_long_loses_only_its_line(tmp_path):
     assert report.run(slow, options, tmp_path, 1)["status"] == "no time left"
 
 
-def test_the_command_goes_on_after_a_part_that_takes_too_long(tmp_path, monkeypatch, capsys):
+def test_parts_after_one_that_takes_too_long_run(tmp_path, monkeypatch, capsys):
     slow = report.Part("peaks", 0.1, lambda options: [])
     (kmeans,) = [part for part in report.parts() if part.name == "kmeans 128"]
     monkeypatch.setattr(report, "parts", lambda: [slow, kmeans])

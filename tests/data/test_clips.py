@@ -215,7 +215,7 @@ def test_damaged_files_are_told_at_the_end_and_too_many_stop_the_run(damaged, ca
 
 @pytest.mark.parametrize(
     "platform,num_cores,num_workers,expected",
-    [("cpu", 64, 0, 2), ("tpu", 112, 0, 16), ("gpu", 12, 0, 12), ("gpu", 12, 4, 3)],
+    [("cpu", 64, 0, 2), ("tpu", 112, 0, 8), ("gpu", 6, 0, 6), ("gpu", 12, 4, 3)],
 )
 def test_reading_threads_follow_the_platform(
     monkeypatch, platform, num_cores, num_workers, expected

@@ -90,7 +90,7 @@ def _data() -> ConfigDict:
     data.max_changed_share = 0.1  # fraction of videos that may be added or removed before stages
     # start over; below it, the state of the remaining videos (vectors, bank rows, labels) is kept
     data.num_threads = 0  # threads that read clips ahead of the device; 0: two if the network runs
-    # on a CPU, otherwise one per CPU core, up to 16
+    # on a CPU, otherwise one per CPU core, up to 8
     data.num_workers = 0  # processes that read clips in place of the threads; 0: threads
     data.rendered = ConfigDict()
     data.rendered.num_videos = 0  # > 0: render this many videos instead of reading a manifest
