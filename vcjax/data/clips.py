@@ -18,7 +18,7 @@ from jaxtyping import Int, UInt8
 from vcjax.data import video
 from vcjax.data.manifest import Manifest, ManifestError
 from vcjax.data.read_marks import Marks
-from vcjax.runtime import preemption
+from vcjax.runtime import checks, preemption
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class _Video(NamedTuple):
     clip: int = 0  # position among the clips of the video
 
 
+@checks.arguments
 def training_clips(
     manifest: Manifest,
     *,
@@ -78,6 +79,7 @@ def training_clips(
       `bad`, int32 [b], row of the video that was replaced, or -1; `key`, uint32 [b], seed of the
       augmentation on the device.
     """
+    _check_counts(num_frames=num_frames, stride=stride, side=side, batch_size=batch_size)
     listed = _videos(manifest)
     cut = _TrainingCut(num_frames, stride, side, tuple(scales), listed, excluded, marks)
     videos = grain.MapDataset.source(listed).seed(seed).shuffle()
@@ -85,6 +87,7 @@ def training_clips(
     return batches.repeat(num_epochs)
 
 
+@checks.arguments
 def evaluation_clips(
     manifest: Manifest,
     *,
@@ -116,12 +119,19 @@ def evaluation_clips(
       Data set of batches as in `training_clips` without `bad`; `key` is 0. The last batch is padded
       with clips of index -1.
     """
+    _check_counts(num_frames=num_frames, stride=stride, side=side, batch_size=batch_size)
+    checks.count("clips_per_video", clips_per_video)
     videos = [
         video._replace(clip=clip) for video in _videos(manifest) for clip in range(clips_per_video)
     ]
     videos += [videos[-1]._replace(row=-1)] * (-len(videos) % batch_size)
     cut = _EvaluationCut(num_frames, stride, side, clips_per_video, seed, skip_bad)
     return grain.MapDataset.source(videos).map(cut).batch(batch_size, drop_remainder=True)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        checks.count(name, value)
 
 
 def iterate(
@@ -252,6 +262,7 @@ class _EvaluationCut(NamedTuple):
         }
 
 
+@checks.arguments
 def clip_starts(last: int, clips_per_video: int, *, seed: int) -> Int[np.ndarray, " clips"]:
     """Return the first frames of random clips, sorted, drawn uniformly from 0 to `last`.
 

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from vcjax.data import folders, shards, tables, tfds_videos
 from vcjax.data.folders import ManifestError as ManifestError
 from vcjax.data.tables import SPLITS as SPLITS
-from vcjax.runtime import filesystem
+from vcjax.runtime import checks, filesystem
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class Manifest:
         )
 
 
+@checks.arguments
 def read(source: str | Path) -> Manifest:
     """Return the videos of `source`, which may be local or remote.
 
@@ -162,6 +163,7 @@ def _from_columns(source: Any, columns: Mapping[str, list[str]]) -> Manifest:
     )
 
 
+@checks.arguments
 def save(manifest: Manifest, path: Path) -> None:
     """Write a manifest as a TSV for `load`, atomically.
 
@@ -240,6 +242,7 @@ def save_problems(problems: Sequence[Problem], path: Path) -> None:
     write_table(path, Problem._fields, problems)
 
 
+@checks.arguments
 def summary(manifest: Manifest, problems: Sequence[Problem]) -> str:
     """Return a text with counts by split and label, and the first videos that are left out."""
     split = Counter(manifest.split)

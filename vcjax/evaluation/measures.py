@@ -9,6 +9,7 @@ from vcjax.evaluation import few_shot, probes, retrieval
 from vcjax.evaluation.few_shot import Estimate
 from vcjax.evaluation.outputs import ModelOutputs
 from vcjax.evaluation.protocol import TrainTest
+from vcjax.runtime import checks
 
 
 class ProbeSettings(NamedTuple):
@@ -22,6 +23,7 @@ class ProbeSettings(NamedTuple):
     temperature: float = 0.07
 
 
+@checks.arguments
 def measure(
     output: ModelOutputs,
     columns: Mapping[str, np.ndarray],

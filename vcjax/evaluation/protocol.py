@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from vcjax.runtime import checks
+
 
 class TrainTest(NamedTuple):
     """Rows of the videos that a probe is fitted on and of the videos that it is evaluated on."""
@@ -14,6 +16,7 @@ class TrainTest(NamedTuple):
     within_test: bool  # True if both are held-out videos
 
 
+@checks.arguments
 def sides(
     values: Shaped[np.ndarray, " n"],
     split: Shaped[np.ndarray, " n"],
@@ -34,6 +37,7 @@ def sides(
     return TrainTest(train, test, within_test=False)
 
 
+@checks.arguments
 def leave_groups_out(
     values: Shaped[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
 ) -> list[TrainTest]:
@@ -66,6 +70,7 @@ def _halves(values: np.ndarray, rows: np.ndarray, seed: int) -> TrainTest:
     return TrainTest(np.array(sorted(train), int), np.array(sorted(test), int), within_test=True)
 
 
+@checks.arguments
 def obstacle(values: Shaped[np.ndarray, " n"], sides: TrainTest) -> str:
     """Return the reason why a probe cannot be evaluated on this split, or "" if it can."""
     num_values = len(set(values[sides.train]))
@@ -75,6 +80,9 @@ def obstacle(values: Shaped[np.ndarray, " n"], sides: TrainTest) -> str:
     return "" if len(sides.test) else "no held-out video has a value to test"
 
 
+@checks.arguments
 def chance(values: Shaped[np.ndarray, " q"]) -> float:
     """Return the accuracy in [0, 1] of always predicting the most frequent of `values`."""
+    if not len(values):
+        raise ValueError("values is empty; pass the label of at least one video")
     return float(np.unique(values, return_counts=True)[1].max() / len(values))

@@ -91,6 +91,7 @@ class ResNet3D(nnx.Module):
         are not floats [b, t, h, w, 3].
     """
 
+    @checks.arguments
     def __init__(
         self,
         *,
@@ -124,9 +125,10 @@ class ResNet3D(nnx.Module):
             rngs=rngs,
         )
 
+    @checks.arguments
     def pooled(self, clips: Clips) -> Float[Array, "b f"]:
         """Return float32 features before the head (f = 8 * width), averaged over time and space."""
-        checks.array("clips", clips, "b t h w c", c=3)
+        checks.array("clips", clips, "b t h w 3")
         if not jnp.issubdtype(clips.dtype, jnp.floating):
             raise ValueError(
                 f"clips must be mean-subtracted floats, not {clips.dtype}; pass pictures in "
@@ -145,6 +147,7 @@ class ResNet3D(nnx.Module):
         return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True).clip(1e-12)
 
 
+@checks.arguments
 def split(model: ResNet3D) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Return the structure of the network, its parameters and its running statistics."""
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
