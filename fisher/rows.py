@@ -292,6 +292,8 @@ def sample(
     widths = {x.shape[1] for x in drawn if len(x)}
     if len(widths) != 1:
         raise ValueError(
-            f"rows of {sorted(widths)} values in one collection" if widths else "there are no rows"
+            f"rows of {' and '.join(map(str, sorted(widths)))} values in one collection"
+            if widths
+            else "there are no rows"
         )
     return np.concatenate([x for x in drawn if len(x)])

@@ -42,7 +42,7 @@ class FisherVectors:
         if missing := sorted(set(video_ids) - row_of.keys()):
             raise ValueError(
                 f"no Fisher vector for {len(missing)} of {len(video_ids)} videos, "
-                f"first {missing[:3]}; run the stage fisher again"
+                f"first {', '.join(missing[:3])}; run the stage fisher again"
             )
         order = np.array([row_of[video_id] for video_id in video_ids], int)
         return FisherVectors(tuple(video_ids), self.vectors[order], self.has_vector[order])

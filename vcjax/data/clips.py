@@ -29,6 +29,7 @@ _Sample = dict[str, np.ndarray | np.generic]
 # Frames that shrink by at most this factor are interpolated linearly. Area interpolation costs five
 # times as much and differs by less than one gray level (of 255) on average.
 _MAX_LINEAR_SHRINK = 1.25
+_SHOWN = 10  # videos in a message
 _REPLACEMENTS = 20  # videos tried in place of one that cannot be decoded, before an error
 
 
@@ -160,7 +161,7 @@ def limit_bad_videos(
 
     Raises:
       ManifestError: if more than `max_corrupt_fraction` of the videos had to be replaced. The
-        message lists all of them.
+        message lists the first ten of them.
     """
     bad: set[int] = set()
     try:
@@ -183,8 +184,10 @@ def limit_bad_videos(
 
 
 def _list_videos(rows: Iterable[int], manifest: Manifest) -> str:
-    names = (f"\n  {manifest.video_ids[row]}: {manifest.paths[row]}" for row in sorted(rows))
-    return "".join(names)
+    rows = sorted(rows)
+    names = [f"\n  {manifest.video_ids[row]}: {manifest.paths[row]}" for row in rows[:_SHOWN]]
+    more = len(rows) - _SHOWN
+    return "".join(names) + (f"\n  and {more:,} more" if more > 0 else "")
 
 
 def _videos(manifest: Manifest) -> list[_Video]:

@@ -5,6 +5,7 @@ depend on the order of the input table.
 """
 
 import csv
+import functools
 import hashlib
 import io
 import logging
@@ -98,8 +99,14 @@ def read(source: str | Path) -> Manifest:
     """
     manifest, remarks = _read(filesystem.path_of(source))
     for remark in remarks:
-        log.warning("%s: %s", source, remark)
+        _report(str(source), remark)
     return manifest
+
+
+@functools.cache
+def _report(source: str, remark: str) -> None:
+    """Log a remark once; a run reads its videos several times."""
+    log.warning("%s: %s", source, remark)
 
 
 def _read(source: Any) -> tuple[Manifest, list[str]]:
@@ -262,7 +269,7 @@ def listed(problems: Sequence[Problem]) -> list[str]:
     """Return a line for each of the first problems, and a line with the number of the rest."""
     lines = [f"    {problem.path}: {problem.reason}" for problem in problems[:_SHOWN]]
     more = len(problems) - _SHOWN
-    return lines + ([f"    and {more} more"] if more > 0 else [])
+    return lines + ([f"    and {more:,} more"] if more > 0 else [])
 
 
 def signature(source: str | Path) -> str:
