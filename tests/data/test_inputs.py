@@ -4,6 +4,8 @@ Every frame of the test videos differs, and every clip has to be a part of the w
 """
 
 import itertools
+import os
+import socket
 import struct
 from fractions import Fraction
 
@@ -248,6 +250,75 @@ def test_a_change_of_resolution_is_refused_by_name(tmp_path, write_video, suffix
     assert_refused(path, "frame 20 has 64 x 96 pixels, the frames before it 64 x 48")
     with pytest.raises(video.DecodeError, match="changes"):
         video.clip(path, 16, 8)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)  # addresses of sockets are short
+    path = tmp_path / "video.mp4"
+    with socket.socket(socket.AF_UNIX) as server:
+        {"pipe": os.mkfifo, "folder": os.mkdir, "socket": server.bind}[kind]("video.mp4")
+    for read in (
+        video.declared_size,
+        lambda x: list(video.frames(x)),
+        lambda x: video.clip(x, 0, 4),
+    ):
+        with pytest.raises(video.DecodeError, match="video.mp4: not a regular file"):
+            read(path)
+    with pytest.raises(video.DecodeError, match="video.mp4"):
+        video.probe(path, decode=True)
+    table = tmp_path / "table.tsv"
+    table.write_text("path\nvideo.mp4\n")
+    with pytest.raises(manifest.ManifestError, match="1 of 1 videos.*\n.*video.mp4: "):
+        verify.verify(manifest.read(table), on_error="error", decode=True, num_workers=1)
+
+
+PIXELS = ["yuv444p", "yuv422p", "yuv420p10le", "yuv444p10le", "gray", "yuvj420p"]
+
+
+@pytest.mark.parametrize("pixels", PIXELS)
+@pytest.mark.parametrize("size", [(48, 64), (50, 66)])
+def test_other_pixel_formats_are_read_to_their_end(tmp_path, pixels, size):
+    path = tmp_path / "video.mkv"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(25))
+        stream.height, stream.width = size
+        stream.pix_fmt, stream.options = pixels, {"g": "12"}
+        for t in range(20):
+            picture = np.full((*size, 3), 10 * t, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    whole = assert_whole(path, 20)
+    assert whole.shape[1:] == (*size, 3)
+    # x264 stores gray of full range without saying so, which players expand by up to 16 levels
+    assert np.abs(np.median(whole, axis=(1, 2, 3)) - 10 * np.arange(20)).max() <= 16
+
+
+@pytest.mark.parametrize("flags", ["frag_keyframe+empty_moov", "faststart", "frag_every_frame"])
+def test_fragmented_files_are_whole_and_their_parts_refused(tmp_path, write_video, flags):
+    source = write_video(tmp_path / "source.mp4", NUM_FRAMES, **B_FRAMES)
+    path = remuxed(source, tmp_path / "video.mp4", options={"movflags": flags})
+    np.testing.assert_array_equal(
+        assert_whole(path, NUM_FRAMES), np.stack(list(video.frames(source)))
+    )
+    contents = path.read_bytes()
+    path.write_bytes(contents[: len(contents) * 3 // 4])
+    assert_refused(path, "truncated|damaged|Invalid data|no frame")
+
+
+@pytest.mark.parametrize("suffix", [".m4a", ".mka", ".mp4"])
+def test_a_file_of_sound_alone_is_refused(tmp_path, suffix):
+    path = tmp_path / f"sound{suffix}"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        for _ in range(5):
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
+            frame.sample_rate = 16000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert_refused(path, "no video stream")
 
 
 @pytest.fixture
