@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -252,7 +253,10 @@ def test_a_change_of_resolution_is_refused_by_name(tmp_path, write_video, suffix
         video.clip(path, 16, 8)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
+NO_FILES = ["pipe", "socket", "folder"]
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)  # addresses of sockets are short
     path = tmp_path / "video.mp4"
@@ -294,7 +298,10 @@ def test_other_pixel_formats_are_read_to_their_end(tmp_path, pixels, size):
     assert np.abs(np.median(whole, axis=(1, 2, 3)) - 10 * np.arange(20)).max() <= 16
 
 
-@pytest.mark.parametrize("flags", ["frag_keyframe+empty_moov", "faststart", "frag_every_frame"])
+FRAGMENTS = ["frag_keyframe+empty_moov", "faststart", "frag_every_frame"]
+
+
+@pytest.mark.parametrize("flags", FRAGMENTS)
 def test_fragmented_files_are_whole_and_their_parts_refused(tmp_path, write_video, flags):
     source = write_video(tmp_path / "source.mp4", NUM_FRAMES, **B_FRAMES)
     path = remuxed(source, tmp_path / "video.mp4", options={"movflags": flags})
@@ -306,7 +313,10 @@ def test_fragmented_files_are_whole_and_their_parts_refused(tmp_path, write_vide
     assert_refused(path, "truncated|damaged|Invalid data|no frame")
 
 
-@pytest.mark.parametrize("suffix", [".m4a", ".mka", ".mp4"])
+SOUNDS = [".m4a", ".mka", ".mp4"]
+
+
+@pytest.mark.parametrize("suffix", SOUNDS)
 def test_a_file_of_sound_alone_is_refused(tmp_path, suffix):
     path = tmp_path / f"sound{suffix}"
     with av.open(path, "w") as container:
@@ -401,3 +411,39 @@ def test_boxes_and_homographies_are_reduced_with_the_frames(write_video, tmp_pat
 
 def _motion(homographies, max_side):
     return extraction._given(homographies), IdtSettings(max_side=max_side)
+
+
+def verdicts():
+    """Yield the kinds of input in this file, by verdict, as the rows of docs/inputs.md."""
+    read, refused = "read to its end", "refused"
+    yield from ((f"{name}, whole", read) for name in CONTAINERS)
+    yield from ((f"{name}, the first half", refused) for name in CONTAINERS)
+    yield from ((f"mp4 or mov with the display matrix {m}", "turned as shown") for m in MATRICES)
+    yield from ((f"{pixels}, even and odd sizes", read) for pixels in PIXELS)
+    yield from ((f"mp4 written with {flags}, whole", read) for flags in FRAGMENTS)
+    yield from ((f"mp4 written with {flags}, three quarters", refused) for flags in FRAGMENTS)
+    yield from ((f"{suffix} of sound alone", refused) for suffix in SOUNDS)
+    yield from ((f"{kind} in the place of a file", refused) for kind in NO_FILES)
+    yield "webm of a live stream, whole", read
+    yield "webm of a live stream, half", refused
+    yield "ts that ends within a frame", refused
+    yield "mp4 or mov with frames before an edit", "read without these frames"
+    for codec in ("mpeg4", "h264", "ffv1", "h264 and B-frames"):
+        yield f"avi of {codec} with dropped frames", "read without these frames"
+    yield "avi into which B-frames were copied", read
+    yield "avi that declares too many frames", read
+    for suffix in ("mkv", "mp4", "mov"):
+        yield f"{suffix} of two video streams", "the default stream is read"
+    yield from ((f"{suffix} whose resolution changes", refused) for suffix in ("ts", "mkv"))
+
+
+def test_the_documentation_lists_every_kind_by_verdict():
+    rows = list(verdicts())
+    assert len(rows) >= 100
+    lines = [
+        "| input | verdict |",
+        "|---|---|",
+        *(f"| {kind} | {verdict} |" for kind, verdict in rows),
+    ]
+    text = (Path(__file__).parents[2] / "docs" / "inputs.md").read_text("utf-8")
+    assert "\n".join(lines) in text
