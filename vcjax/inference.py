@@ -62,6 +62,7 @@ def batches(
     return progress.bar(reading, total=len(dataset), desc=desc, unit="batch")
 
 
+@checks.arguments
 def videos(
     models: Mapping[str, ResNet3D],
     manifest: Manifest,
@@ -189,7 +190,8 @@ def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Features
     Raises:
         ValueError: If `batch` is not an array of uint8 [b, t, h, w, 3].
     """
-    checks.array("clips", batch, "b t h w c", c=3)
+    checks.argument("model", model, ResNet3D)
+    checks.array("clips", batch, "b t h w 3", kind="values")
     if batch.dtype != np.uint8:
         advice = "scale them to [0, 255] and cast" if batch.dtype.kind == "f" else "cast"
         raise ValueError(f"clips must be uint8 in [0, 255], not {batch.dtype}; {advice} to uint8")

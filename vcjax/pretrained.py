@@ -266,6 +266,7 @@ def _download(name: str) -> Path:
         ) from error
 
 
+@checks.arguments
 def save(
     network: Pretrained, folder: Path, *, rows: Mapping[str, np.ndarray | None] | None = None
 ) -> None:
@@ -288,6 +289,7 @@ def save(
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
 
 
+@checks.arguments
 def card(network: Pretrained) -> str:
     """Return the model card as Markdown with the hub's YAML header."""
     shape, clip = network.architecture, network.clip

@@ -11,15 +11,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8, UInt32
 
+from vcjax.runtime import checks
+
 MEAN = (114.7748 / 255, 107.7354 / 255, 99.4750 / 255)  # RGB mean of ActivityNet (Hara et al. 2018)
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
+@checks.arguments
 def normalize(clips: UInt8[Array, "b t h w 3"]) -> Float[Array, "b t h w 3"]:
     """Return clips scaled to [0, 1] minus the mean color."""
     return clips.astype(jnp.float32) / 255 - jnp.array(MEAN).reshape(1, 1, 1, 1, 3)
 
 
+@checks.arguments
 def augment(
     clips: UInt8[Array, "b t h w 3"],
     keys: UInt32[Array, " b"],

@@ -20,7 +20,7 @@ from jaxtyping import Int, UInt8
 from vcjax.data import video
 from vcjax.data.manifest import Manifest, ManifestError
 from vcjax.data.read_marks import Marks
-from vcjax.runtime import preemption
+from vcjax.runtime import checks, preemption
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ _Sample = dict[str, np.ndarray | np.generic]
 # times as much and differs by less than one gray level (of 255) on average.
 _MAX_LINEAR_SHRINK = 1.25
 _MAX_THREADS = 8  # each holds two batches in memory, of 154 MB at 256 clips
+_SHOWN = 10  # videos in a message
 _REPLACEMENTS = 20  # videos tried in place of one that cannot be decoded, before an error
 
 
@@ -42,6 +43,7 @@ class _Video(NamedTuple):
     clip: int = 0  # position among the clips of the video
 
 
+@checks.arguments
 def training_clips(
     manifest: Manifest,
     *,
@@ -81,6 +83,7 @@ def training_clips(
       `bad`, int32 [b], row of the video that was replaced, or -1; `key`, uint32 [b], seed of the
       augmentation on the device.
     """
+    _check_counts(num_frames=num_frames, stride=stride, side=side, batch_size=batch_size)
     listed = _videos(manifest)
     cut = _TrainingCut(num_frames, stride, side, tuple(scales), listed, excluded, marks)
     videos = grain.MapDataset.source(listed).seed(seed).shuffle()
@@ -88,6 +91,7 @@ def training_clips(
     return batches.repeat(num_epochs)
 
 
+@checks.arguments
 def evaluation_clips(
     manifest: Manifest,
     *,
@@ -119,6 +123,8 @@ def evaluation_clips(
       Data set of batches as in `training_clips` without `bad`; `key` is 0. The last batch is padded
       with clips of index -1.
     """
+    _check_counts(num_frames=num_frames, stride=stride, side=side, batch_size=batch_size)
+    checks.count("clips_per_video", clips_per_video)
     videos = [
         video._replace(clip=clip) for video in _videos(manifest) for clip in range(clips_per_video)
     ]
@@ -136,6 +142,11 @@ def default_threads(num_workers: int = 0) -> int:
     if jax.default_backend() == "cpu":
         return 2
     return max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // max(1, num_workers)))
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        checks.count(name, value)
 
 
 def iterate(
@@ -165,7 +176,7 @@ def limit_bad_videos(
 
     Raises:
       ManifestError: if more than `max_corrupt_fraction` of the videos had to be replaced. The
-        message lists all of them.
+        message lists the first ten of them.
     """
     bad: set[int] = set()
     try:
@@ -188,8 +199,10 @@ def limit_bad_videos(
 
 
 def _list_videos(rows: Iterable[int], manifest: Manifest) -> str:
-    names = (f"\n  {manifest.video_ids[row]}: {manifest.paths[row]}" for row in sorted(rows))
-    return "".join(names)
+    rows = sorted(rows)
+    names = [f"\n  {manifest.video_ids[row]}: {manifest.paths[row]}" for row in rows[:_SHOWN]]
+    more = len(rows) - _SHOWN
+    return "".join(names) + (f"\n  and {more:,} more" if more > 0 else "")
 
 
 def _videos(manifest: Manifest) -> list[_Video]:
@@ -274,6 +287,7 @@ def center_crop(
     return frames[:, top : top + side, left : left + side]
 
 
+@checks.arguments
 def clip_starts(last: int, clips_per_video: int, *, seed: int) -> Int[np.ndarray, " clips"]:
     """Return the first frames of random clips, sorted, drawn uniformly from 0 to `last`.
 

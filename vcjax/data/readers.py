@@ -387,6 +387,8 @@ def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
 def _open(path: str) -> av.container.InputContainer:
     # An open file stays readable after its temporary copy is deleted.
     with _decode_errors(path, av.FFmpegError, OSError), filesystem.local_copy(path) as file:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise OSError("not a regular file")
         return av.open(str(file), **_OPEN_OPTIONS)
 
 

@@ -8,7 +8,10 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from sklearn.metrics import adjusted_mutual_info_score
 
+from vcjax.runtime import checks
 
+
+@checks.arguments
 def adjusted_mutual_information(
     labels: Int[np.ndarray, "runs n"], values: Shaped[np.ndarray, " n"]
 ) -> float:

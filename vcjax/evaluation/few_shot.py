@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from vcjax.evaluation import probes
+from vcjax.runtime import checks
 
 DRAWS = ("random", "first")
 
@@ -23,15 +24,19 @@ class Estimate(NamedTuple):
     num_draws: int
 
 
+@checks.arguments
 def estimate(scores: Sequence[float]) -> Estimate:
     """Return the mean and 95% confidence interval of independent, equally distributed `scores`."""
     count = len(scores)
+    if not count:
+        raise ValueError("scores is empty; pass at least one")
     if count < 2:
         return Estimate(float(np.mean(scores)), None, count)
     error = np.std(scores, ddof=1) / np.sqrt(count)
     return Estimate(float(np.mean(scores)), float(stats.t.ppf(0.975, count - 1) * error), count)
 
 
+@checks.arguments
 def accuracy(
     x_train: Float[np.ndarray, "k f"],
     y_train: Shaped[np.ndarray, " k"],
@@ -94,6 +99,9 @@ def scores(
     Raises:
       ValueError: if `sampling` is not in DRAWS.
     """
+    checks.count("num_draws", num_draws)
+    for shot in shots:
+        checks.count("a number of shots", shot)
     if sampling not in DRAWS:
         raise ValueError(f"evaluation.sampling is {sampling!r}; use one of {', '.join(DRAWS)}")
     scaled_train, scaled_test = (

@@ -9,6 +9,7 @@ from vcjax.evaluation import few_shot, probes, retrieval
 from vcjax.evaluation.few_shot import Estimate
 from vcjax.evaluation.outputs import ModelOutputs
 from vcjax.evaluation.protocol import TrainTest
+from vcjax.runtime import checks
 
 
 class ProbeSettings(NamedTuple):
@@ -40,6 +41,7 @@ class Measured(NamedTuple):
     predictions: np.ndarray  # of the linear probe, for the test rows of all folds in order
 
 
+@checks.arguments
 def measure(
     output: ModelOutputs,
     values: np.ndarray,

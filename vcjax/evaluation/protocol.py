@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from vcjax.runtime import checks
+
 
 class TrainTest(NamedTuple):
     """Rows of the videos that a probe is fitted on and of the videos that it is evaluated on."""
@@ -15,6 +17,7 @@ class TrainTest(NamedTuple):
     within_test: bool  # True if both are held-out videos
 
 
+@checks.arguments
 def sides(
     values: Shaped[np.ndarray, " n"],
     split: Shaped[np.ndarray, " n"],
@@ -35,6 +38,7 @@ def sides(
     return TrainTest(train, test, within_test=False)
 
 
+@checks.arguments
 def leave_groups_out(
     values: Shaped[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
 ) -> list[TrainTest]:
@@ -67,6 +71,7 @@ def _halves(values: np.ndarray, rows: np.ndarray, seed: int) -> TrainTest:
     return TrainTest(np.array(sorted(train), int), np.array(sorted(test), int), within_test=True)
 
 
+@checks.arguments
 def obstacle(values: Shaped[np.ndarray, " n"], sides: TrainTest) -> str:
     """Return the reason why a probe cannot be evaluated on this split, or "" if it can."""
     num_values = len(set(values[sides.train]))
@@ -83,6 +88,9 @@ def first_obstacle(values: Shaped[np.ndarray, " n"], folds: Sequence[TrainTest])
     return next(filter(None, (obstacle(values, fold) for fold in folds)), "")
 
 
+@checks.arguments
 def chance(values: Shaped[np.ndarray, " q"]) -> float:
     """Return the accuracy in [0, 1] of always predicting the most frequent of `values`."""
+    if not len(values):
+        raise ValueError("values is empty; pass the label of at least one video")
     return float(np.unique(values, return_counts=True)[1].max() / len(values))

@@ -220,7 +220,7 @@ def _described(
 def _check(manifest: Manifest, outputs: Mapping[str, ModelOutputs], idt: IdtOutputs | None) -> None:
     if unknown := sorted(outputs.keys() - report_table.TITLES.keys()):
         raise ValueError(
-            f"no model {unknown[0]!r} in a report; use names from {list(report_table.TITLES)}"
+            f"no model {unknown[0]!r} in a report; use {' or '.join(report_table.TITLES)}"
         )
     num_train = len(manifest.rows("train"))
     if not num_train:

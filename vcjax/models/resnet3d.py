@@ -93,6 +93,7 @@ class ResNet3D(nnx.Module):
         are not floats [b, t, h, w, 3].
     """
 
+    @checks.arguments
     def __init__(
         self,
         *,
@@ -126,6 +127,7 @@ class ResNet3D(nnx.Module):
             rngs=rngs,
         )
 
+    @checks.arguments
     def pooled(self, clips: Clips) -> Float[Array, "b f"]:
         """Return float32 features before the head (f = 8 * width), averaged over time and space."""
         return self._averaged(clips)[-1]
@@ -146,7 +148,7 @@ class ResNet3D(nnx.Module):
 
     def _averaged(self, clips: Clips) -> list[Float[Array, "b _"]]:
         """Return the averages of the stem and of each stage. XLA omits the ones not used."""
-        checks.array("clips", clips, "b t h w c", c=3)
+        checks.array("clips", clips, "b t h w 3")
         if not jnp.issubdtype(clips.dtype, jnp.floating):
             raise ValueError(
                 f"clips must be mean-subtracted floats, not {clips.dtype}; pass pictures in "
@@ -167,6 +169,7 @@ class ResNet3D(nnx.Module):
         return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True).clip(1e-12)
 
 
+@checks.arguments
 def split(model: ResNet3D) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Return the structure of the network, its parameters and its running statistics."""
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)

@@ -8,8 +8,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from vcjax import settings
+from vcjax.data import folders, splits, synthetic, verify
 from vcjax.data import manifest as manifests
-from vcjax.data import splits, synthetic, verify
 from vcjax.data.manifest import Manifest
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import stage_cache
@@ -135,6 +135,6 @@ def group_column(config: ConfigDict, manifest: Manifest) -> str:
     if config.data.group and config.data.group not in manifest.labels:
         raise settings.SettingsError(
             f"--config.data.group is {config.data.group!r}; use one of the manifest's label "
-            f"columns {sorted(manifest.labels)}"
+            f"columns {folders.some(sorted(manifest.labels))}"
         )
     return config.data.group

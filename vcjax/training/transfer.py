@@ -10,8 +10,8 @@ from jaxtyping import Int, Shaped
 from ml_collections import ConfigDict
 
 from vcjax import settings
+from vcjax.data import folders, verify
 from vcjax.data import manifest as manifests
-from vcjax.data import verify
 from vcjax.data.manifest import Manifest
 from vcjax.data.splits import assign_split
 from vcjax.runtime import hosts
@@ -72,8 +72,8 @@ def label_column(manifest: Manifest, column: str) -> str:
     present = [c for c in ((column,) if column else _LABELS) if c in manifest.labels]
     if not present:
         raise settings.SettingsError(
-            f"no column {column or 'of classes'!r} among the labels {sorted(manifest.labels)}; "
-            "name it with --config.STAGE.label=COLUMN"
+            f"no column {column or 'of classes'!r} among the labels "
+            f"{folders.some(sorted(manifest.labels))}; name it with --config.STAGE.label=COLUMN"
         )
     return present[0]
 
@@ -104,7 +104,8 @@ def splits(
     for name in names:
         if name != "split" and name not in manifest.labels:
             raise settings.SettingsError(
-                f"no column {name!r} among {sorted(manifest.labels)}; set --config.STAGE.splits"
+                f"no column {name!r} among {folders.some(sorted(manifest.labels))}; set "
+                "--config.STAGE.splits"
             )
         drawn = name == "split"
         sides = np.array(_draw_split(manifest, group, config) if drawn else manifest.labels[name])
