@@ -2,9 +2,8 @@
 
     python docs/pictures.py --workdir runs/pictures
 
-The videos are explored by `vcjax main --config=explore.py:rendered`, or as far as that is complete
-reused. The map and the neighbors are drawn by matplotlib from the data of the page, without a
-browser. Takes about five minutes on two CPU cores.
+The videos are explored by `vcjax main --config=explore.py:rendered`; complete stages are not
+repeated. Maps and neighbors are drawn by matplotlib from the data of the page, without a browser.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 DOCS = Path(__file__).parent
-_NUM_VIDEOS = 96
+_NUM_VIDEOS = 64
 _NUM_NEIGHBORS = 5
 _MAX_WIDTH = 1100  # pixels
 _MAX_BYTES = 300_000
@@ -121,22 +120,12 @@ def _draw_labels(workdir: Path) -> None:
         "vcjax",
         "label-efficiency",
         "--manifest",
-        str(_without_split(table)),
+        str(table),
     ]
     command += ["--label", "motion", "--run", str(workdir), "--out", str(workdir / "labels")]
-    subprocess.run([*command, "--shots", "1", "2", "4", "8"], check=True)
+    subprocess.run([*command, "--shots", "1", "2", "4"], check=True)
     with Image.open(workdir / "labels" / "label_efficiency.png") as plot:
         _save(plot.convert("RGB"), "label_efficiency.png")
-
-
-def _without_split(table: Path) -> Path:
-    """Return a copy of the table without the column `split`: explored videos are in one part."""
-    rows = [line.split("\t") for line in table.read_text("utf-8").splitlines()]
-    column = rows[0].index("split")
-    copy = table.with_name("labels.tsv")
-    lines = ["\t".join(row[:column] + row[column + 1 :]) for row in rows]
-    copy.write_text("\n".join(lines) + "\n", "utf-8")
-    return copy
 
 
 def _save(picture: Image.Image, name: str) -> None:
