@@ -161,7 +161,10 @@ def test_the_messages_of_troubleshooting_are_printed_by_the_programs():
 
 
 def test_the_example_of_fiftyone_reads_a_run(tmp_path):
-    fiftyone = pytest.importorskip("fiftyone")
+    try:
+        fiftyone = importlib.import_module("fiftyone")
+    except Exception as error:  # it is not installed, or has no database
+        pytest.skip(f"no FiftyOne: {error}")
     page = (ROOT / "docs" / "explore.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(import fiftyone.*?)```", page, re.S)
     (tmp_path / "videos").mkdir()
