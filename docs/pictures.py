@@ -75,7 +75,7 @@ def draw_maps(page: dict[str, Any], path: Path) -> None:
             axes = grid[str(place)]
             axes.imshow(_frame(page["thumbs"][run["videos"][row]["thumb"]]))
             is_same = values[row] == values[chosen]
-            label = f"video: {values[row]}" if place == 0 else f"{place}. {values[row]}"
+            label = f"{place}. {values[row]}" if place else values[row]
             axes.set_title(label, fontsize=8, color="#1b7f4d" if is_same and place else "#444")
             axes.axis("off")
     figure.savefig(path, dpi=100, pil_kwargs={"quantize": 128})
