@@ -36,6 +36,14 @@ def test_vectors_of_a_run_and_other_embeddings_are_compared(table, capsys):
     assert "Motion (HOF, MBH)" in capsys.readouterr().out
 
 
+def test_a_table_without_held_out_videos_is_split(table, capsys):
+    path = table / "videos.tsv"
+    path.write_text(path.read_text().replace("\ttest", "\ttrain"))
+    _main(table, "--embeddings", f"mine={table / 'e.npz'}")
+    result = json.loads((table / "out" / "label_efficiency.json").read_text())
+    assert (result["num_train"], result["num_test"]) == (30, 10)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

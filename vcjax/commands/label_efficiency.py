@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="vcjax label-efficiency",
         description=__doc__.partition("\n")[0],
-        epilog="Without a column `split`, a quarter of the videos is held out, in whole groups of "
-        "the column group, scene or sequence if the table has one.",
+        epilog="Without held-out videos in the column `split`, a quarter of the videos is held "
+        "out, in whole groups of the column group, scene or sequence if the table has one.",
     )
     parser.add_argument("--manifest", required=True, help="folder, or table with a path column")
     parser.add_argument("--label", required=True, help="column of the classes; may be incomplete")
@@ -72,6 +73,8 @@ def _measure(options: argparse.Namespace) -> None:
             f"of {options.manifest}"
         )
     group = next((c for c in GROUP_COLUMNS if c in manifest.labels and c != options.label), "")
+    if "test" not in manifest.split:  # such as the table of `vcjax explore`, which holds out none
+        manifest = replace(manifest, split=("",) * len(manifest))
     manifest = splits.assign_split(manifest, group=group, holdout=0.25, seed=options.seed)
     result = label_efficiency.measure(
         _features(options, manifest),
