@@ -8,7 +8,8 @@ p(k|x), p(k|x) x and p(k|x) x^2, which `mixture.statistics` computes block by bl
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fisher import rows as row_source
-from fisher.gmm import GMM, mixture_of
+from fisher.gmm import mixture_of
 from fisher.mixture import Density, Mixture, Statistics, centered, density, statistics
 from fisher.pca import Projection, project
 
-_BLOCKS, _BLOCK_ROWS = 16, 512  # blocks per chunk, rows per block
+# Blocks per chunk, and rows per block: few enough for the caches of a CPU; on accelerators, where
+# a block costs some thirty kernels of any size, as many as the mixture is fitted with.
+_BLOCKS = {"cpu": (16, 512)}
+_ACCELERATOR_BLOCKS = (4, 4096)
 
 
 def reference_fisher_vector(
@@ -36,7 +40,12 @@ def reference_fisher_vector(
     Raises:
       ValueError: if there are no rows, or if they do not have the dimension of the mixture.
     """
+    for name, array in (("weights", weights), ("means", means), ("stds", stds)):
+        row_source.check_numbers(name, array)
+    mixture = mixture_of(SimpleNamespace(weights_=weights, means_=means, covariances_=stds))
+    weights, means, stds = mixture
     row_source.check_array(x, means.shape[1])
+    check_finite(x)
     if not len(x):
         raise ValueError("a Fisher vector needs at least one row")
     phi = (x.astype(np.float64)[:, None] - means) / stds  # Eq. 6, [n, k, d]
@@ -81,7 +90,7 @@ class _Blocks(NamedTuple):
     is_last: Bool[Array, "*b"]
 
 
-def encode(x: row_source.Rows, gmm: GMM, variant: str = "paper") -> Float[Array, " v"]:
+def encode(x: row_source.Rows, gmm: Any, variant: str = "paper") -> Float[Array, " v"]:
     """Return the Fisher vector of the rows `x` before normalization: [k, 2, d], flattened.
 
     Args:
@@ -104,12 +113,21 @@ def encode(x: row_source.Rows, gmm: GMM, variant: str = "paper") -> Float[Array,
     raise ValueError("a Fisher vector needs at least one row")
 
 
-@jax.jit
 def normalize(v: Float[Array, "... i"]) -> Float[Array, "... i"]:
     """Return the signed square root of `v` with unit L2 norm along the last axis (Sec. 3.3).
 
     A vector of zeros stays zero.
     """
+    if not isinstance(v, jax.core.Tracer):
+        row_source.check_numbers("v", v)
+        if not v.ndim or not v.shape[-1]:
+            raise ValueError(f"v must have values along its last axis, not shape {v.shape}")
+        check_finite(v)
+    return _normalize(v)
+
+
+@jax.jit
+def _normalize(v: Float[Array, "... i"]) -> Float[Array, "... i"]:
     # the squared norm of the square roots is the sum of the magnitudes
     v = jnp.asarray(v)
     top = jnp.abs(v).max(axis=-1, keepdims=True)
@@ -130,7 +148,7 @@ def prepare(
     The encoder selects `columns` of the rows and applies `projection`, if given, before the
     mixture.
     """
-    if variant not in _SCALES:
+    if not isinstance(variant, str) or variant not in _SCALES:
         raise ValueError(f"variant is {variant!r}; use {' or '.join(_SCALES)}")
     _, means = centered(mixture)
     mean_scale, std_scale = _SCALES[variant](mixture)
@@ -159,7 +177,8 @@ def mean_gradients(
     """
     running = tuple(_start(encoder) for encoder in encoders)
     pending = None  # computed by the device while the next chunk is read
-    for chunk in row_source.segments(collection, num_dims, _BLOCKS, _BLOCK_ROWS):
+    blocks_and_rows = _BLOCKS.get(jax.default_backend(), _ACCELERATOR_BLOCKS)
+    for chunk in row_source.segments(collection, num_dims, *blocks_and_rows):
         blocks = _Blocks(*(jnp.asarray(array) for array in chunk[:4]))
         running, vectors = _advance(encoders, running, blocks)
         if pending is not None:

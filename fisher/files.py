@@ -53,8 +53,9 @@ class Source(NamedTuple):
     reader: Reader | None = None
 
 
-def save_npz(path: Path, **arrays: Any) -> None:
+def save_npz(path: str | Path, **arrays: Any) -> None:
     """Write an npz file without pickled objects, atomically."""
+    path = path_of(path)
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -64,6 +65,13 @@ def save_npz(path: Path, **arrays: Any) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def path_of(path: str | Path) -> Path:
+    """Return the path. Raise ValueError if it is another object."""
+    if not isinstance(path, str | Path):
+        raise ValueError(f"path must be a path, not a {type(path).__name__}")
+    return Path(path)
 
 
 def find(inputs: Sequence[Path]) -> dict[str, Source]:

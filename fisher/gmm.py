@@ -7,6 +7,7 @@ parameters from these sums on the host in float64.
 
 import functools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,13 +65,13 @@ class GMM:
         variance_floor: float = 1e-4,
         mesh: Mesh | None = None,
     ):
-        if not all(isinstance(n, int | np.integer) for n in (num_components, num_starts)):
-            raise ValueError("num_components and num_starts must be integers")
-        if num_components < 1 or num_starts < 1 or max_iterations < 1:
-            raise ValueError("num_components, num_starts and max_iterations must be at least 1")
-        if np.isnan(tolerance) or not 0 <= variance_floor < np.inf:
-            raise ValueError("tolerance must be a number and variance_floor 0 or more")
-        if start not in starts.STARTS:
+        row_source.check_count("num_components", num_components, 1)
+        row_source.check_count("num_starts", num_starts, 1)
+        row_source.check_count("max_iterations", max_iterations, 1)
+        row_source.check_count("seed", seed)
+        row_source.check_number("tolerance", tolerance, -np.inf)
+        row_source.check_number("variance_floor", variance_floor, 0, 1e38)
+        if not isinstance(start, str) or start not in starts.STARTS:
             raise ValueError(f"start is {start!r}; use {' or '.join(sorted(starts.STARTS))}")
         self.num_components, self.seed = num_components, seed
         self.start, self.num_starts = start, num_starts
@@ -95,6 +96,8 @@ class GMM:
                 f"{moments.num_rows}; give more rows or lower num_components"
             )
         num_dims = len(moments.mean)
+        if initial is not None and not isinstance(initial, Mixture):
+            raise ValueError(f"initial must be a Mixture, not a {type(initial).__name__}")
         if initial and initial.means.shape != (self.num_components, num_dims):
             raise ValueError(
                 f"the initial mixture has means of shape {initial.means.shape}, not "
@@ -165,13 +168,13 @@ class GMM:
         return float(sums.log_likelihood) / num_rows
 
 
-def mixture_of(gmm: GMM) -> Mixture:
+def mixture_of(gmm: Any) -> Mixture:
     """Return the parameters of an object with `weights_`, `means_` and diagonal `covariances_`.
 
     Raises:
       ValueError: if `gmm` is not fitted, shapes do not match, or a variance is not positive.
     """
-    if not hasattr(gmm, "weights_"):
+    if not all(hasattr(gmm, name) for name in ("weights_", "means_", "covariances_")):
         raise ValueError("this mixture is not fitted; call fit first")
     weights, means, variances = (
         np.asarray(a, np.float64) for a in (gmm.weights_, gmm.means_, gmm.covariances_)
@@ -181,8 +184,8 @@ def mixture_of(gmm: GMM) -> Mixture:
             f"a diagonal mixture has weights [k], means [k, d] and covariances [k, d], not "
             f"{weights.shape}, {means.shape} and {variances.shape}"
         )
-    if not (variances > 0).all():
-        raise ValueError("the variances of a mixture must be positive")
+    if not (variances > 0).all() or not all(np.isfinite(a).all() for a in (weights, means)):
+        raise ValueError("a mixture has finite weights and means and positive variances")
     return Mixture(weights, means, variances)
 
 

@@ -76,8 +76,12 @@ class Model:
           ValueError: if there are fewer rows than components, if all rows are equal, if a value is
             not finite, or if columns are outside the rows.
         """
-        if sketch_dim < 0:
-            raise ValueError(f"sketch_dim is {sketch_dim}; use a positive size, or 0 for no sketch")
+        row_source.check_count("sketch_dim", sketch_dim)
+        row_source.check_count("seed", seed)
+        row_source.check_count("num_components", num_components, 1)
+        PCA(explained_variance)
+        if not isinstance(columns, Mapping | None):
+            raise ValueError(f"columns must be {{name: Columns}}, not a {type(columns).__name__}")
         moments = row_source.moments(rows)
         num_dims = len(moments.mean)
         columns = columns or {"all": Columns()}
@@ -129,7 +133,10 @@ class Model:
         num_yielded = 0
 
         def rows() -> Iterator[row_source.Rows]:
-            for video_id, x in descriptors:
+            for item in descriptors:
+                if not isinstance(item, tuple) or len(item) != 2:
+                    raise ValueError("descriptors must yield pairs (video_id, rows)")
+                video_id, x = item
                 video_ids.append(video_id)
                 yield partial(self._pieces, video_id, x)
 
@@ -160,6 +167,9 @@ class Model:
           The ids, the vectors (zeros for a video without rows), and a mask of the videos that have
           a vector.
         """
+        if not isinstance(descriptors, Iterable):
+            kind = type(descriptors).__name__
+            raise ValueError(f"descriptors must yield pairs (video_id, rows), not be a {kind}")
         encoded = list(self.encode_each(descriptors, variant=variant))
         vectors = np.zeros((len(encoded), self.num_values), np.float32)
         for row, (_, vector) in enumerate(encoded):
@@ -176,7 +186,7 @@ class Model:
             for key, value in _arrays(part).items()
         }
         files.save_npz(
-            Path(path),
+            path,
             format=_FORMAT,
             version=_library_version(),
             source=json.dumps(self.source),
@@ -195,6 +205,7 @@ class Model:
         Raises:
           ValueError: if the file is not a readable Fisher model; names the file.
         """
+        path = files.path_of(path)
         try:
             with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return cls._of({name: file[name] for name in file.files})

@@ -35,9 +35,10 @@ class PCA:
     explained_variance_kept_: float
 
     def __init__(self, explained_variance: float = 0.9):
-        if not 0 < explained_variance <= 1:
+        is_number = isinstance(explained_variance, int | float | np.floating)
+        if not is_number or not 0 < explained_variance <= 1:
             raise ValueError(
-                f"explained_variance is {explained_variance}; it must be a fraction in (0, 1]"
+                f"explained_variance is {explained_variance!r}; it must be a fraction in (0, 1]"
             )
         self.explained_variance = explained_variance
 

@@ -19,6 +19,10 @@ _PIECE_ROWS = 65536
 _Matrix = TypeVar("_Matrix", np.ndarray, Array)
 
 
+class NoRowsError(ValueError):
+    """A collection has no rows to sample."""
+
+
 class Columns(NamedTuple):
     """Columns `begin` to `end` (exclusive; None: the last) of the rows, or their square roots."""
 
@@ -53,20 +57,43 @@ class Moments(NamedTuple):
     variance: Float[np.ndarray, " d"]
 
 
+def check_count(name: str, value: Any, minimum: int = 0) -> None:
+    """Raise ValueError unless `value` is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        raise ValueError(f"{name} is {value!r}; use an integer of at least {minimum}")
+
+
+def check_number(name: str, value: Any, low: float, high: float = np.inf) -> None:
+    """Raise ValueError unless `value` is a number from `low` to `high`."""
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    if isinstance(value, bool) or not is_number or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}; use a number from {low:g} to {high:g}")
+
+
+def check_numbers(name: str, x: Any, expected: str = "an array") -> None:
+    """Raise ValueError unless `x` is an array of real numbers."""
+    if not hasattr(x, "dtype") or not hasattr(x, "ndim"):
+        raise ValueError(f"{name} must be {expected}, not a {type(x).__name__}")
+    is_number = np.can_cast(x.dtype, np.float64, "same_kind")
+    if not is_number or np.dtype(x.dtype).kind in "SUOMm":
+        raise ValueError(f"{name} must hold real numbers, not {x.dtype}")
+
+
 def check_array(x: Any, num_dims: int | None = None) -> None:
     """Raise ValueError unless `x` is an array of numbers [n, d], with d = `num_dims` if given."""
-    if not hasattr(x, "dtype") or not hasattr(x, "ndim"):
-        raise ValueError(f"rows must be an array [n, d], not a {type(x).__name__}")
+    check_numbers("rows", x, "an array [n, d]")
     if x.ndim != 2:
         raise ValueError(f"rows must be an array [n, d], not of shape {x.shape}")
-    if not (
-        np.can_cast(x.dtype, np.float64, "same_kind") and np.dtype(x.dtype).kind not in "SUOMm"
-    ):
-        raise ValueError(f"rows must hold real numbers, not {x.dtype}")
     if not x.shape[1]:
         raise ValueError("rows have no values: their array is of shape [n, 0]")
     if num_dims not in (None, x.shape[1]):
         raise ValueError(f"rows of {x.shape[1]} values, not {num_dims}")
+
+
+def check_names(name: str, values: Any) -> None:
+    """Raise ValueError unless `values` is a sequence of texts."""
+    if not isinstance(values, Sequence) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name} must be a list of texts, not a {type(values).__name__}")
 
 
 def pieces(x: Rows, num_rows: int = _PIECE_ROWS) -> Iterator[Float[np.ndarray, "m d"]]:
@@ -218,8 +245,8 @@ def sample_rows(
     with the video id as key it is independent of the other videos and of their order.
     """
     check_array(x)
-    if num_rows < 0:
-        raise ValueError(f"num_rows is {num_rows}; use 0 or more")
+    check_count("num_rows", num_rows)
+    check_count("seed", seed)
     if len(x) <= num_rows:
         return np.asarray(x)
     digest = hashlib.sha256(f"{seed}\n{key_text}".encode()).digest()
@@ -233,8 +260,9 @@ def sample_items(names: Sequence[str], num_items: int, seed: int) -> list[str]:
 
     The names keep their order.
     """
-    if num_items < 0:
-        raise ValueError(f"num_items is {num_items}; use 0 or more")
+    check_count("num_items", num_items)
+    check_count("seed", seed)
+    check_names("names", names)
     drawn = np.random.default_rng(seed).permutation(len(names))[:num_items]
     return [names[row] for row in sorted(drawn)]
 
@@ -255,12 +283,22 @@ def sample(
       seed: seed of the draw.
 
     Raises:
-      ValueError: if no item has rows, or if rows differ in length.
+      NoRowsError: if no item has rows.
+      ValueError: if rows differ in length.
     """
+    check_count("rows_per_item", rows_per_item, 1)
+    check_count("seed", seed)
+    if not isinstance(names, Iterable) or not callable(read):
+        raise ValueError(
+            f"names must be texts and read a function, not a {type(names).__name__} and a "
+            f"{type(read).__name__}"
+        )
     drawn = [sample_rows(read(name), rows_per_item, name, seed) for name in names]
     widths = {x.shape[1] for x in drawn if len(x)}
-    if len(widths) != 1:
+    if not widths:
+        raise NoRowsError(f"there are no rows in any of {len(drawn)} items")
+    if len(widths) > 1:
         raise ValueError(
-            f"rows of {sorted(widths)} values in one collection" if widths else "there are no rows"
+            f"rows of {' and '.join(map(str, sorted(widths)))} values in one collection"
         )
     return np.concatenate([x for x in drawn if len(x)])

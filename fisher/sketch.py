@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fisher import rows as row_source
+
 
 class Sketch:
     """Count sketch p(psi) = P psi from `dim_in` to `dim_out` values (Sec. 3.3).
@@ -14,8 +16,9 @@ class Sketch:
     """
 
     def __init__(self, dim_in: int, dim_out: int, seed: int):
-        if dim_in < 1 or dim_out < 1:
-            raise ValueError(f"dim_in and dim_out must be positive, not {dim_in} and {dim_out}")
+        row_source.check_count("dim_in", dim_in, 1)
+        row_source.check_count("dim_out", dim_out, 1)
+        row_source.check_count("seed", seed)
         self.dim_in, self.dim_out, self.seed = dim_in, dim_out, seed
         bits = np.random.Philox(key=seed)  # raw bits are the same in every version of NumPy
         num_rounds = -(-dim_in // dim_out)
@@ -36,8 +39,7 @@ class Sketch:
         Raises:
           ValueError: if the vectors do not have `dim_in` values.
         """
-        if not hasattr(v, "shape"):
-            raise ValueError(f"vectors must be an array, not a {type(v).__name__}")
+        row_source.check_numbers("vectors", v)
         if v.shape[-1:] != (self.dim_in,):
             shape = v.shape[-1] if v.ndim else "a single number"
             raise ValueError(f"this sketch takes vectors of {self.dim_in} values, not {shape}")

@@ -10,12 +10,14 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import ConfigDict
 
 import vcjax.main  # noqa: F401 - defines the flags
 from vcjax import __main__ as console
+from vcjax.data import clusters
 from vcjax.runtime import config_flags
 
 ROOT = Path(__file__).parents[1]
@@ -146,3 +148,44 @@ def test_readme_names_functions_where_they_are():
     for path, names in entries:
         missing = set(re.findall(r"`([\w.]+)`", names)) - _defined(ROOT / path)
         assert not missing, (path, missing)
+
+
+def test_the_messages_of_troubleshooting_are_printed_by_the_programs():
+    files = [f for folder in ("vcjax", "fisher") for f in (ROOT / folder).rglob("*.py")]
+    source = "".join(re.sub(r'"\s*\n\s*f?"', "", f.read_text("utf-8")) for f in files)
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    messages = re.findall(r"^### `(.*)`$", page, re.M)
+    assert len(messages) > 20
+    for message in messages:
+        for part in filter(str.strip, message.split("...")):
+            assert part in source, message
+
+
+def test_the_example_of_fiftyone_reads_a_run(tmp_path):
+    try:
+        fiftyone = importlib.import_module("fiftyone")
+    except Exception as error:  # it is not installed, or has no database
+        pytest.skip(f"no FiftyOne: {error}")
+    page = (ROOT / "docs" / "explore.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(import fiftyone.*?)```", page, re.S)
+    (tmp_path / "videos").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "videos" / name).write_bytes(b"video")
+    explored = tmp_path / "run" / "explore"
+    explored.mkdir(parents=True)
+    np.savez(explored / "vectors.npz", video_id=np.array(["a", "b"]), motion=np.eye(2))
+    labels, everywhere = np.array([[0, 1]]), np.ones(2, bool)
+    table = clusters.table("motion", ("a", "b"), labels, np.zeros((1, 2)), everywhere)
+    clusters.write(explored / "clusters.csv", [table])
+    names = {"VIDEOS": str(tmp_path / "videos"), "RUN": str(tmp_path / "run")}
+    exec(code, names)
+    dataset = names["dataset"]
+    assert isinstance(dataset, fiftyone.Dataset) and len(dataset) == 2
+    sample = dataset.match({"video_id": "b"}).first()
+    assert sample["motion_cluster"].label == "1" and list(sample["motion_vector"]) == [0, 1]
+    dataset.delete()
+
+
+def test_pictures_of_the_docs_are_small():
+    pictures = list((ROOT / "docs").glob("*.png"))
+    assert pictures and all(picture.stat().st_size < 300_000 for picture in pictures)

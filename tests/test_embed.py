@@ -1,5 +1,7 @@
 import json
+from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -7,8 +9,8 @@ from flax import nnx
 
 import vcjax
 from vcjax import embed, inference, pretrained, settings
+from vcjax.data import augment, synthetic, verify, video
 from vcjax.data import manifest as manifests
-from vcjax.data import synthetic, verify, video
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.runtime import checkpoint, checksums
@@ -68,15 +70,15 @@ def test_an_interrupted_run_goes_on_and_parquet_holds_the_same(
     table = _table(videos, tmp_path / "v.tsv")
     monkeypatch.setattr(embed, "_PART", 2)
     _run(folder, table, tmp_path / "whole.npz")
-    reading, read = inference.videos, []
+    reading, read = inference.layer_means, []
 
-    def interrupted(models, manifest, *arguments, **options):
+    def interrupted(models, layers, manifest, *arguments, **options):
         if len(read) == 2:
             raise KeyboardInterrupt
         read.append(manifest.video_ids)
-        return reading(models, manifest, *arguments, **options)
+        return reading(models, layers, manifest, *arguments, **options)
 
-    monkeypatch.setattr(inference, "videos", interrupted)
+    monkeypatch.setattr(inference, "layer_means", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _run(folder, table, tmp_path / "f.parquet")
     assert not (tmp_path / "f.parquet").exists()
@@ -105,6 +107,72 @@ def test_the_card_tells_what_the_network_is(folder):
     assert "clips of 4 frames (stride 2, 24 x" in card
     assert "# 3D ResNet-18, 0.13 million parameters" in card
     assert json.loads((folder / "config.json").read_text())["clip"] == _CLIP
+
+
+def test_layers_are_the_averages_of_their_outputs(folder, videos, tmp_path):
+    table = _table(videos, tmp_path / "v.tsv")
+    _run(folder, table, tmp_path / "f.npz", "--clips_per_video", "1", "--layer", "stem", "stage1",
+         "stage4", "pooled")  # fmt: skip
+    found = np.load(tmp_path / "f.npz")
+    assert found.files == ["video_id", "stem", "stage1", "stage4", "pooled"]
+    assert found["stem"].shape == found["stage1"].shape == (5, 4)  # the width
+    np.testing.assert_array_equal(found["stage4"], found["pooled"])
+    network = vcjax.load(folder)
+    clip = np.random.default_rng(0).integers(0, 256, (2, 4, 24, 24, 3), np.uint8)
+    model = network.model
+    model.eval()
+    hidden = nnx.relu(model.stem_norm(model.stem(augment.normalize(clip))))
+    np.testing.assert_allclose(
+        model.layer(augment.normalize(clip), "stem"), hidden.mean(axis=(1, 2, 3)), rtol=1e-5
+    )
+
+
+def _write_long_video(path, event):
+    """Write 12 s of a still picture at 10 frames per second, with noise in the seconds `event`."""
+    generator = np.random.default_rng(0)
+    still = generator.integers(0, 256, (48, 64, 3), np.uint8)
+    with av.open(path, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(10))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for t in range(120):
+            noise = generator.integers(0, 256, (48, 64, 3), np.uint8)
+            picture = noise if event[0] <= t / 10 < event[1] else still
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_an_event_is_found_by_its_window(folder, tmp_path):
+    _write_long_video(tmp_path / "long.mp4", (7.0, 8.0))
+    (tmp_path / "v.tsv").write_text("path\nlong.mp4\n")
+    _run(folder, tmp_path / "v.tsv", tmp_path / "w.npz", "--window", "1", "--stride", "0.5")
+    found = np.load(tmp_path / "w.npz")
+    np.testing.assert_allclose(found["start"], 0.5 * np.arange(23))
+    np.testing.assert_allclose(found["end"], found["start"] + 1)
+    pooled = found["pooled"]
+    distance = np.linalg.norm(pooled - np.median(pooled, axis=0), axis=1)
+    assert found["start"][distance.argmax()] == 7.0
+    assert set(found["start"][distance > 0.3 * distance.max()]) <= {6.5, 7.0, 7.5}
+
+
+def test_windows_need_a_length_and_no_number_of_clips(folder, videos, tmp_path):
+    table = _table(videos, tmp_path / "v.tsv")
+    for arguments, message in (
+        (["--stride", "1"], "add --window SECONDS"),
+        (["--window", "0"], "--window is 0"),
+        (["--window", "1", "--clips_per_video", "2"], "as many clips as fit"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            _run(folder, table, tmp_path / "w.npz", *arguments)
+
+
+def test_a_missing_network_is_named_with_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/runs/mine/la: no such folder"):
+        vcjax.load("runs/mine/la")
+    for split in ("split1", "split2"):
+        (tmp_path / "finetune" / split / "checkpoints").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="contains 2 networks; use one of split1, split2"):
+        vcjax.load(str(tmp_path / "finetune"))
 
 
 def test_what_is_no_network_is_said(tmp_path):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # from the top; a room imports rooms below its own floor, and those with a * also rooms beside them
 RULE = (
     "__main__ __init__ main",
-    "pipeline pretrained interop embed doctor bench *",
+    "pipeline pretrained interop embed doctor bench commands *",
     "training evaluation ingest",
     "inference objectives idt",
     "data clustering fisher models",

@@ -1,5 +1,6 @@
 """The command `vcjax`: `vcjax NAME` is short for `python -m vcjax.NAME`.
 
+vcjax explore VIDEOS --out runs/mine
 vcjax main --config=la_idt.py:rendered --workdir=runs/rendered
 vcjax idt extract --manifest VIDEOS --out DIR
 """
@@ -17,7 +18,7 @@ def main() -> None:
     modules = commands()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        listed = "\n".join(f"  {command:12}{first}" for command, (_, first) in modules.items())
+        listed = "\n".join(f"  {command:17}{first}" for command, (_, first) in modules.items())
         print(f"usage: vcjax COMMAND [--help] ...\n\n{listed}")
         return
     if name not in modules:
@@ -29,6 +30,8 @@ def main() -> None:
 def commands() -> dict[str, tuple[str, str]]:
     """Return {command: (module, first line of its docstring)} for every runnable module."""
     modules = {"fisher": ("fisher", _PACKAGE.parent / "fisher" / "__main__.py")}
+    for path in _PACKAGE.glob("commands/[!_]*.py"):
+        modules[path.stem.replace("_", "-")] = (f"vcjax.commands.{path.stem}", path)
     for path in _PACKAGE.glob("*.py"):
         if not path.stem.startswith("_") and '__name__ == "__main__"' in path.read_text("utf-8"):
             modules[path.stem] = (f"vcjax.{path.stem}", path)

@@ -1,7 +1,8 @@
-"""Embeddings and pooled features of videos by frozen networks: means over center crops."""
+"""Embeddings and other features of videos and of windows, as means over center crops."""
 
 import functools
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,11 +11,15 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
-from vcjax.data import augment, clips
+from vcjax.data import augment, clips, windows
 from vcjax.data.manifest import Manifest
+from vcjax.data.windows import Cut, Windows
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.runtime import checks, progress
+
+# clips, uint8 [b, t, h, w, 3] -> arrays with one row per clip
+Forward = Callable[[np.ndarray], tuple[Array, ...]]
 
 
 class Features(NamedTuple):
@@ -57,6 +62,7 @@ def batches(
     return progress.bar(reading, total=len(dataset), desc=desc, unit="batch")
 
 
+@checks.arguments
 def videos(
     models: Mapping[str, ResNet3D],
     manifest: Manifest,
@@ -83,24 +89,99 @@ def videos(
         FloatingPointError: If the output of a network is not finite or a zero embedding, as after a
             diverged training.
     """
+    means = layer_means(
+        models,
+        ("embedding", "pooled"),
+        manifest,
+        config,
+        clips_per_video=clips_per_video,
+        desc=desc,
+        skip_bad=skip_bad,
+    )
+    return {name: Features(**layers) for name, layers in means.items()}
+
+
+def layer_means(
+    models: Mapping[str, ResNet3D],
+    layers: Sequence[str],
+    manifest: Manifest,
+    config: ConfigDict,
+    *,
+    clips_per_video: int,
+    desc: str = "embed",
+    skip_bad: bool = False,
+) -> dict[str, dict[str, Float[np.ndarray, "n _"]]]:
+    """Return {name: {layer: features}} of every video; arguments and errors as for `videos`.
+
+    `layers` are names of `resnet3d.LAYERS`.
+    """
     checks.count("clips_per_video", clips_per_video)
-    split = {}
-    for name, model in models.items():
-        model.eval()
-        split[name] = resnet3d.split(model)
+    forwards = {name: forward(model, layers) for name, model in models.items()}
     sums: dict[str, list[np.ndarray]] = {}
     for batch in batches(
         manifest, config, clips_per_video=clips_per_video, desc=desc, skip_bad=skip_bad
     ):
         real = batch["index"] >= 0
-        for name, (graphdef, params, statistics) in split.items():
-            outputs = _forward(graphdef, params, statistics, batch["clip"])
+        for name, run in forwards.items():
+            outputs = run(batch["clip"])
             if name not in sums:
                 sums[name] = [np.zeros((len(manifest), x.shape[1]), np.float32) for x in outputs]
-            _check_outputs(name, *outputs)
-            for total, output in zip(sums[name], outputs, strict=True):
+            for layer, total, output in zip(layers, sums[name], outputs, strict=True):
+                _check_output(name, layer, output)
                 np.add.at(total, batch["index"][real], np.asarray(output)[real])
-    return {name: _mean(*sums[name], clips_per_video=clips_per_video) for name in sums}
+    return {
+        name: {k: _mean(k, s, clips_per_video) for k, s in zip(layers, totals, strict=True)}
+        for name, totals in sums.items()
+    }
+
+
+def forward(model: ResNet3D, layers: Sequence[str]) -> Forward:
+    """Return a compiled function from clips in [0, 255] to the outputs of `layers` of `model`."""
+    model.eval()
+    return functools.partial(_forward, tuple(layers), *resnet3d.split(model))
+
+
+def window_means(
+    run: Forward, manifest: Manifest, listed: Windows, cut: Cut, *, batch_size: int
+) -> list[Float[np.ndarray, "m _"]]:
+    """Return the outputs of `run` for every window, as means over the clips of the window.
+
+    Args:
+        run: Function from a batch of clips to arrays with one row per clip.
+        manifest: The videos.
+        listed: Their windows.
+        cut: The clips of a window.
+        batch_size: Clips per step; batches extend over videos.
+    """
+    sums: list[np.ndarray] = []
+    counts = np.zeros(len(listed.row))
+    pending: list[tuple[list[int], tuple[Array, ...]]] = []
+
+    def collect() -> None:
+        numbers, outputs = pending.pop()
+        for output in outputs:
+            if not np.isfinite(output).all():
+                raise FloatingPointError("an output of the network is not finite: it has diverged")
+        if not sums:
+            sums.extend(np.zeros((len(counts), x.shape[1]), np.float32) for x in outputs)
+        for total, output in zip(sums, outputs, strict=True):
+            np.add.at(total, numbers, np.asarray(output)[: len(numbers)])
+        np.add.at(counts, numbers, 1)
+
+    reading = windows.read(manifest, listed, cut)
+    bar = progress.bar(desc="windows", unit="clip")
+    while part := list(itertools.islice(reading, batch_size)):
+        numbers = [number for number, _ in part]
+        clip = np.stack([clip for _, clip in part])
+        clip = np.pad(clip, [(0, batch_size - len(part)), *[(0, 0)] * 4])  # one compiled shape
+        # the device computes this batch while the previous one is collected
+        outputs = run(clip)
+        if pending:
+            collect()
+        pending.append((numbers, outputs))
+        bar.update(len(part))
+    collect()
+    return [total / counts[:, None] for total in sums]
 
 
 def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Features:
@@ -109,18 +190,18 @@ def clips_of(model: ResNet3D, batch: UInt8[np.ndarray, "b t h w 3"]) -> Features
     Raises:
         ValueError: If `batch` is not an array of uint8 [b, t, h, w, 3].
     """
-    checks.array("clips", batch, "b t h w c", c=3)
+    checks.argument("model", model, ResNet3D)
+    checks.array("clips", batch, "b t h w 3", kind="values")
     if batch.dtype != np.uint8:
         advice = "scale them to [0, 255] and cast" if batch.dtype.kind == "f" else "cast"
         raise ValueError(f"clips must be uint8 in [0, 255], not {batch.dtype}; {advice} to uint8")
-    model.eval()
-    return Features(*map(np.asarray, _forward(*resnet3d.split(model), batch)))
+    return Features(*map(np.asarray, forward(model, ("embedding", "pooled"))(batch)))
 
 
-def _check_outputs(name: str, embedding: Array, pooled: Array) -> None:
+def _check_output(name: str, layer: str, output: Array) -> None:
     """Raise FloatingPointError if a network has no meaningful output."""
-    norm = np.linalg.norm(np.asarray(embedding), axis=1)
-    if np.isfinite(norm).all() and norm.all() and np.isfinite(pooled).all():
+    values = np.asarray(output)
+    if np.isfinite(values).all() and (layer != "embedding" or values.any(axis=1).all()):
         return
     raise FloatingPointError(
         f"the network{f' {name}' if name else ''} has diverged: an embedding is zero or not "
@@ -128,18 +209,20 @@ def _check_outputs(name: str, embedding: Array, pooled: Array) -> None:
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(
+    layers: tuple[str, ...],
     graphdef: nnx.GraphDef,
     params: nnx.State,
     statistics: nnx.State,
     clip: UInt8[Array, "b t h w c"],
-) -> tuple[Float[Array, "b d"], Float[Array, "b f"]]:
+) -> tuple[Float[Array, "b _"], ...]:
     model = nnx.merge(graphdef, params, statistics)
     inputs = augment.normalize(clip)
-    return model(inputs), model.pooled(inputs)
+    return tuple(model.layer(inputs, layer) for layer in layers)
 
 
-def _mean(embedding: np.ndarray, pooled: np.ndarray, *, clips_per_video: int) -> Features:
-    norm = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return Features(embedding / np.maximum(norm, 1e-12), pooled / clips_per_video)
+def _mean(layer: str, total: np.ndarray, clips_per_video: int) -> np.ndarray:
+    if layer != "embedding":
+        return total / clips_per_video
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)

@@ -88,17 +88,21 @@ def _run(workdir: Path) -> None:
     validation.check(_CONFIG.value)
     devices = xla_flags.devices()
     # imported late: --help and an invalid setting should not wait for the pipeline
+    from vcjax.data import clips
+    from vcjax.models import conv3d
     from vcjax.pipeline import build
     from vcjax.runtime import activation_dtype, compilation, stage_cache
 
-    stages = build.build(_CONFIG.value, workdir)
+    stages, data = build.build(_CONFIG.value, workdir), _CONFIG.value.data
     workdir.mkdir(parents=True, exist_ok=True)
     compilation.report()
     compilation.cache_in(workdir / "compiled")
     log.info(
-        "devices: %s; activations in %s",
+        "devices: %s; activations in %s; %s; %d threads read clips",
         ", ".join(str(d) for d in devices),
         activation_dtype.resolve(_CONFIG.value.model.dtype),
+        conv3d.forms(devices[0].platform),
+        data.num_threads or clips.default_threads(data.num_workers),
     )
     stage_cache.run(stages, workdir, only=_STAGES.value, keep_previous=_CONFIG.value.keep_previous)
 

@@ -1,15 +1,15 @@
 """Trained networks in a portable format: a folder of safetensors, JSON and a model card."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from vcjax import inference, settings
@@ -20,10 +20,26 @@ from vcjax.inference import Features
 from vcjax.models import state_dict
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.runtime import checks, stage_cache
-from vcjax.training import networks
+from vcjax.training import finetune, networks
 
 WEIGHTS, CONFIG, CARD, BANK = "model.safetensors", "config.json", "README.md", "bank.safetensors"
 BEST = "best"  # suffix for `load`: RUN/STAGE/best is the checkpoint with the best validation
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Classes of a finetuned network, and the way in which its run evaluates it."""
+
+    classes: list[str]  # in the order of the logits
+    label: str  # column of the classes
+    average: str  # over the clips of a video, a key of `finetune.AVERAGES`
+    input_scale: float  # factor of the mean-subtracted colors
+    clips_per_video: int
+    seed: int  # of the clips
+
+    def probabilities(self, averages: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+        """Return the probabilities of the classes from averages over clips, as `average` says."""
+        return np.asarray(jax.nn.softmax(averages)) if self.average == "logits" else averages
 
 
 @dataclass(frozen=True)
@@ -38,10 +54,14 @@ class Pretrained:
     architecture: dict[str, Any]  # depth, width, embedding_dim
     clip: dict[str, int]  # num_frames, stride (frames), side (pixels)
     source: dict[str, Any] = field(default_factory=dict)  # provenance, for the model card
+    classifier: Classifier | None = None  # of a finetuned network, else None
 
     def __call__(self, clips: UInt8[np.ndarray, "b t h w 3"]) -> Features:
-        """Return embeddings [b, d] (unit L2 norm) and pooled features [b, f] of RGB clips."""
-        return inference.clips_of(self.model, clips)
+        """Return embeddings [b, d] (unit L2 norm) and pooled features [b, f] of RGB clips.
+
+        The embedding of a classifier is its normalized pooled features.
+        """
+        return self._features(inference.clips_of(self.model, clips))
 
     def videos(self, source: str | Path | Manifest, *, clips_per_video: int = 5) -> Features:
         """Return embeddings and pooled features of videos, averaged over random clips (seed 0).
@@ -61,25 +81,80 @@ class Pretrained:
           DecodeError: if a video cannot be decoded.
         """
         checks.count("clips_per_video", clips_per_video)
-        if not isinstance(source, str | Path | Manifest):
+        return self._features(
+            inference.videos(
+                {"": self.model}, _manifest(source), self.config(), clips_per_video=clips_per_video
+            )[""]
+        )
+
+    def predict(
+        self,
+        source: str | Path | Manifest,
+        *,
+        clips_per_video: int | None = None,
+        config: ConfigDict | None = None,
+    ) -> Float[np.ndarray, "n c"]:
+        """Return the probability of each class of `classifier` for every video.
+
+        Args:
+          source: as for `videos`.
+          clips_per_video: number of clips to average over; None: as in the evaluation of the run.
+          config: settings of the reader; None: `self.config()`.
+
+        Raises:
+          ValueError: if the network is not a classifier, or in the cases of `videos`.
+        """
+        classifier = self.require_classifier()
+        logits = finetune.clip_logits(
+            self.model,
+            _manifest(source),
+            config or self.config(),
+            ConfigDict({"input_scale": classifier.input_scale}),
+            clips_per_video=clips_per_video or classifier.clips_per_video,
+        )
+        return classifier.probabilities(finetune.AVERAGES[classifier.average](logits))
+
+    def require_classifier(self) -> Classifier:
+        """Return the classifier.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        if self.classifier is None:
             raise ValueError(
-                f"source must be a folder, a table with a column path, or a Manifest, not a "
-                f"{type(source).__name__}; write the paths of single videos into a table"
+                f"the network of {self.source.get('stage', 'this folder')} is not a classifier; "
+                "pass a finetuned stage, such as runs/mine/finetune"
             )
-        if not isinstance(source, Manifest):
-            source, _ = verify.verify(
-                manifests.read(source), on_error="error", decode=False, num_workers=1
-            )
-        return inference.videos(
-            {"": self.model}, source, self.config(), clips_per_video=clips_per_video
-        )[""]
+        return self.classifier
+
+    def _features(self, features: Features) -> Features:
+        if self.classifier is None:
+            return features
+        norm = np.linalg.norm(features.pooled, axis=1, keepdims=True)
+        return Features(features.pooled / np.maximum(norm, 1e-12), features.pooled)
 
     def config(self) -> ConfigDict:
-        """Return the paper's settings with this architecture and clip format."""
+        """Return the paper's settings with this architecture and clip format.
+
+        The clips of a classifier are drawn with the seed of its run, as in its evaluation.
+        """
         config = settings.paper()
         config.model.update(self.architecture)
         config.clip.update(self.clip)
+        if self.classifier:
+            config.seed = self.classifier.seed
         return config
+
+
+def _manifest(source: str | Path | Manifest) -> Manifest:
+    if not isinstance(source, str | Path | Manifest):
+        raise ValueError(
+            f"source must be a folder, a table with a column path, or a Manifest, not a "
+            f"{type(source).__name__}; write the paths of single videos into a table"
+        )
+    if isinstance(source, Manifest):
+        return source
+    return verify.verify(manifests.read(source), on_error="error", decode=False, num_workers=1)[0]
 
 
 def load(source: str | Path) -> Pretrained:
@@ -93,11 +168,23 @@ def load(source: str | Path) -> Pretrained:
         return _load_stage(folder)
     if folder.name == BEST and (folder.parent / "checkpoints").is_dir():
         return _load_stage(folder.parent, best=True)
+    inside = sorted(path.parent.name for path in folder.glob("*/checkpoints"))
+    if len(inside) == 1:
+        return _load_stage(folder / inside[0])
     if folder.exists() or str(source).count("/") != 1 or str(source).startswith((".", "/")):
-        raise FileNotFoundError(
-            f"{source}: neither a folder with {CONFIG} nor a training stage such as runs/mine/la"
-        )
+        raise FileNotFoundError(_no_network(folder, inside))
     return _load_folder(_download(str(source)))
+
+
+def _no_network(folder: Path, inside: Sequence[str]) -> str:
+    path = folder.absolute()
+    if inside:
+        return f"{path} contains {len(inside)} networks; use one of {', '.join(inside)} in it"
+    exists = "" if folder.exists() else "no such folder, and so "
+    return (
+        f"{path}: {exists}neither a folder with {CONFIG} nor a training stage such as runs/mine/la "
+        f"(looked for {path / CONFIG} and {path / 'checkpoints'})"
+    )
 
 
 def _load_folder(folder: Path) -> Pretrained:
@@ -108,21 +195,58 @@ def _load_folder(folder: Path) -> Pretrained:
         architecture, clip = dict(config["model"]), dict(config["clip"])
         model = ResNet3D(**architecture, rngs=nnx.Rngs(0))
         source = dict(config.get("source", {}))
+        classifier = Classifier(**config["classifier"]) if config.get("classifier") else None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder / CONFIG}: not written by vcjax: {error!r}") from error
     state_dict.load(model, load_file(folder / WEIGHTS))
-    return Pretrained(model, architecture, clip, source)
+    return Pretrained(model, architecture, clip, source, classifier)
 
 
 def _load_stage(folder: Path, *, best: bool = False) -> Pretrained:
-    record = stage_cache.read(folder)["settings"]
+    """Return the network of a stage, or of one split of a finetuning stage."""
+    stage = folder.parent if (folder.parent / "stage.json").exists() else folder
+    record = stage_cache.read(stage).get("settings")
+    if record is None:
+        raise FileNotFoundError(f"no record of the stage in {stage.absolute() / 'stage.json'}")
     config = settings.paper()
     config.model.update(record["model"])
     config.seed = record["seed"]
     architecture = {k: record["model"][k] for k in ("depth", "width", "embedding_dim")}
     clip = {k: record["clip"][k] for k in ("num_frames", "stride", "side")}
-    source = {"stage": folder.name, "best": best, "settings": record[folder.name]}
-    return Pretrained(networks.load_model(config, folder, best=best), architecture, clip, source)
+    source = {"stage": stage.name, "best": best, "settings": record[stage.name]}
+    classifier = None
+    if stage.name in settings.FINETUNING_STAGES:
+        classifier = _classifier(stage, folder.name, record)
+        config.model.embedding_dim = architecture["embedding_dim"] = len(classifier.classes)
+        source["split"] = folder.name
+    model = networks.load_model(config, folder, best=best)
+    return Pretrained(model, architecture, clip, source, classifier)
+
+
+def _classifier(stage: Path, split: str, record: Mapping[str, Any]) -> Classifier:
+    """Return the classifier of a split, whose classes are in the result of the stage."""
+    path = stage.absolute() / "result.json"
+    try:
+        result = json.loads(path.read_text("utf-8"))
+        classes, label = list(result["splits"][split]["classes"]), str(result["label"])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path}: no such file, so the classes are unknown; complete the stage {stage.name}"
+        ) from error
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path}: no classes of {split}; it is damaged or of an earlier version: run the stage "
+            f"{stage.name} again"
+        ) from error
+    trained = record[stage.name]
+    return Classifier(
+        classes,
+        label,
+        trained["average"],
+        trained["input_scale"],
+        record["evaluation"]["clips_per_video"],
+        record["seed"],
+    )
 
 
 def _download(name: str) -> Path:
@@ -142,6 +266,7 @@ def _download(name: str) -> Path:
         ) from error
 
 
+@checks.arguments
 def save(
     network: Pretrained, folder: Path, *, rows: Mapping[str, np.ndarray | None] | None = None
 ) -> None:
@@ -158,16 +283,28 @@ def save(
     if bank:
         save_file(bank, folder / BANK)
     config = {"model": network.architecture, "clip": network.clip, "source": network.source}
+    if network.classifier:
+        config["classifier"] = asdict(network.classifier)
     (folder / CARD).write_text(card(network), "utf-8")
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n", "utf-8")
 
 
+@checks.arguments
 def card(network: Pretrained) -> str:
     """Return the model card as Markdown with the hub's YAML header."""
     shape, clip = network.architecture, network.clip
     count = sum(x.size for x in jax.tree.leaves(nnx.state(network.model, nnx.Param)))
     features = 8 * shape["width"]
     source = "\n".join(f"- {k}: `{json.dumps(v)}`" for k, v in network.source.items())
+    outputs, trained = (
+        f"unit-norm embeddings of {shape['embedding_dim']} values",
+        "trained without labels",
+    )
+    usage = 'embedding, pooled = network.videos("FOLDER_OF_VIDEOS")'
+    if network.classifier:
+        names = ", ".join(network.classifier.classes)
+        outputs, trained = f"logits of the classes {names}", "finetuned on labels"
+        usage = 'probabilities = network.predict("FOLDER_OF_VIDEOS")'
     return f"""---
 library_name: vcjax
 pipeline_tag: video-classification
@@ -176,15 +313,15 @@ tags: [video, self-supervised-learning, jax]
 # 3D ResNet-{shape["depth"]}, {count / 1e6:.2f} million parameters
 
 The network maps clips of {clip["num_frames"]} frames (stride {clip["stride"]}, {clip["side"]} x
-{clip["side"]} pixels) to unit-norm embeddings of {shape["embedding_dim"]} values and pooled
-features of {features} values. It was trained without labels by the method of Tokmakov, Hebert and
+{clip["side"]} pixels) to {outputs} and pooled
+features of {features} values. It was {trained} by the method of Tokmakov, Hebert and
 Schmid, *Unsupervised Learning of Video Representations via Dense Trajectory Clustering* (2020).
 
 ```python
 import vcjax
 
 network = vcjax.load("THIS_FOLDER")
-embedding, pooled = network.videos("FOLDER_OF_VIDEOS")
+{usage}
 ```
 
 ## Source

@@ -1,4 +1,5 @@
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +8,15 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from fisher import gmm, mixture
 from vcjax import settings
 from vcjax.bench import _hlo, _targets, la_loss
 from vcjax.bench import compile as bench
 from vcjax.objectives import instance_recognition
 from vcjax.runtime import sharding
 
+encode = importlib.import_module("fisher.encode")  # the package exports a function of this name
+NUM_COMPONENTS, NUM_DIMS = 256, 100  # of the mixture of descriptors
 NUM_VIDEOS = la_loss.NUM_ROWS  # the paper's bank with a small network
 BANK_BYTES = 4 * NUM_VIDEOS * la_loss.DIM
 # Collectives in a run of a program: in a step at most one for each of the 20 normalization layers
@@ -34,6 +38,8 @@ def _check(program, target):
     assert sum(report.collectives.values()) <= MAX_COLLECTIVES[program.name]
     shard = f"[{-(-NUM_VIDEOS // report.num_devices)},{la_loss.DIM}]"
     assert not any(shard in shape for _, shape in report.copies)
+    # kernels of convolutions and their momentum are updated in place
+    assert not any("f32[3,3,3," in shape for _, shape in report.copies)
 
 
 def _skip_without_compiler(target):
@@ -62,7 +68,9 @@ def test_program_fits_and_leaves_the_bank_where_it_is(name, target, batch_size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ir", "la"])
-@pytest.mark.parametrize("target,batch_size", [("v5e:2x4", 256), ("v5e:16x16", 2048)])
+@pytest.mark.parametrize(
+    "target,batch_size", [("v5e:2x4", 256), ("v5e:16x16", 2048), ("h100x8", 256)]
+)
 def test_loss_fits_and_leaves_the_bank_where_it_is(target, batch_size, name):
     """Without the network, whose compilation takes a minute."""
     _skip_without_compiler(target)
@@ -92,6 +100,52 @@ def test_loss_fits_and_leaves_the_bank_where_it_is(target, batch_size, name):
     )
     loss = {"ir": recognition, "la": functools.partial(la_loss.mean_loss, mesh=mesh)}[name]
     _check(bench.Program(name, jax.jit(jax.value_and_grad(loss)).lower(*arguments)), target)
+
+
+def _placed(tree, mesh, *spec):
+    sharding = NamedSharding(mesh, P(*spec))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _mixture():
+    ones = np.ones((NUM_COMPONENTS, NUM_DIMS))
+    return mixture.Mixture(ones[:, 0] / NUM_COMPONENTS, ones, ones)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["v5e:2x4", "h100x8"])
+def test_fit_of_the_mixture_exchanges_sums_and_no_rows(target):
+    _skip_without_compiler(target)
+    devices = _targets.target(target).mesh
+    mesh = jax.sharding.Mesh(devices.devices, (gmm._AXIS,), axis_types=devices.axis_types)
+    blocks = np.zeros((gmm._BLOCKS, gmm._BLOCK_ROWS, NUM_DIMS), np.float32)
+    lowered = gmm._chunk_statistics.lower(
+        _placed(blocks, mesh, gmm._AXIS),
+        _placed(np.zeros(gmm._BLOCKS, np.int32), mesh, gmm._AXIS),
+        _placed(mixture.density(_mixture()), mesh),
+        mesh,
+    )
+    report = bench.compiled(bench.Program("gmm", lowered), target, effort=-1)
+    # sums of all blocks, which are added in a fixed order
+    sums = 4 * gmm._BLOCKS * (NUM_COMPONENTS * (2 * NUM_DIMS + 1) + 1)
+    assert 0 < report.largest_collective <= sums < blocks.nbytes / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["v5e:2x4", "h100x8"])
+def test_fisher_vectors_take_few_operations_per_row(target):
+    _skip_without_compiler(target)
+    mesh = _targets.target(target).mesh
+    encoder = encode.prepare(_mixture(), "paper")
+    num_blocks, num_rows = encode._ACCELERATOR_BLOCKS
+    flags = np.zeros(num_blocks, bool)
+    rows = np.zeros((num_blocks, num_rows, NUM_DIMS), np.float32)
+    blocks = encode._Blocks(rows, np.zeros(num_blocks, np.int32), flags, flags)
+    arguments = _placed(((encoder,), (encode._start(encoder),), blocks), mesh)
+    program = bench.Program("fisher", encode._advance.lower(*arguments))
+    report = bench.compiled(program, target, effort=-1)
+    assert 8192 * report.launches / (num_blocks * num_rows) < 150
+    assert not report.collectives
 
 
 def test_unknown_target_is_an_error():

@@ -28,6 +28,19 @@ def test_a_part_that_fails_or_takes_too_long_loses_only_its_line(tmp_path):
     assert report.run(slow, options, tmp_path, 1)["status"] == "no time left"
 
 
+def test_parts_after_one_that_takes_too_long_run(tmp_path, monkeypatch, capsys):
+    slow = report.Part("peaks", 0.1, lambda options: [])
+    (kmeans,) = [part for part in report.parts() if part.name == "kmeans 128"]
+    monkeypatch.setattr(report, "parts", lambda: [slow, kmeans])
+    path = tmp_path / "report.json"
+    report.main(["--tiny", f"--json={path}"])
+    parts = json.loads(path.read_text())["parts"]
+    assert [part["status"] for part in parts] == ["time limit", "ok"]
+    assert parts[1]["results"] and not parts[0]["results"]
+    lines = capsys.readouterr().out
+    assert "peaks: time limit" in lines and "kmeans 128: ok" in lines
+
+
 def test_names_of_parts_are_unique_and_an_unknown_one_is_refused(capsys):
     names = [part.name for part in report.parts()]
     assert len(set(names)) == len(names)

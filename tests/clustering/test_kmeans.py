@@ -119,3 +119,11 @@ def test_inertia_is_that_of_faiss_from_the_same_start():
     theirs.train(points, init_centroids=first)
     ours = kmeans.fit(points, num_clusters=150, num_iterations=20, seed=0)
     np.testing.assert_allclose(ours.inertia[-1], theirs.obj[-1], rtol=0.005)
+
+
+def test_distances_are_to_the_mean_of_a_points_own_cluster():
+    points = np.array([[0.0, 0.0], [2.0, 0.0], [5.0, 1.0], [5.0, 5.0], [9.0, 9.0]], np.float32)
+    labels = np.array([3, 3, 0, 0, 7])
+    np.testing.assert_allclose(kmeans.distances(points, labels), [1, 1, 2, 2, 0])
+    sides = [points[:, :1], points[:, 1:]]
+    np.testing.assert_allclose(kmeans.distances(sides, labels), [1, 1, 2, 2, 0])

@@ -4,8 +4,11 @@ Every frame of the test videos differs, and every clip has to be a part of the w
 """
 
 import itertools
+import os
+import socket
 import struct
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -250,6 +253,84 @@ def test_a_change_of_resolution_is_refused_by_name(tmp_path, write_video, suffix
         video.clip(path, 16, 8)
 
 
+NO_FILES = ["pipe", "socket", "folder"]
+
+
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)  # addresses of sockets are short
+    path = tmp_path / "video.mp4"
+    with socket.socket(socket.AF_UNIX) as server:
+        {"pipe": os.mkfifo, "folder": os.mkdir, "socket": server.bind}[kind]("video.mp4")
+    for read in (
+        video.declared_size,
+        lambda x: list(video.frames(x)),
+        lambda x: video.clip(x, 0, 4),
+    ):
+        with pytest.raises(video.DecodeError, match="video.mp4: not a regular file"):
+            read(path)
+    with pytest.raises(video.DecodeError, match="video.mp4"):
+        video.probe(path, decode=True)
+    table = tmp_path / "table.tsv"
+    table.write_text("path\nvideo.mp4\n")
+    with pytest.raises(manifest.ManifestError, match="1 of 1 videos.*\n.*video.mp4: "):
+        verify.verify(manifest.read(table), on_error="error", decode=True, num_workers=1)
+
+
+PIXELS = ["yuv444p", "yuv422p", "yuv420p10le", "yuv444p10le", "gray", "yuvj420p"]
+
+
+@pytest.mark.parametrize("pixels", PIXELS)
+@pytest.mark.parametrize("size", [(48, 64), (50, 66)])
+def test_other_pixel_formats_are_read_to_their_end(tmp_path, pixels, size):
+    path = tmp_path / "video.mkv"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(25))
+        stream.height, stream.width = size
+        stream.pix_fmt, stream.options = pixels, {"g": "12"}
+        for t in range(20):
+            picture = np.full((*size, 3), 10 * t, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    whole = assert_whole(path, 20)
+    assert whole.shape[1:] == (*size, 3)
+    # x264 stores gray of full range without saying so, which players expand by up to 16 levels
+    assert np.abs(np.median(whole, axis=(1, 2, 3)) - 10 * np.arange(20)).max() <= 16
+
+
+FRAGMENTS = ["frag_keyframe+empty_moov", "faststart", "frag_every_frame"]
+
+
+@pytest.mark.parametrize("flags", FRAGMENTS)
+def test_fragmented_files_are_whole_and_their_parts_refused(tmp_path, write_video, flags):
+    source = write_video(tmp_path / "source.mp4", NUM_FRAMES, **B_FRAMES)
+    path = remuxed(source, tmp_path / "video.mp4", options={"movflags": flags})
+    np.testing.assert_array_equal(
+        assert_whole(path, NUM_FRAMES), np.stack(list(video.frames(source)))
+    )
+    contents = path.read_bytes()
+    path.write_bytes(contents[: len(contents) * 3 // 4])
+    assert_refused(path, "truncated|damaged|Invalid data|no frame")
+
+
+SOUNDS = [".m4a", ".mka", ".mp4"]
+
+
+@pytest.mark.parametrize("suffix", SOUNDS)
+def test_a_file_of_sound_alone_is_refused(tmp_path, suffix):
+    path = tmp_path / f"sound{suffix}"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        for _ in range(5):
+            frame = av.AudioFrame.from_ndarray(
+                np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+            )
+            frame.sample_rate = 16000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert_refused(path, "no video stream")
+
+
 @pytest.fixture
 def half(tmp_path, write_video):
     """A folder of one whole video and half a webm file."""
@@ -330,3 +411,39 @@ def test_boxes_and_homographies_are_reduced_with_the_frames(write_video, tmp_pat
 
 def _motion(homographies, max_side):
     return extraction._given(homographies), IdtSettings(max_side=max_side)
+
+
+def verdicts():
+    """Yield the kinds of input in this file, by verdict, as the rows of docs/inputs.md."""
+    read, refused = "read to its end", "refused"
+    yield from ((f"{name}, whole", read) for name in CONTAINERS)
+    yield from ((f"{name}, the first half", refused) for name in CONTAINERS)
+    yield from ((f"mp4 or mov with the display matrix {m}", "turned as shown") for m in MATRICES)
+    yield from ((f"{pixels}, even and odd sizes", read) for pixels in PIXELS)
+    yield from ((f"mp4 written with {flags}, whole", read) for flags in FRAGMENTS)
+    yield from ((f"mp4 written with {flags}, three quarters", refused) for flags in FRAGMENTS)
+    yield from ((f"{suffix} of sound alone", refused) for suffix in SOUNDS)
+    yield from ((f"{kind} in the place of a file", refused) for kind in NO_FILES)
+    yield "webm of a live stream, whole", read
+    yield "webm of a live stream, half", refused
+    yield "ts that ends within a frame", refused
+    yield "mp4 or mov with frames before an edit", "read without these frames"
+    for codec in ("mpeg4", "h264", "ffv1", "h264 and B-frames"):
+        yield f"avi of {codec} with dropped frames", "read without these frames"
+    yield "avi into which B-frames were copied", read
+    yield "avi that declares too many frames", read
+    for suffix in ("mkv", "mp4", "mov"):
+        yield f"{suffix} of two video streams", "the default stream is read"
+    yield from ((f"{suffix} whose resolution changes", refused) for suffix in ("ts", "mkv"))
+
+
+def test_the_documentation_lists_every_kind_by_verdict():
+    rows = list(verdicts())
+    assert len(rows) >= 100
+    lines = [
+        "| input | verdict |",
+        "|---|---|",
+        *(f"| {kind} | {verdict} |" for kind, verdict in rows),
+    ]
+    text = (Path(__file__).parents[2] / "docs" / "inputs.md").read_text("utf-8")
+    assert "\n".join(lines) in text

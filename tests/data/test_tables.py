@@ -131,3 +131,14 @@ def test_a_missing_label_is_no_value(read, missing):
 
 def test_a_class_named_none_is_a_class(read):
     assert read("path\tclass\na.mp4\tnone\nb.mp4\twave\n").labels["class"] == ("none", "wave")
+
+
+def test_two_spellings_of_one_path_are_one_video(read):
+    with pytest.raises(ManifestError, match="1 video ids occur more than once: a/b"):
+        read("path\na/b.mp4\na/../a/./b.mp4\n")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
+def test_an_empty_table_is_refused_as_empty(read, content):
+    with pytest.raises(ManifestError, match="videos.tsv: the table is empty"):
+        read(content)

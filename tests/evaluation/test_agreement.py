@@ -21,3 +21,16 @@ def test_the_same_partition_is_1_and_an_independent_one_about_0():
     np.testing.assert_allclose(same, 1)
     other = agreement.adjusted_mutual_information(labels, names[generator.integers(0, 6, 600)])
     assert abs(other) < 0.02
+
+
+def test_where_scenes_have_several_actions_clusters_follow_only_one_of_them():
+    actions = np.array(["run", "walk"] * 10 + ["jump"] * 10)
+    scenes = np.array(["park"] * 10 + ["street"] * 10 + ["gym"] * 10)
+    columns = {"action": actions, "scene": scenes}
+    rows, present = np.arange(30), np.ones(30, bool)
+    by_scene = np.unique(scenes, return_inverse=True)[1][None]
+    result = agreement.agreement_of(by_scene, present, columns, rows, group="scene")
+    assert list(result["mixed"]) == ["action"]  # every action of a scene is that of one scene
+    mixed = result["mixed"]["action"]
+    assert mixed["num_videos"] == 20 and mixed["group"] == 1
+    assert abs(mixed["label"]) < 0.1 < result["ami"]["action"]

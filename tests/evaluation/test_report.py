@@ -117,6 +117,24 @@ def test_figures_of_a_representation_that_knows_the_motion(evaluated):
     assert report["asked"]["scene"] == {"fit": 9, "test": 9, "within_test": True}
 
 
+def test_folds_are_held_out_in_turn_and_no_video_is_kept_from_training(manifest, tmp_path):
+    everything = replace(manifest, split=("train",) * N)
+    generator = np.random.default_rng(1)
+    motion = np.eye(3)[np.arange(N) % 3]
+    embedding = (motion + 0.01 * generator.normal(size=(N, 3))).astype(np.float32)
+    exact = (np.arange(N) % 3)[None]
+    outputs = {"la": evaluation.ModelOutputs(embedding, embedding, exact)}
+    report = _evaluate(everything, outputs, None, tmp_path, folds="scene")
+    entry = report["models"]["la"]
+    assert report["held_out_in_turn"] == "scene"
+    assert entry["neighbor"] == entry["linear"] == {"motion": 1.0}  # no scene is in two folds
+    assert entry["linear_by_fold"]["motion"] == [1.0] * 8
+    assert report["asked"]["motion"] == {"fit": N - 6, "test": N, "within_test": False}
+    mixed = entry["clusters"]["mixed"]["motion"]
+    assert mixed["num_videos"] == N and mixed["label"] == pytest.approx(1)
+    assert f"evaluated on {N} videos" in evaluation.table(report)
+
+
 def test_the_group_is_told_from_held_out_videos_alone(manifest, evaluated, tmp_path):
     outputs, idt = _outputs(manifest)
     training = manifest.rows("train")

@@ -58,7 +58,7 @@ def test_negative_counts_are_refused():
         fisher.sample_items(["a", "b"], -1, 0)
     with pytest.raises(ValueError, match="num_rows is -1"):
         fisher.sample_rows(ROWS, -1, "a", 0)
-    with pytest.raises(ValueError, match="variance_floor 0 or more"):
+    with pytest.raises(ValueError, match="variance_floor is nan; use a number from 0"):
         fisher.GMM(2, variance_floor=float("nan"))
 
 

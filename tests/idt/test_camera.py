@@ -58,7 +58,7 @@ def test_stabilizing_undoes_the_motion_and_keeps_the_margin(texture):
 
 
 def test_unknown_matcher_names_those_there_are():
-    with pytest.raises(ValueError, match="unknown matcher 'sift'; use one of flow"):
+    with pytest.raises(ValueError, match="matcher is 'sift'; use flow"):
         camera.matcher("sift", SETTINGS)
 
 

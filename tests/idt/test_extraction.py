@@ -77,5 +77,5 @@ def test_too_few_homographies_or_boxes_are_errors(moving_patch):
 
 
 def test_unknown_matcher_is_an_error(moving_patch):
-    with pytest.raises(ValueError, match="unknown matcher 'surfing'"):
+    with pytest.raises(ValueError, match="matcher is 'surfing'; use flow or surf"):
         idt.extract(moving_patch, matcher="surfing")

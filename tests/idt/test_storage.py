@@ -61,6 +61,21 @@ def test_a_cut_file_is_found(tmp_path, trajectories, size):
         storage.read(path)
 
 
+@pytest.mark.parametrize("first, last", [(3, 4), (0, 7), (6, 7)])
+def test_a_changed_array_in_a_sound_file_is_found(tmp_path, trajectories, first, last):
+    path = tmp_path / "v.parquet"
+    storage.write(path, trajectories)
+    hog = trajectories.hog.copy()
+    hog[first:last] = trajectories.hof[first:last, :96]
+    properties = parquet.read_metadata(path).metadata
+    with parquet.ParquetWriter(path, storage._SCHEMA) as writer:
+        writer.write_table(storage._table(trajectories._replace(hog=hog)))
+        writer.add_key_value_metadata(properties)
+    for read in (storage.read, storage.inspect):
+        with pytest.raises(storage.StorageError, match="v.parquet: damaged .*checksums"):
+            read(path)
+
+
 @pytest.mark.parametrize("change", ["columns", "properties"])
 def test_other_parquet_files_are_refused(tmp_path, trajectories, change):
     path = tmp_path / "v.parquet"

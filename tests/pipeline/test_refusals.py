@@ -76,6 +76,7 @@ def _write_result(directory):
         (part / "checkpoints" / "6" / "bank").write_text(directory.name)
     (directory / "index.html").write_text(directory.name)
     (workdir / "report.json").write_text("{}")
+    (workdir / "clusters.csv").write_text("")
 
 
 def _write_collection(config, workdir, videos):

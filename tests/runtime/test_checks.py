@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import fisher
 from vcjax import idt, inference, pretrained
 from vcjax.clustering import kmeans, neighbors
+from vcjax.data import augment, clips, manifest, splits, verify, video
+from vcjax.evaluation import agreement, few_shot, probes, protocol, retrieval
+from vcjax.interop import torch_files
 from vcjax.models import state_dict
 from vcjax.models.resnet3d import ResNet3D
 from vcjax.objectives import instance_recognition, local_aggregation, memory_bank
@@ -204,3 +208,128 @@ def test_weights_that_are_not_finite_are_refused_before_any_is_set(network):
     name = sorted(values)[-1]
     with pytest.raises(state_dict.WeightsError, match=f"{name} has a value that is not finite"):
         state_dict.load(network, values | {name: values[name] * np.nan})
+
+
+VALUES = np.array(list("abcd") * 10)
+HAS_VECTOR = np.ones(40, bool)
+TRAIN_TEST = {"x_train": POINTS, "y_train": VALUES, "x_test": POINTS, "y_test": VALUES}
+PROBE = {name: TRAIN_TEST[name] for name in ("x_train", "y_train", "x_test")}
+PRESENT = PROBE | {"train_has_vector": HAS_VECTOR, "test_has_vector": HAS_VECTOR}
+RECOGNITION = {k: v for k, v in GOOD.items() if k != "labels"} | {"num_rows": 40}
+RECOGNITION |= {"key": jax.random.key(0), "temperature": 0.07}
+CLIPS = {"num_frames": 4, "stride": 1, "side": 16, "batch_size": 2, "seed": 0}
+VIDEOS = manifest.Manifest(("a",), ("a.mp4",), {}, ("",), (4,))
+DOORS = {
+    "extract": (idt.extract, {"video": FRAMES, "matcher": "flow", "settings": idt.IdtSettings()}),
+    "IdtSettings": (idt.IdtSettings, {"grid": 5, "quality": 0.1, "stride": 1.4, "max_side": 0}),
+    "kmeans.fit": (kmeans.fit, {"points": POINTS, "num_clusters": 3, "seed": 0}),
+    "kmeans.fit_runs": (kmeans.fit_runs, {"points": POINTS, "num_clusters": 3, "seeds": [0]}),
+    "kmeans.assign": (kmeans.assign, {"points": POINTS, "centroids": POINTS[:3]}),
+    "kmeans.update": (kmeans.update, {"sums": POINTS[:3], "sizes": np.ones(3, np.float32)}),
+    "nearest": (neighbors.nearest, {"queries": UNIT, "rows": UNIT, "num_neighbors": 2}),
+    "from_torch": (state_dict.from_torch, {"state_dict": {}}),
+    "to_torch": (state_dict.to_torch, {"values": {}}),
+    "arrays": (state_dict.arrays, {"model": None}),
+    "loss": (
+        local_aggregation.loss,
+        GOOD | {"num_background": 8, "temperature": 0.07, "num_candidates": 0},
+    ),
+    "full_softmax": (instance_recognition.full_softmax, RECOGNITION),
+    "nce": (instance_recognition.nce, RECOGNITION | {"num_negatives": 8}),
+    "bank.update": (
+        memory_bank.update,
+        {"bank": UNIT, "index": INDEX, "embedding": UNIT[:4], "momentum": 0.5},
+    ),
+    "nearest_neighbor": (probes.nearest_neighbor, PROBE),
+    "linear": (probes.linear, PROBE | {"seed": 0}),
+    "standardize": (probes.standardize, {"x_train": POINTS, "x_test": POINTS}),
+    "linear_fisher": (probes.linear_fisher, PRESENT | {"seed": 0}),
+    "linear_svm": (probes.linear_svm, PRESENT | {"penalty": 1.0}),
+    "recall": (retrieval.recall, TRAIN_TEST | {"depths": (1, 5)}),
+    "vote": (retrieval.vote, PROBE | {"num_neighbors": 3, "temperature": 0.07}),
+    "agreement": (
+        agreement.adjusted_mutual_information,
+        {"labels": np.zeros((1, 40), int), "values": VALUES},
+    ),
+    "few_shot": (few_shot.accuracy, TRAIN_TEST | {"shots": (1,), "num_draws": 1, "seed": 0}),
+    "sides": (
+        protocol.sides,
+        {"values": VALUES, "split": VALUES, "is_group": False, "seed": 0},
+    ),
+    "probe": (video.probe, {"path": "a.mp4", "decode": True}),
+    "frames": (video.frames, {"path": "a.mp4"}),
+    "clip": (video.clip, {"path": "a.mp4", "start": 0, "num_frames": 4, "stride": 1}),
+    "training_clips": (
+        clips.training_clips,
+        CLIPS | {"manifest": VIDEOS, "scales": (1.0,), "num_epochs": 1},
+    ),
+    "evaluation_clips": (
+        clips.evaluation_clips,
+        CLIPS | {"manifest": VIDEOS, "clips_per_video": 1},
+    ),
+    "augment": (
+        augment.augment,
+        {
+            "clips": np.zeros((1, 4, 16, 16, 3), np.uint8),
+            "keys": np.zeros(1, np.uint32),
+        },
+    ),
+    "manifest.read": (manifest.read, {"source": "videos"}),
+    "verify": (
+        verify.verify,
+        {"manifest": VIDEOS, "on_error": "skip", "num_workers": 1, "decode": True},
+    ),
+    "assign_split": (
+        splits.assign_split,
+        {"manifest": VIDEOS, "group": "", "holdout": 0.25, "seed": 0},
+    ),
+    "torch_files.read": (torch_files.read, {"path": "a.pth"}),
+    "torch_files.write": (torch_files.write, {"arrays": {}, "file": None}),
+    "GMM": (fisher.GMM, {"num_components": 2, "seed": 0, "max_iterations": 5}),
+    "PCA": (fisher.PCA, {"explained_variance": 0.9}),
+    "Sketch": (fisher.Sketch, {"dim_in": 6, "dim_out": 4, "seed": 0}),
+    "sample_items": (fisher.sample_items, {"names": ["a"], "num_items": 1, "seed": 0}),
+    "FisherVectors": (
+        fisher.FisherVectors,
+        {"video_ids": ("a",), "vectors": np.zeros((1, 3)), "has_vector": np.ones(1, bool)},
+    ),
+    "Model.load": (fisher.Model.load, {"path": "model.npz"}),
+}
+
+
+def _wrong(value):
+    """Yield arguments that are wrong in the place of `value`."""
+    yield from (object(), [object()])
+    if isinstance(value, bool | str | dict | int | float):
+        yield None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield from (-1, np.nan, "3", np.ones(2))
+    if isinstance(value, np.ndarray | jax.Array) and value.ndim:
+        yield from (None, np.asarray(value)[None])
+        if value.dtype.kind == "f":
+            yield from (np.asarray(value).astype(str), np.asarray(value).astype(complex))
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_every_wrong_argument_is_refused_by_its_name(name):
+    function, arguments = DOORS[name]
+    for argument, value in arguments.items():
+        for wrong in _wrong(value):
+            with pytest.raises(ValueError) as raised:
+                function(**arguments | {argument: wrong})
+            message = str(raised.value)
+            assert argument in message or "frame 0" in message, (argument, wrong)
+            assert len(message) < 250 and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "name", ["loss", "linear", "linear_svm", "recall", "vote", "kmeans.assign"]
+)
+def test_arrays_that_do_not_match_and_values_that_are_not_finite_are_refused(name):
+    function, arguments = DOORS[name]
+    for argument, value in arguments.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            with pytest.raises(ValueError, match=f"{argument}.*not finite|not finite.*{argument}"):
+                function(**arguments | {argument: _with(np.nan, 1)[: len(value)]})
+            with pytest.raises(ValueError, match=f"match .*{argument}|^{argument} must be"):
+                function(**arguments | {argument: value[:, :2]})

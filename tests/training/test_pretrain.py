@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+import vcjax
 from fisher.vectors import FisherVectors
 from vcjax import settings
 from vcjax.data import manifest as manifests
@@ -196,6 +197,17 @@ def test_restored_labels_have_the_sharding_of_the_first_step():
     labels = pretrain._restored(first, arrays, 8, devices).labels
     assert labels.sharding == first.labels.sharding  # else the step is compiled again
     np.testing.assert_array_equal(labels, rows)
+
+
+def test_the_clusters_that_a_stage_was_trained_with_are_in_its_folder(videos, undisturbed):
+    workdir, states = undisturbed
+    training, table = videos.subset("train"), vcjax.load_clusters(workdir / "la")
+    assert table.spaces == ["training/la"]
+    labels = states["la"]["labels"][0][1][: len(training)].tolist()
+    labels[2] = -1  # has no vector
+    assert table.of("training/la", run=1) == dict(zip(training.video_ids, labels, strict=True))
+    with pytest.raises(FileNotFoundError, match="no clusters at"):
+        vcjax.load_clusters(workdir / "ir")
 
 
 def test_video_without_a_vector_is_a_cluster_of_its_own(videos, undisturbed):

@@ -30,6 +30,15 @@ def test_official_splits_are_taken_and_unused_or_unlabeled_videos_left_out():
     assert list(_splits(_manifest(), ("split2",))) == ["split2"]
 
 
+def test_each_fold_of_a_column_is_held_out_in_turn():
+    manifest = _manifest()
+    manifest.labels["fold"] = tuple("001122001122")
+    splits = _splits(manifest, ("fold",))
+    assert list(splits) == ["fold0", "fold1", "fold2"]
+    assert splits["fold0"].test.tolist() == [0, 1, 6]  # video 7 has no class
+    assert splits["fold0"].train.tolist() == [2, 4, 5, 8, 9, 10]
+
+
 def test_columns_of_splits_are_no_labels_of_the_videos():
     assert set(_manifest().own_labels) == {"class", "scene"}
 

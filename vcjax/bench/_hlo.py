@@ -24,7 +24,7 @@ _BRANCHES = re.compile(r"(?:true_computation|false_computation)=%?([\w.-]+)")
 class Operation(NamedTuple):
     """An operation of a compiled program that is executed on a device."""
 
-    kind: str  # opcode of XLA; of a collective without "-start"
+    kind: str  # opcode of XLA; of a collective without "-start". copy-start: to on-chip memory
     shape: str  # XLA's type of its result, of the first array of several
     num_bytes: int  # of its result
     num_read: int  # bytes of its whole operands, of which it may read a part
@@ -126,7 +126,8 @@ def _branches(instruction: _Instruction) -> list[str]:
 
 
 def _kind(instruction: _Instruction) -> str:
-    return instruction.opcode.removesuffix("-start")
+    kind = instruction.opcode.removesuffix("-start")
+    return kind if kind in COLLECTIVES else instruction.opcode
 
 
 def _operation(instruction: _Instruction, times: int, all_sizes: dict[str, int]) -> Operation:

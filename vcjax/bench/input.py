@@ -6,10 +6,12 @@ streams that many clips from shards and reports the resident memory of all proce
 """
 
 import functools
+import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from itertools import cycle, islice
 from pathlib import Path
@@ -56,9 +58,12 @@ def cases() -> Iterator[dict[str, Any]]:
         for name in runs:
             text = f"{name}, {1 / cpu[name]:.0f} clips/s/core"
             yield _case(text, cpu[name], (peer, cpu[peer]))
+        dataset = _dataset(manifest.read(root / "jpeg"))
         for num_workers in (0, 1, 2):
-            rate = _grain_rate(manifest.read(root / "jpeg"), num_workers)
+            rate = _grain_rate(dataset, _NUM_BATCHES, num_workers=num_workers, num_threads=2)
             yield _case(f"shards jpeg, {num_workers} workers, {rate:.0f} clips/s", 1 / rate)
+        rate = _rate_of_hosts(root / "jpeg", 2)
+        yield _case(f"shards jpeg, 2 hosts of one thread, {rate:.0f} clips/s each", 1 / rate)
 
 
 def _case(text: str, seconds: float, peer: tuple[str, float] | None = None) -> dict[str, Any]:
@@ -104,13 +109,28 @@ def _seconds_a_clip(run: Callable[[], Any]) -> float:
     return (time.process_time() - begin) / (2 * _BATCH)
 
 
-def _grain_rate(source: Manifest, num_workers: int) -> float:
+def _grain_rate(dataset: grain.MapDataset, num_batches: int, **readers: int) -> float:
     """Return clips per second of wall time once the workers are running."""
-    batches = clips.iterate(_dataset(source), num_workers=num_workers, num_threads=2)
-    list(islice(batches, _NUM_BATCHES // 3))
+    batches = clips.iterate(dataset, **readers)
+    list(islice(batches, num_batches // 3))
     begin = time.perf_counter()
-    list(islice(batches, _NUM_BATCHES))
-    return _NUM_BATCHES * _BATCH / (time.perf_counter() - begin)
+    list(islice(batches, num_batches))
+    return num_batches * _BATCH / (time.perf_counter() - begin)
+
+
+def _rate_of_hosts(shards: Path, count: int) -> float:
+    """Return the clips per second of the slowest of `count` processes that share all batches.
+
+    As in training on several hosts, each process reads every `count`-th part of the same order.
+    """
+    read = functools.partial(_rate_of_host, shards, count, _NUM_BATCHES)
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+        return min(pool.map(read, range(count)))
+
+
+def _rate_of_host(shards: Path, count: int, num_batches: int, index: int) -> float:
+    parts = _dataset(manifest.read(shards))[index::count]
+    return _grain_rate(parts, num_batches, num_workers=0, num_threads=1)
 
 
 def _memory(root: Path, num_clips: int) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,9 @@ Result = dict[str, Any]
 
 _TINY_SHAPE = (4, 4, 16, 8)  # of the step: clips, frames, side in pixels, width
 _TRAINING_SECONDS = 120
-_TINY_TRAINING_SECONDS = 20
+_TINY_TRAINING_SECONDS = 8
+# In a dry run most of the time is compilation.
+_TINY_XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _KILL_SECONDS = 30  # for the training to write its checkpoint
 _MIN_SECONDS = 10  # a part is not started with less time left
 _TAIL = 30  # lines of a failed part's messages that are kept
@@ -152,7 +154,11 @@ def run(part: Part, options: Options, folder: Path, seconds_left: float) -> Resu
     begin = time.monotonic()
     with open(folder / "log", "w+", errors="replace") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=_environment(part, folder), start_new_session=True
+            command,
+            stdout=log,
+            stderr=log,
+            env=_environment(part, options, folder),
+            start_new_session=True,
         )
         try:
             returned = process.wait(min(part.seconds, seconds_left))
@@ -172,11 +178,11 @@ def run(part: Part, options: Options, folder: Path, seconds_left: float) -> Resu
     return measured
 
 
-def _environment(part: Part, folder: Path) -> dict[str, str]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {part.xla_flags}".strip()
+def _environment(part: Part, options: Options, folder: Path) -> dict[str, str]:
+    flags = [os.environ.get("XLA_FLAGS", ""), part.xla_flags, _TINY_XLA_FLAGS * options.tiny]
     # JAX keeps the results of autotuning with the compiled programs.
     defaults = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
-    return defaults | os.environ | {"XLA_FLAGS": flags}
+    return defaults | os.environ | {"XLA_FLAGS": " ".join(flags).strip()}
 
 
 def _run_here(name: str, options: Options, results: Path) -> None:

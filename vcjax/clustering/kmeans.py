@@ -67,6 +67,8 @@ def fit(
       ValueError: if there are fewer points than clusters, if arrays differ in their rows, or if a
         point has a value that is not finite.
     """
+    checks.argument("mesh", mesh, jax.sharding.Mesh | None)
+    checks.argument("seed", seed, int)
     mesh = mesh or sharding.make(1)
     sides = list(points) if isinstance(points, Sequence) else [points]
     checks.count("num_clusters", num_clusters)
@@ -98,8 +100,11 @@ def _check_points(
         raise ValueError("points is empty; pass at least one array [n, d]")
     for side in sides:
         checks.array("points", side, "n d")
+        if not side.shape[1]:
+            raise ValueError(f"points has no values: its shape is [{len(side)}, 0]")
     if included is None:
         included = np.ones(min(len(side) for side in sides), bool)
+    checks.array("included", included, "n", kind="booleans")
     lengths = [len(included), *(len(side) for side in sides)]
     if len({-(-length // mesh.size) for length in lengths}) > 1:
         raise ValueError(
@@ -134,6 +139,7 @@ def fit_runs(
     **options: Any,
 ) -> Runs:
     """Run `fit` with `options` once per seed and return the stacked results."""
+    checks.argument("seeds", seeds, Sequence[int])
     if not len(seeds):
         raise ValueError("seeds is empty; pass one seed per run")
     mesh = mesh or sharding.make(1)
@@ -144,6 +150,27 @@ def fit_runs(
     return Runs(labels, *(jnp.stack([run[i] for run in runs]) for i in (1, 2, 3)))
 
 
+def distances(
+    points: Points | Sequence[Points], labels: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Return the Euclidean distance of each point to the mean of the points with its label.
+
+    Args:
+      points: An array, or several arrays as if concatenated along the second axis.
+      labels: Cluster of each point. Rows of `points` beyond them are padding.
+    """
+    order = np.argsort(labels, kind="stable")
+    clusters = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    squared = np.zeros(len(labels))
+    for side in points if isinstance(points, Sequence) else [points]:
+        rows = np.asarray(side, np.float32)
+        for members in clusters:
+            offsets = rows[members] - rows[members].mean(axis=0)
+            squared[members] += np.square(offsets).sum(axis=1)
+    return np.sqrt(squared)
+
+
+@checks.arguments
 def assign(
     points: Float[Array, "n d"], centroids: Float[Array, "k d"]
 ) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
@@ -154,12 +181,8 @@ def assign(
     Raises:
       ValueError: if there are no centroids, or if points and centroids differ in dimension.
     """
-    checks.array("points", points, "n d")
-    checks.array("centroids", centroids, "k d", d=points.shape[1])
     if not len(centroids):
         raise ValueError("centroids is empty; pass at least one")
-    for name, rows in (("points", points), ("centroids", centroids)):
-        checks.finite(name, rows)
     center = centroids.mean(axis=0)[None]
     return _assign(jnp.asarray(points) - center, centroids - center)
 
@@ -189,6 +212,7 @@ def _argmax_by_comparison(
     return jnp.where(values >= best, columns[None, :], values.shape[1]).min(axis=1), best[:, 0]
 
 
+@checks.arguments
 def update(sums: Float[Array, "k d"], sizes: Float[Array, " k"]) -> Float[Array, "k d"]:
     """Return the mean of each cluster, given the sum and the number of its points.
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from vcjax.runtime import checks
 
 
+@checks.arguments
 def nearest(
     queries: Float[Array | np.ndarray, "q d"],
     rows: Float[Array | np.ndarray, "n d"],
@@ -30,8 +31,6 @@ def nearest(
     Raises:
       ValueError: if shapes do not match, or if there are fewer rows than neighbors.
     """
-    checks.array("rows", rows, "n d")
-    checks.array("queries", queries, "q d", d=rows.shape[1])
     checks.count("num_neighbors", num_neighbors)
     checks.count("tile", tile)
     if num_neighbors > len(rows):

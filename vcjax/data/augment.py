@@ -11,15 +11,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8, UInt32
 
+from vcjax.runtime import checks
+
 MEAN = (114.7748 / 255, 107.7354 / 255, 99.4750 / 255)  # RGB mean of ActivityNet (Hara et al. 2018)
 _LUMINANCE = (0.299, 0.587, 0.114)
 
 
+@checks.arguments
 def normalize(clips: UInt8[Array, "b t h w 3"]) -> Float[Array, "b t h w 3"]:
     """Return clips scaled to [0, 1] minus the mean color."""
     return clips.astype(jnp.float32) / 255 - jnp.array(MEAN).reshape(1, 1, 1, 1, 3)
 
 
+@checks.arguments
 def augment(
     clips: UInt8[Array, "b t h w 3"],
     keys: UInt32[Array, " b"],
@@ -70,10 +74,10 @@ def adjust_saturation(clip: Float[Array, "t h w 3"], factor: Array) -> Float[Arr
 
 def adjust_hue(clip: Float[Array, "t h w 3"], turns: Array) -> Float[Array, "t h w 3"]:
     """Return colors rotated by `turns` of the color circle, of equal value and saturation (HSV)."""
-    high, low = clip.max(-1), clip.min(-1)
-    chroma = high - low
-    safe = jnp.where(chroma > 0, chroma, 1.0)
     red, green, blue = clip[..., 0], clip[..., 1], clip[..., 2]
+    high = jnp.maximum(jnp.maximum(red, green), blue)
+    chroma = high - jnp.minimum(jnp.minimum(red, green), blue)
+    safe = jnp.where(chroma > 0, chroma, 1.0)
     # Not `high == red`: XLA may compute a value in two kernels and round it differently in each.
     hue = jnp.where(
         (red >= green) & (red >= blue),
@@ -91,5 +95,6 @@ def adjust_hue(clip: Float[Array, "t h w 3"], turns: Array) -> Float[Array, "t h
 
 
 def _gray(clip: Float[Array, "t h w 3"]) -> Float[Array, "t h w 3"]:
-    luminance = jnp.dot(clip, jnp.array(_LUMINANCE), precision=jax.lax.Precision.HIGHEST)
-    return jnp.broadcast_to(luminance[..., None], clip.shape)
+    # Channel by channel, which fuses with its neighbors; a product over three channels would not.
+    red, green, blue = (weight * clip[..., i] for i, weight in enumerate(_LUMINANCE))
+    return jnp.broadcast_to((red + green + blue)[..., None], clip.shape)

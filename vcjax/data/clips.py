@@ -6,11 +6,13 @@ Batches do not depend on the number of workers, and reading may resume at any st
 import contextlib
 import ctypes
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
 import grain
+import jax
 import numpy as np
 from absl import flags
 from jaxtyping import Int, UInt8
@@ -18,7 +20,7 @@ from jaxtyping import Int, UInt8
 from vcjax.data import video
 from vcjax.data.manifest import Manifest, ManifestError
 from vcjax.data.read_marks import Marks
-from vcjax.runtime import preemption
+from vcjax.runtime import checks, preemption
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ _Sample = dict[str, np.ndarray | np.generic]
 # Frames that shrink by at most this factor are interpolated linearly. Area interpolation costs five
 # times as much and differs by less than one gray level (of 255) on average.
 _MAX_LINEAR_SHRINK = 1.25
+_MAX_THREADS = 8  # each holds two batches in memory, of 154 MB at 256 clips
+_SHOWN = 10  # videos in a message
 _REPLACEMENTS = 20  # videos tried in place of one that cannot be decoded, before an error
 
 
@@ -39,6 +43,7 @@ class _Video(NamedTuple):
     clip: int = 0  # position among the clips of the video
 
 
+@checks.arguments
 def training_clips(
     manifest: Manifest,
     *,
@@ -78,6 +83,7 @@ def training_clips(
       `bad`, int32 [b], row of the video that was replaced, or -1; `key`, uint32 [b], seed of the
       augmentation on the device.
     """
+    _check_counts(num_frames=num_frames, stride=stride, side=side, batch_size=batch_size)
     listed = _videos(manifest)
     cut = _TrainingCut(num_frames, stride, side, tuple(scales), listed, excluded, marks)
     videos = grain.MapDataset.source(listed).seed(seed).shuffle()
@@ -85,6 +91,7 @@ def training_clips(
     return batches.repeat(num_epochs)
 
 
+@checks.arguments
 def evaluation_clips(
     manifest: Manifest,
     *,
@@ -116,6 +123,8 @@ def evaluation_clips(
       Data set of batches as in `training_clips` without `bad`; `key` is 0. The last batch is padded
       with clips of index -1.
     """
+    _check_counts(num_frames=num_frames, stride=stride, side=side, batch_size=batch_size)
+    checks.count("clips_per_video", clips_per_video)
     videos = [
         video._replace(clip=clip) for video in _videos(manifest) for clip in range(clips_per_video)
     ]
@@ -124,14 +133,31 @@ def evaluation_clips(
     return grain.MapDataset.source(videos).map(cut).batch(batch_size, drop_remainder=True)
 
 
+def default_threads(num_workers: int = 0) -> int:
+    """Return the number of reading threads that suits the platform.
+
+    Two threads leave the cores of a CPU to the network. With an accelerator the workers divide the
+    cores among themselves.
+    """
+    if jax.default_backend() == "cpu":
+        return 2
+    return max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // max(1, num_workers)))
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        checks.count(name, value)
+
+
 def iterate(
     dataset: grain.MapDataset, *, num_workers: int, num_threads: int
 ) -> grain.DatasetIterator[Batch]:
     """Return an iterator over the batches in order, which threads or processes read ahead.
 
     With `num_workers` 0, `num_threads` threads of this process read; otherwise each of the worker
-    processes does so with its own threads.
+    processes does so with its own threads. 0 threads stand for `default_threads`.
     """
+    num_threads = num_threads or default_threads(num_workers)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     batches = dataset.to_iter_dataset(options)
     if num_workers:
@@ -150,7 +176,7 @@ def limit_bad_videos(
 
     Raises:
       ManifestError: if more than `max_corrupt_fraction` of the videos had to be replaced. The
-        message lists all of them.
+        message lists the first ten of them.
     """
     bad: set[int] = set()
     try:
@@ -173,8 +199,10 @@ def limit_bad_videos(
 
 
 def _list_videos(rows: Iterable[int], manifest: Manifest) -> str:
-    names = (f"\n  {manifest.video_ids[row]}: {manifest.paths[row]}" for row in sorted(rows))
-    return "".join(names)
+    rows = sorted(rows)
+    names = [f"\n  {manifest.video_ids[row]}: {manifest.paths[row]}" for row in rows[:_SHOWN]]
+    more = len(rows) - _SHOWN
+    return "".join(names) + (f"\n  and {more:,} more" if more > 0 else "")
 
 
 def _videos(manifest: Manifest) -> list[_Video]:
@@ -240,18 +268,26 @@ class _EvaluationCut(NamedTuple):
         frames = video.clip(
             source.path, int(starts[source.clip]), self.num_frames, stride=self.stride
         )
-        height, width = frames.shape[1:3]
-        scale = self.side / min(height, width)
-        height, width = max(self.side, round(height * scale)), max(self.side, round(width * scale))
-        frames = _resize(frames, height, width)
-        top, left = (height - self.side) // 2, (width - self.side) // 2
         return {
-            "clip": frames[:, top : top + self.side, left : left + self.side],
+            "clip": center_crop(frames, self.side),
             "index": np.int32(source.row),
             "key": np.uint32(0),
         }
 
 
+def center_crop(
+    frames: UInt8[np.ndarray, "t h w 3"], side: int
+) -> UInt8[np.ndarray, "t side side 3"]:
+    """Return the centers of the frames, whose short side is resized to `side` pixels."""
+    height, width = frames.shape[1:3]
+    scale = side / min(height, width)
+    height, width = max(side, round(height * scale)), max(side, round(width * scale))
+    frames = _resize(frames, height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return frames[:, top : top + side, left : left + side]
+
+
+@checks.arguments
 def clip_starts(last: int, clips_per_video: int, *, seed: int) -> Int[np.ndarray, " clips"]:
     """Return the first frames of random clips, sorted, drawn uniformly from 0 to `last`.
 

@@ -168,7 +168,7 @@ def no_videos(folder: Any, left_out: str) -> str:
 
 def some(values: Sequence[str]) -> str:
     """Return the first few of `values`, separated by commas, and the number of the rest."""
-    more = f", and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    more = f", and {len(values) - _SHOWN:,} more" if len(values) > _SHOWN else ""
     return ", ".join(values[:_SHOWN]) + more
 
 

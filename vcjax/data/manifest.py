@@ -5,6 +5,7 @@ depend on the order of the input table.
 """
 
 import csv
+import functools
 import hashlib
 import io
 import logging
@@ -21,7 +22,7 @@ from jaxtyping import Int
 from vcjax.data import folders, shards, tables, tfds_videos
 from vcjax.data.folders import ManifestError as ManifestError
 from vcjax.data.tables import SPLITS as SPLITS
-from vcjax.runtime import filesystem
+from vcjax.runtime import checks, filesystem
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Manifest:
         )
 
 
+@checks.arguments
 def read(source: str | Path) -> Manifest:
     """Return the videos of `source`, which may be local or remote.
 
@@ -97,8 +99,14 @@ def read(source: str | Path) -> Manifest:
     """
     manifest, remarks = _read(filesystem.path_of(source))
     for remark in remarks:
-        log.warning("%s: %s", source, remark)
+        _report(str(source), remark)
     return manifest
+
+
+@functools.cache
+def _report(source: str, remark: str) -> None:
+    """Log a remark once; a run reads its videos several times."""
+    log.warning("%s: %s", source, remark)
 
 
 def _read(source: Any) -> tuple[Manifest, list[str]]:
@@ -162,6 +170,7 @@ def _from_columns(source: Any, columns: Mapping[str, list[str]]) -> Manifest:
     )
 
 
+@checks.arguments
 def save(manifest: Manifest, path: Path) -> None:
     """Write a manifest as a TSV for `load`, atomically.
 
@@ -240,6 +249,7 @@ def save_problems(problems: Sequence[Problem], path: Path) -> None:
     write_table(path, Problem._fields, problems)
 
 
+@checks.arguments
 def summary(manifest: Manifest, problems: Sequence[Problem]) -> str:
     """Return a text with counts by split and label, and the first videos that are left out."""
     split = Counter(manifest.split)
@@ -259,7 +269,7 @@ def listed(problems: Sequence[Problem]) -> list[str]:
     """Return a line for each of the first problems, and a line with the number of the rest."""
     lines = [f"    {problem.path}: {problem.reason}" for problem in problems[:_SHOWN]]
     more = len(problems) - _SHOWN
-    return lines + ([f"    and {more} more"] if more > 0 else [])
+    return lines + ([f"    and {more:,} more"] if more > 0 else [])
 
 
 def signature(source: str | Path) -> str:

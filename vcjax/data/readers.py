@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import av
 import av.container
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 from jaxtyping import UInt8
 
@@ -98,7 +99,7 @@ class _VideoFile:
         return info._replace(num_frames=num_frames, seekable=seekable)
 
     def frames(self) -> Iterator[Frame]:
-        return map(_rgb, self._decode_whole())
+        return _pictures(self._decode_whole())
 
     def read(self, indices: Sequence[int]) -> list[Frame]:
         start, span = indices[0], indices[-1] - indices[0] + 1
@@ -109,7 +110,7 @@ class _VideoFile:
             whole = list(islice(self._decode_whole(), span)) if start else decoded.copy()
             while len(decoded) < span:
                 decoded += whole
-        return [_rgb(decoded[index - start]) for index in indices]
+        return list(_pictures(decoded[index - start] for index in indices))
 
     def _decode_whole(self) -> Iterator[av.VideoFrame]:
         """Yield every frame in the pixel format of the file.
@@ -386,6 +387,8 @@ def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
 def _open(path: str) -> av.container.InputContainer:
     # An open file stays readable after its temporary copy is deleted.
     with _decode_errors(path, av.FFmpegError, OSError), filesystem.local_copy(path) as file:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise OSError("not a regular file")
         return av.open(str(file), **_OPEN_OPTIONS)
 
 
@@ -412,10 +415,18 @@ def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream
 _COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
-def _rgb(frame: av.VideoFrame) -> Frame:
+def _pictures(frames: Iterable[av.VideoFrame]) -> Iterator[Frame]:
+    """Yield the frames as RGB, turned and mirrored as the first of them states."""
+    matrix = None
+    for frame in frames:
+        matrix = matrix or _display(frame)
+        yield _rgb(frame, matrix)
+
+
+def _rgb(frame: av.VideoFrame, matrix: tuple[int, int, int, int]) -> Frame:
     # For a small frame, starting threads costs more than the conversion.
     picture = frame.to_ndarray(format="rgb24", threads=1)
-    a, b, c, d = _display(frame)  # (x, y) is shown at (a x + c y, b x + d y)
+    a, b, c, d = matrix  # (x, y) is shown at (a x + c y, b x + d y)
     if abs(b) > abs(a):
         picture, across, down = picture.swapaxes(0, 1), c, b
     else:
@@ -427,7 +438,9 @@ def _rgb(frame: av.VideoFrame) -> Frame:
 def _display(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """Return the linear part of the display matrix (ISO 14496-12, 8.3.2)."""
     try:
-        matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+        # `frame.side_data` refers to its frame, which stays in memory until a garbage collection.
+        side_data: Any = SideDataContainer
+        matrix = side_data(frame).get("DISPLAYMATRIX")
     except ValueError:  # side data of a type that PyAV cannot name
         turns = round(frame.rotation / 90) % 4  # counterclockwise
         return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]

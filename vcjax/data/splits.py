@@ -5,9 +5,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from vcjax.data import folders
 from vcjax.data.manifest import Manifest, ManifestError
+from vcjax.runtime import checks
 
 
+@checks.arguments
 def assign_split(
     manifest: Manifest,
     *,
@@ -33,6 +36,11 @@ def assign_split(
         ManifestError: If only some videos have a split, all videos are held out, a video has no
             group, or there is only one group.
     """
+    checks.share("holdout", holdout)
+    if group and group not in manifest.labels:
+        raise ManifestError(
+            f"group is {group!r}; use one of the columns {folders.some(sorted(manifest.labels))}"
+        )
     if any(manifest.split):
         if "" in manifest.split:
             first = manifest.paths[manifest.split.index("")]

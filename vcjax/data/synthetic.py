@@ -24,7 +24,7 @@ from jaxtyping import Float, UInt8
 
 from vcjax.data import video
 from vcjax.data.manifest import Manifest
-from vcjax.runtime import progress, worker_pool
+from vcjax.runtime import checks, progress, worker_pool
 
 MOTIONS = (
     "approaching",
@@ -65,6 +65,7 @@ class Pose(NamedTuple):
     right: Float[np.ndarray, " t"]
 
 
+@checks.arguments
 def render(
     directory: Path,
     *,

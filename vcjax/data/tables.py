@@ -4,7 +4,6 @@ import codecs
 import csv
 import io
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from vcjax import settings
@@ -48,6 +47,8 @@ def read(source: Any) -> Table:
     default = "," if source.suffix.lower() == ".csv" else "\t"
     delimiter = max(_DELIMITERS, key=lambda d: ("path" in _header(text, d), d == default))
     names: list[str] = _header(text, delimiter)
+    if not text.strip():
+        raise ManifestError(f"{source}: the table is empty; write a column path")
     if "path" not in names:
         raise ManifestError(
             f"{source}: no `path` column among {some([repr(n[:40]) for n in names])}; the first "
@@ -141,5 +142,4 @@ def _absolute(base: str, path: str) -> str:
 def _id_of(path: str) -> str:
     """Return the normalized path without its suffix."""
     stem = os.path.splitext(path)[0]
-    # Path is slow, so it is used only for paths that it changes
-    return str(Path(stem)) if "//" in stem or "./" in stem or stem.endswith("/") else stem
+    return os.path.normpath(stem) if "//" in stem or "./" in stem or stem.endswith("/") else stem

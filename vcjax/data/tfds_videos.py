@@ -103,7 +103,8 @@ def _read(folder: Any, files: Sequence[tuple[str, Any]]) -> Iterator[dict[str, s
     videos = [name for name, kind in kinds.items() if kind == "Video"]
     if len(videos) != 1:
         raise ValueError(
-            f"{folder}: {len(videos)} of the features {sorted(kinds)} are videos; 1 is required"
+            f"{folder}: {len(videos)} of the features {', '.join(sorted(kinds))} are videos; 1 is "
+            "required"
         )
     classes = {
         name: (folder / f"{name.replace('/', '-')}.labels.txt").read_text("utf-8").split("\n")

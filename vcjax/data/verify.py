@@ -10,11 +10,12 @@ from typing import NamedTuple
 from vcjax.data import manifest as manifests
 from vcjax.data import shards, video
 from vcjax.data.manifest import Manifest, ManifestError, Problem
-from vcjax.runtime import filesystem, progress, worker_pool
+from vcjax.runtime import checks, filesystem, progress, worker_pool
 
 log = logging.getLogger(__name__)
 
 
+@checks.arguments
 def verify(
     manifest: Manifest, *, on_error: str, decode: bool, num_workers: int
 ) -> tuple[Manifest, list[Problem]]:

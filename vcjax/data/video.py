@@ -9,8 +9,10 @@ from jaxtyping import UInt8
 from vcjax.data import readers
 from vcjax.data.readers import DecodeError as DecodeError
 from vcjax.data.readers import Frame, VideoInfo, open_video
+from vcjax.runtime import checks
 
 
+@checks.arguments
 def probe(path: str | Path, *, decode: bool) -> VideoInfo:
     """Return the length, size and rate of the video at `path`.
 
@@ -22,6 +24,7 @@ def probe(path: str | Path, *, decode: bool) -> VideoInfo:
     return open_video(str(path)).probe(decode=decode)
 
 
+@checks.arguments
 def declared_size(path: str | Path) -> tuple[int, int]:
     """Return height and width in pixels that the header of a video file states.
 
@@ -31,6 +34,7 @@ def declared_size(path: str | Path) -> tuple[int, int]:
     return readers.declared_size(str(path))
 
 
+@checks.arguments
 def frames(path: str | Path) -> Iterator[Frame]:
     """Yield every frame of the video in order, RGB in [0, 255].
 
@@ -43,6 +47,7 @@ def frames(path: str | Path) -> Iterator[Frame]:
     yield from open_video(str(path)).frames()
 
 
+@checks.arguments
 def clip(
     path: str | Path, start: int, num_frames: int, *, stride: int = 1
 ) -> UInt8[np.ndarray, "t h w 3"]:
@@ -54,5 +59,7 @@ def clip(
     Raises:
       DecodeError: if the video cannot be decoded.
     """
+    checks.count("num_frames", num_frames)
+    checks.count("stride", stride)
     indices = range(start, start + num_frames * stride, stride)
     return np.stack(open_video(str(path)).read(indices))

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vcjax.evaluation import paper_tables
-from vcjax.runtime import preemption
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,7 +78,9 @@ def _tables(options: argparse.Namespace) -> None:
 
 
 def _claim(options: argparse.Namespace) -> None:
-    from vcjax.evaluation import claim  # imported late, for a fast --help
+    # imported late, for a fast --help
+    from vcjax.evaluation import claim
+    from vcjax.runtime import preemption
 
     workdir = options.workdir.absolute()
     workdir.mkdir(parents=True, exist_ok=True)

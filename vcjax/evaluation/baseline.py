@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes, protocol
@@ -53,7 +53,7 @@ def evaluate(
         else:
             is_group = name == group
             folds = [protocol.sides(values, split, is_group=is_group, seed=seed)]
-        if reason := _obstacle(values, folds):
+        if reason := protocol.first_obstacle(values, folds):
             log.warning("svm: no accuracy for the label %r: %s", name, reason)
         else:
             splits[name] = folds
@@ -72,13 +72,6 @@ def evaluate(
     else:
         report["num_videos"] = {s: len(manifest.rows(s)) for s in ("train", "test")}
     return report
-
-
-def _obstacle(values: Shaped[np.ndarray, " n"], folds: Sequence[TrainTest]) -> str:
-    """Return the reason why no accuracy can be computed, or "" if there is none."""
-    if not any(set(values[fold.train]) & set(values[fold.test]) for fold in folds):
-        return "no value occurs among both training and test videos"
-    return next(filter(None, (protocol.obstacle(values, fold) for fold in folds)), "")
 
 
 def _accuracies(

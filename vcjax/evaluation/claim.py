@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vcjax.data import manifest as manifests
 from vcjax.evaluation import few_shot, report_table
 from vcjax.evaluation.few_shot import Estimate
@@ -19,6 +21,8 @@ from vcjax.settings import GROUP_COLUMNS
 
 _SHARED = ("manifest", "ingest", "fisher")  # stages whose results do not depend on the seed
 _MEASURES = ("5-shot", "linear", "AMI motion", "AMI scene")
+# of evaluations by folds; mixed: AMI for the videos of scenes with several motions
+_OF_FOLDS = ("neighbor", "mixed motion", "mixed scene")
 _FIRST = 46  # width of the column of titles
 _PAIRS = (("la", "scratch"), ("la_idt", "la"), ("la_idt_tune", "la_idt"))
 _COLORS = {"motion": "#2a6f97", "scene": "#c9713b"}
@@ -95,20 +99,30 @@ def collect(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Mea
 def gains(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[tuple[str, str], Measures]:
     """Return the mean and interval of the gain of one model over another, for the pairs in _PAIRS.
 
-    Differences are paired by seed. Pairs with a model that is missing from a report are left out.
+    Differences are paired by seed, and those of the linear probe by fold too if the reports have
+    its accuracy by fold. Pairs with a model that is missing from a report are left out.
     """
     gained: dict[tuple[str, str], Measures] = {}
     for pair in _PAIRS:
         if all(name in report["models"] for name in pair for report in reports):
             sides = [[_figures(r["models"][name], claim) for r in reports] for name in pair]
             common = set.intersection(*(set(figures) for side in sides for figures in side))
-            gained[pair] = {
+            measures = {
                 measure: few_shot.estimate(
                     [a[measure] - b[measure] for a, b in zip(*sides, strict=True)]
                 )
-                for measure in _MEASURES
+                for measure in _MEASURES + _OF_FOLDS
                 if measure in common
             }
+            by_fold = [
+                np.array([r["models"][name]["linear_by_fold"][claim.motion] for r in reports])
+                for name in pair
+                if all("linear_by_fold" in r["models"][name] for r in reports)
+            ]
+            if len(by_fold) == 2:
+                differences = by_fold[0] - by_fold[1]
+                measures["linear"] = few_shot.estimate(differences.ravel().tolist())
+            gained[pair] = measures
     return gained
 
 
@@ -126,6 +140,10 @@ def _figures(entry: Mapping[str, Any], claim: Claim) -> dict[str, float]:
     for side, label in claim._asdict().items():
         if label in entry["clusters"]["ami"]:
             figures[f"AMI {side}"] = entry["clusters"]["ami"][label]
+    if "linear_by_fold" in entry:
+        figures["neighbor"] = entry["neighbor"][claim.motion]
+    if mixed := entry["clusters"].get("mixed", {}).get(claim.motion):
+        figures |= {"mixed motion": mixed["label"], "mixed scene": mixed["group"]}
     return figures
 
 
@@ -136,21 +154,30 @@ def table(
     num_seeds: int,
 ) -> str:
     """Return a text table: a row per model of `collect`, then a row per pair of `gains`."""
+    present = {measure for measures in collected.values() for measure in measures}
+    columns = [*_MEASURES, *(m for m in _OF_FOLDS if m in present)]
     lines = [
         f"{report_table.printable(claim.motion)} against {report_table.printable(claim.scene)}, "
         f"{num_seeds} seeds, mean +- half-width of the 95% interval",
-        " " * _FIRST + "".join(measure.rjust(16) for measure in _MEASURES),
+        " " * _FIRST + "".join(measure.rjust(16) for measure in columns),
     ]
-    lines += [_row(report_table.TITLES[name], measures) for name, measures in collected.items()]
+    lines += [
+        _row(report_table.TITLES[name], measures, columns) for name, measures in collected.items()
+    ]
     for (first, second), measures in gained.items():
         lines.append(
-            _row(f"{report_table.TITLES[first]} over {report_table.TITLES[second]}", measures)
+            _row(
+                f"{report_table.TITLES[first]} over {report_table.TITLES[second]}",
+                measures,
+                columns,
+            )
         )
     return "\n".join(lines)
 
 
-def _row(title: str, measures: Measures) -> str:
-    cells = (_cell(measures.get(m), 1 if "AMI" in m else 100).rjust(16) for m in _MEASURES)
+def _row(title: str, measures: Measures, columns: Sequence[str]) -> str:
+    accuracies = ("neighbor", "5-shot", "linear")
+    cells = (_cell(measures.get(m), 100 if m in accuracies else 1).rjust(16) for m in columns)
     return title.ljust(_FIRST) + "".join(cells)
 
 

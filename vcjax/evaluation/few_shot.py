@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from vcjax.evaluation import probes
+from vcjax.runtime import checks
 
 DRAWS = ("random", "first")
 
@@ -23,15 +24,19 @@ class Estimate(NamedTuple):
     num_draws: int
 
 
+@checks.arguments
 def estimate(scores: Sequence[float]) -> Estimate:
     """Return the mean and 95% confidence interval of independent, equally distributed `scores`."""
     count = len(scores)
+    if not count:
+        raise ValueError("scores is empty; pass at least one")
     if count < 2:
         return Estimate(float(np.mean(scores)), None, count)
     error = np.std(scores, ddof=1) / np.sqrt(count)
     return Estimate(float(np.mean(scores)), float(stats.t.ppf(0.975, count - 1) * error), count)
 
 
+@checks.arguments
 def accuracy(
     x_train: Float[np.ndarray, "k f"],
     y_train: Shaped[np.ndarray, " k"],
@@ -42,10 +47,39 @@ def accuracy(
     num_draws: int,
     sampling: str = "random",
     seed: int,
+    is_fisher: bool = False,
 ) -> dict[str, Estimate]:
-    """Return the accuracy on the test rows after training on a few rows of each class.
+    """Return the mean accuracy of `scores`, with its interval, for each number of shots."""
+    drawn = scores(
+        x_train,
+        y_train,
+        x_test,
+        y_test,
+        shots=shots,
+        num_draws=num_draws,
+        sampling=sampling,
+        seed=seed,
+        is_fisher=is_fisher,
+    )
+    return {shot: estimate(accuracies) for shot, accuracies in drawn.items()}
 
-    Features are standardized over all training rows, which needs no label.
+
+def scores(
+    x_train: Float[np.ndarray, "k f"],
+    y_train: Shaped[np.ndarray, " k"],
+    x_test: Float[np.ndarray, "q f"],
+    y_test: Shaped[np.ndarray, " q"],
+    *,
+    shots: Sequence[int],
+    num_draws: int,
+    sampling: str = "random",
+    seed: int,
+    is_fisher: bool = False,
+) -> dict[str, list[float]]:
+    """Return the accuracy on the test rows after training on each sample of rows of each class.
+
+    Features are standardized over all training rows, which needs no label. Fisher vectors are
+    classified as they are, as in `probes.linear_fisher`.
 
     Args:
       x_train: features to draw the training samples from.
@@ -56,27 +90,37 @@ def accuracy(
       num_draws: number of random samples for each number of shots.
       sampling: "random", or "first" for a single sample of the first rows, as in the released code.
       seed: of the random samples.
+      is_fisher: whether the features are Fisher vectors of unit norm.
 
     Returns:
-      Accuracy in [0, 1] for each number of shots, the keys as text. Numbers of shots that no class
-      has enough rows for are omitted.
+      Accuracies in [0, 1], one per sample, for each number of shots, the keys as text. Numbers of
+      shots that no class has enough rows for are omitted.
 
     Raises:
       ValueError: if `sampling` is not in DRAWS.
     """
+    checks.count("num_draws", num_draws)
+    for shot in shots:
+        checks.count("a number of shots", shot)
     if sampling not in DRAWS:
         raise ValueError(f"evaluation.sampling is {sampling!r}; use one of {', '.join(DRAWS)}")
-    scaled_train, scaled_test = probes.standardize(x_train, x_test)
-    estimates = {}
+    scaled_train, scaled_test = (
+        (x_train.astype(np.float64), x_test.astype(np.float64))
+        if is_fisher
+        else probes.standardize(x_train, x_test)
+    )
+    strengths = probes.FISHER_STRENGTHS if is_fisher else probes.NETWORK_STRENGTHS
+    accuracies: dict[str, list[float]] = {}
     for shot in shots:
         if shot > np.unique(y_train, return_counts=True)[1].max():
             continue
-        scores = []
+        accuracies[str(shot)] = []
         for rows in _draws(y_train, shot, num_draws, sampling, seed):
-            predictions = probes.regress(scaled_train[rows], y_train[rows], scaled_test)
-            scores.append(float(np.mean(predictions == y_test)))
-        estimates[str(shot)] = estimate(scores)
-    return estimates
+            predictions = probes.regress(
+                scaled_train[rows], y_train[rows], scaled_test, strengths=strengths
+            )
+            accuracies[str(shot)].append(float(np.mean(predictions == y_test)))
+    return accuracies
 
 
 def _draws(

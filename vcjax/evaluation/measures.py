@@ -1,6 +1,6 @@
-"""Evaluation of the frozen features of one network on each label."""
+"""Evaluation of the frozen features of one network on a label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from vcjax.evaluation import few_shot, probes, retrieval
 from vcjax.evaluation.few_shot import Estimate
 from vcjax.evaluation.outputs import ModelOutputs
 from vcjax.evaluation.protocol import TrainTest
+from vcjax.runtime import checks
 
 
 class ProbeSettings(NamedTuple):
@@ -22,63 +23,103 @@ class ProbeSettings(NamedTuple):
     temperature: float = 0.07
 
 
+NAMES = ("neighbor", "linear", "few_shot", "vote", "retrieval")  # of the measures in a report
+
+
+class Measured(NamedTuple):
+    """Accuracies of the probes of a network on one label, in [0, 1], over the tests of all folds.
+
+    `few_shot` has an entry for each number of shots and "all", `retrieval` for each depth.
+    """
+
+    neighbor: float
+    linear: float
+    few_shot: dict[str, Any]
+    vote: float
+    retrieval: dict[str, float]
+    linear_by_fold: list[float]
+    predictions: np.ndarray  # of the linear probe, for the test rows of all folds in order
+
+
+@checks.arguments
 def measure(
     output: ModelOutputs,
-    columns: Mapping[str, np.ndarray],
-    splits: Mapping[str, TrainTest],
+    values: np.ndarray,
+    folds: Sequence[TrainTest],
     probing: ProbeSettings,
     *,
     seed: int,
-) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """Return the accuracy of each probe on each label, and the linear probe's predictions.
+) -> Measured:
+    """Return the accuracy of each probe on a label.
 
     `neighbor`, `vote` and `retrieval` use the embedding, `linear` and `few_shot` the pooled
     features.
 
     Args:
       output: embeddings and pooled features of all videos.
-      columns: the labels of all videos by name.
-      splits: rows to fit and to evaluate each label on.
+      values: the label of all videos.
+      folds: rows to fit and to evaluate on, each fold with its own probes.
       probing: settings of the probes.
-      seed: of the folds and the few-shot samples.
-
-    Returns:
-      Measure -> label -> fraction of correct test videos in [0, 1] (few_shot and retrieval: one
-      for each number of shots or depth), and label -> predictions for the test videos.
+      seed: of the folds of cross-validation and the few-shot samples.
     """
-    results: dict[str, dict[str, Any]] = {
-        name: {} for name in ("neighbor", "linear", "few_shot", "vote", "retrieval")
-    }
-    predictions = {}
-    for name, (train, test, _) in splits.items():
-        y_train, y_test = columns[name][train], columns[name][test]
-        x_train, x_test = output.embedding[train], output.embedding[test]
-        pooled = output.pooled[train], y_train, output.pooled[test]
-        predictions[name] = probes.linear(*pooled, seed=seed)
-        linear = float(np.mean(predictions[name] == y_test))
-        votes = retrieval.vote(
-            x_train,
-            y_train,
-            x_test,
-            num_neighbors=probing.num_neighbors,
-            temperature=probing.temperature,
-        )
-        few = few_shot.accuracy(
-            *pooled,
-            y_test,
-            shots=probing.shots,
-            num_draws=probing.num_draws,
-            sampling=probing.sampling,
-            seed=seed,
-        )
-        few["all"] = Estimate(linear, None, 1)
-        results["linear"][name] = linear
-        results["neighbor"][name] = float(
-            np.mean(probes.nearest_neighbor(x_train, y_train, x_test) == y_test)
-        )
-        results["vote"][name] = float(np.mean(votes == y_test))
-        results["few_shot"][name] = {shot: estimate._asdict() for shot, estimate in few.items()}
-        results["retrieval"][name] = retrieval.recall(
-            x_train, y_train, x_test, y_test, depths=probing.retrieval
-        )
-    return results, predictions
+    parts = [_measure(output, values, fold, probing, seed) for fold in folds]
+    sizes = [len(fold.test) for fold in folds]
+
+    def mean(figures: Sequence[Any]) -> Any:
+        return np.average(figures, axis=0, weights=sizes)
+
+    linear = [
+        float(np.mean(p.predictions == values[f.test])) for p, f in zip(parts, folds, strict=True)
+    ]
+    shots = [s for s in parts[0].scores if all(s in part.scores for part in parts)]
+    few = {s: few_shot.estimate(mean([part.scores[s] for part in parts])) for s in shots}
+    few["all"] = Estimate(float(mean(linear)), None, 1)
+    return Measured(
+        neighbor=float(mean([part.neighbor for part in parts])),
+        linear=float(mean(linear)),
+        few_shot={shot: estimate._asdict() for shot, estimate in few.items()},
+        vote=float(mean([part.vote for part in parts])),
+        retrieval={k: float(mean([p.retrieval[k] for p in parts])) for k in parts[0].retrieval},
+        linear_by_fold=linear,
+        predictions=np.concatenate([part.predictions for part in parts]),
+    )
+
+
+class _Fold(NamedTuple):
+    """Results of the probes in one fold."""
+
+    neighbor: float
+    vote: float
+    retrieval: dict[str, float]
+    scores: dict[str, list[float]]  # accuracy of each few-shot sample
+    predictions: np.ndarray
+
+
+def _measure(
+    output: ModelOutputs, values: np.ndarray, fold: TrainTest, probing: ProbeSettings, seed: int
+) -> _Fold:
+    y_train, y_test = values[fold.train], values[fold.test]
+    x_train, x_test = output.embedding[fold.train], output.embedding[fold.test]
+    pooled = output.pooled[fold.train], y_train, output.pooled[fold.test]
+    votes = retrieval.vote(
+        x_train,
+        y_train,
+        x_test,
+        num_neighbors=probing.num_neighbors,
+        temperature=probing.temperature,
+    )
+    scores = few_shot.scores(
+        *pooled,
+        y_test,
+        shots=probing.shots,
+        num_draws=probing.num_draws,
+        sampling=probing.sampling,
+        seed=seed,
+    )
+    return _Fold(
+        neighbor=float(np.mean(probes.nearest_neighbor(x_train, y_train, x_test) == y_test)),
+        vote=float(np.mean(votes == y_test)),
+        retrieval=retrieval.recall(x_train, y_train, x_test, y_test, depths=probing.retrieval),
+        scores=scores,
+        predictions=probes.linear(*pooled, seed=seed),
+    )

@@ -4,6 +4,7 @@ Each probe is fitted on the labeled training rows and predicts the label of the 
 network is not trained.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import LinearSVC
 
 from vcjax.clustering import neighbors
+from vcjax.runtime import checks
 
 # Candidates for the inverse strength of the L2 penalty (scikit-learn's C), selected by
 # cross-validation. They differ because the mean squared norm of standardized features is the
@@ -28,6 +30,7 @@ _MAX_ITERATIONS = 300
 _TOLERANCE = 1e-3  # of the gradient of the mean loss; predictions no longer change below it
 
 
+@checks.arguments
 def nearest_neighbor(
     x_train: Float[np.ndarray, "k d"],
     y_train: Shaped[np.ndarray, " k"],
@@ -40,6 +43,7 @@ def nearest_neighbor(
     return y_train[neighbors.nearest(unit(x_test), unit(x_train))[:, 0]]
 
 
+@checks.arguments
 def linear(
     x_train: Float[np.ndarray, "k f"],
     y_train: Shaped[np.ndarray, " k"],
@@ -55,18 +59,23 @@ def linear(
     return _regress(x_train, y_train, x_test, NETWORK_STRENGTHS, seed)
 
 
+@checks.arguments
 def regress(
     x_train: Float[np.ndarray, "k f"],
     y_train: Shaped[np.ndarray, " k"],
     x_test: Float[np.ndarray, "q f"],
+    *,
+    strengths: Sequence[float] = NETWORK_STRENGTHS,
 ) -> Shaped[np.ndarray, " q"]:
     """Return the predictions of logistic regression at the default penalty, without selection.
 
-    For features that are already standardized and for too few rows to cross-validate.
+    For features that are already standardized and for too few rows to cross-validate. `strengths`
+    are NETWORK_STRENGTHS or FISHER_STRENGTHS.
     """
-    return _predict(_regression(NETWORK_STRENGTHS[_DEFAULT]), x_train, y_train, x_test)
+    return _predict(_regression(strengths[_DEFAULT]), x_train, y_train, x_test)
 
 
+@checks.arguments
 def standardize(
     x_train: Float[np.ndarray, "k f"], x_test: Float[np.ndarray, "q f"]
 ) -> tuple[Float[np.ndarray, "k f"], Float[np.ndarray, "q f"]]:
@@ -80,6 +89,7 @@ def standardize(
     return (x_train - mean) / scale, (x_test - mean) / scale
 
 
+@functools.partial(checks.arguments, finite_rows=False)
 def linear_fisher(
     x_train: Float[np.ndarray, "k d"],
     y_train: Shaped[np.ndarray, " k"],
@@ -109,6 +119,7 @@ def linear_fisher(
     return _where_present(predict, x_train, y_train, x_test, train_has_vector, test_has_vector)
 
 
+@functools.partial(checks.arguments, finite_rows=False)
 def linear_svm(
     x_train: Float[np.ndarray, "k d"],
     y_train: Shaped[np.ndarray, " k"],
@@ -131,6 +142,7 @@ def linear_svm(
     Returns:
       One label per test row.
     """
+    checks.positive("penalty", penalty)
 
     def predict(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray) -> np.ndarray:
         return _predict(LinearSVC(C=penalty, dual=False), x_train, y_train, x_test)
@@ -147,6 +159,8 @@ def _where_present(
     test_has_vector: np.ndarray,
 ) -> np.ndarray:
     """Return `predict` on the rows with a vector, and the most frequent label for the rest."""
+    checks.finite("x_train", x_train[train_has_vector])
+    checks.finite("x_test", x_test[test_has_vector])
     classes, counts = np.unique(y_train, return_counts=True)
     predictions = np.full(len(x_test), classes[counts.argmax()], y_train.dtype)
     y_present = y_train[train_has_vector]
@@ -186,6 +200,8 @@ def _predict(
     model: Any, x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray
 ) -> np.ndarray:
     """Fit `model`, which has an L2 penalty, and return its predictions."""
+    if not len(x_test):
+        return y_train[:0]
     if x_train.shape[0] < x_train.shape[1]:
         # The solution under an L2 penalty lies in the span of the training rows, so coordinates
         # in an orthonormal basis of the span give the same predictions.
@@ -200,6 +216,7 @@ def _predict(
         return model.fit(x_train, y_train).predict(x_test)
 
 
+@checks.arguments
 def unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     """Return the rows in float32, scaled to unit L2 norm; rows of zeros stay zero."""
     norm = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,9 +1,12 @@
 """The rows that a probe is fitted and evaluated on, for each label."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
+
+from vcjax.runtime import checks
 
 
 class TrainTest(NamedTuple):
@@ -14,6 +17,7 @@ class TrainTest(NamedTuple):
     within_test: bool  # True if both are held-out videos
 
 
+@checks.arguments
 def sides(
     values: Shaped[np.ndarray, " n"],
     split: Shaped[np.ndarray, " n"],
@@ -34,6 +38,7 @@ def sides(
     return TrainTest(train, test, within_test=False)
 
 
+@checks.arguments
 def leave_groups_out(
     values: Shaped[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
 ) -> list[TrainTest]:
@@ -66,6 +71,7 @@ def _halves(values: np.ndarray, rows: np.ndarray, seed: int) -> TrainTest:
     return TrainTest(np.array(sorted(train), int), np.array(sorted(test), int), within_test=True)
 
 
+@checks.arguments
 def obstacle(values: Shaped[np.ndarray, " n"], sides: TrainTest) -> str:
     """Return the reason why a probe cannot be evaluated on this split, or "" if it can."""
     num_values = len(set(values[sides.train]))
@@ -75,6 +81,16 @@ def obstacle(values: Shaped[np.ndarray, " n"], sides: TrainTest) -> str:
     return "" if len(sides.test) else "no held-out video has a value to test"
 
 
+def first_obstacle(values: Shaped[np.ndarray, " n"], folds: Sequence[TrainTest]) -> str:
+    """Return the reason why a probe cannot be evaluated on these folds, or "" if it can."""
+    if not any(set(values[fold.train]) & set(values[fold.test]) for fold in folds):
+        return "no value occurs among both training and test videos"
+    return next(filter(None, (obstacle(values, fold) for fold in folds)), "")
+
+
+@checks.arguments
 def chance(values: Shaped[np.ndarray, " q"]) -> float:
     """Return the accuracy in [0, 1] of always predicting the most frequent of `values`."""
+    if not len(values):
+        raise ValueError("values is empty; pass the label of at least one video")
     return float(np.unique(values, return_counts=True)[1].max() / len(values))

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import agreement, measures, probes, protocol, report_table
-from vcjax.evaluation.measures import ProbeSettings
+from vcjax.evaluation.measures import Measured, ProbeSettings
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.pages import cluster_sheets, clusters, explorer
 from vcjax.evaluation.protocol import TrainTest
@@ -25,6 +25,7 @@ def evaluate(
     idt: IdtOutputs | None,
     *,
     group: str,
+    folds: str = "",
     seed: int,
     directory: Path,
     dataset: str,
@@ -41,6 +42,8 @@ def evaluate(
       outputs: features and clusters by model, a key of `tables.TITLES`.
       idt: Fisher vectors and their clusters, or None if the run has none.
       group: name of the label whose values never occur in both splits, or "".
+      folds: name of the label whose values are held out in turn to fit and evaluate the probes, or
+        "" for the split.
       seed: of all random choices of the evaluation.
       directory: folder of the stage, which exists.
       dataset: title of the report.
@@ -54,23 +57,34 @@ def evaluate(
     _check(manifest, outputs, idt)
     manifest, outputs, idt = _in_order_of_ids(manifest, outputs, idt)
     columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
-    splits = _sides(columns, np.array(manifest.split), group, seed)
+    splits = _folds(columns, np.array(manifest.split), group, folds, seed)
     training = manifest.rows("train")
     everywhere = np.ones(len(training), bool)
     measured = {
-        name: measures.measure(output, columns, splits, probing, seed=seed)
+        name: {
+            label: measures.measure(output, columns[label], sides, probing, seed=seed)
+            for label, sides in splits.items()
+        }
         for name, output in outputs.items()
     }
+
+    def agreement_with(labels: np.ndarray, present: np.ndarray) -> dict[str, Any]:
+        return agreement.agreement_of(
+            labels, present, columns, training, group=group if folds else ""
+        )
+
     report: dict[str, Any] = {
         "dataset": dataset,
         "models": {
-            name: measured[name][0]
-            | {"clusters": agreement.agreement_of(output.labels, everywhere, columns, training)}
+            name: _by_label(measured[name], is_folded=bool(folds))
+            | {"clusters": agreement_with(output.labels, everywhere)}
             for name, output in outputs.items()
         },
     }
     if idt is not None:
-        report["idt"] = _idt(idt, columns, splits, training, seed)
+        report["idt"] = _idt(idt, columns, splits, seed) | {
+            "clusters": agreement_with(idt.labels, idt.has_vector[training])
+        }
     report |= {
         "seconds": {stage: float(value) for stage, value in seconds.items()},
         "seed": seed,
@@ -78,77 +92,108 @@ def evaluate(
         "probing": {
             k: list(v) if isinstance(v, tuple) else v for k, v in probing._asdict().items()
         },
-        "chance": {n: protocol.chance(columns[n][s.test]) for n, s in splits.items()},
+        "chance": {n: protocol.chance(columns[n][_tests(s)]) for n, s in splits.items()},
         "asked": {
-            n: {"fit": len(s.train), "test": len(s.test), "within_test": s.within_test}
+            n: {
+                "fit": min(len(fold.train) for fold in s),
+                "test": len(_tests(s)),
+                "within_test": s[0].within_test,
+            }
             for n, s in splits.items()
         },
     }
+    if folds:
+        report["held_out_in_turn"] = folds
     cluster_sheets.write(directory, manifest.subset("train"), _described(outputs, idt, manifest))
     write(report, directory.parent / "report.json")
-    predictions = {name: predicted for name, (_, predicted) in measured.items()}
-    sources = _sources(outputs, idt, splits, predictions)
+    sources = _sources(manifest, outputs, idt, splits, measured)
     explorer.save(directory, manifest, sources, seed=seed)
     explorer.write([directory.parent], directory / "index.html")
     return report
 
 
 def _sources(
+    manifest: Manifest,
     outputs: Mapping[str, ModelOutputs],
     idt: IdtOutputs | None,
-    splits: Mapping[str, TrainTest],
-    predictions: Mapping[str, Mapping[str, np.ndarray]],
+    splits: Mapping[str, Sequence[TrainTest]],
+    measured: Mapping[str, Mapping[str, Measured]],
 ) -> dict[str, explorer.Source]:
     """Return the data that the explorer shows for each model and for the Fisher vectors."""
+    training = manifest.rows("train")
+
+    def members(labels: np.ndarray, present: np.ndarray) -> np.ndarray:
+        clusters = np.full(len(manifest), -1)
+        clusters[training] = np.where(present, labels[0], -1)
+        return clusters
+
+    everywhere = np.ones(len(training), bool)
     sources = {
         name: explorer.Source(
             output.embedding,
-            {label: (splits[label].test, y) for label, y in predictions[name].items()},
+            {label: (_tests(splits[label]), m.predictions) for label, m in measured[name].items()},
+            members(output.labels, everywhere),
         )
         for name, output in outputs.items()
     }
     if idt is not None:
-        sources["idt"] = explorer.Source(idt.vectors, {})
+        present = idt.has_vector[training]
+        sources["idt"] = explorer.Source(idt.vectors, {}, members(idt.labels, present))
     return sources
 
 
-def _sides(
-    columns: Mapping[str, np.ndarray], split: np.ndarray, group: str, seed: int
-) -> dict[str, TrainTest]:
-    """Return the split for each label, without labels that cannot be evaluated."""
+def _folds(
+    columns: Mapping[str, np.ndarray], split: np.ndarray, group: str, folds: str, seed: int
+) -> dict[str, list[TrainTest]]:
+    """Return the folds of each label, without labels that cannot be evaluated."""
     splits = {}
     for name, values in columns.items():
-        sides = protocol.sides(values, split, is_group=name == group, seed=seed)
-        if reason := protocol.obstacle(values, sides):
+        if folds:
+            sides = protocol.leave_groups_out(values, columns[folds])
+        else:
+            sides = [protocol.sides(values, split, is_group=name == group, seed=seed)]
+        if reason := protocol.first_obstacle(values, sides):
             log.warning("evaluate: no accuracy for the label %r: %s", name, reason)
         else:
             splits[name] = sides
     return splits
 
 
+def _tests(folds: Sequence[TrainTest]) -> np.ndarray:
+    """Return the test rows of all folds, in order."""
+    return np.concatenate([fold.test for fold in folds])
+
+
+def _by_label(measured: Mapping[str, Measured], *, is_folded: bool) -> dict[str, dict[str, Any]]:
+    """Return measure -> label -> result, for the report."""
+    names = (*measures.NAMES, *(["linear_by_fold"] if is_folded else []))
+    return {n: {label: getattr(m, n) for label, m in measured.items()} for n in names}
+
+
 def _idt(
     idt: IdtOutputs,
     columns: Mapping[str, np.ndarray],
-    splits: Mapping[str, TrainTest],
-    training: np.ndarray,
+    splits: Mapping[str, Sequence[TrainTest]],
     seed: int,
 ) -> dict[str, Any]:
-    linear = {}
-    for name, (train, test, _) in splits.items():
-        values = columns[name]
+    """Return the accuracy of a linear probe of the Fisher vectors for each label."""
+
+    def correct(values: np.ndarray, fold: TrainTest) -> np.ndarray:
         predictions = probes.linear_fisher(
-            idt.vectors[train],
-            values[train],
-            idt.vectors[test],
-            train_has_vector=idt.has_vector[train],
-            test_has_vector=idt.has_vector[test],
+            idt.vectors[fold.train],
+            values[fold.train],
+            idt.vectors[fold.test],
+            train_has_vector=idt.has_vector[fold.train],
+            test_has_vector=idt.has_vector[fold.test],
             seed=seed,
         )
-        linear[name] = float(np.mean(predictions == values[test]))
-    present = idt.has_vector[training]
+        return predictions == values[fold.test]
+
     return {
-        "linear": linear,
-        "clusters": agreement.agreement_of(idt.labels, present, columns, training),
+        "linear": {
+            name: float(np.concatenate([correct(columns[name], f) for f in folds]).mean())
+            for name, folds in splits.items()
+        }
     }
 
 
@@ -175,7 +220,7 @@ def _described(
 def _check(manifest: Manifest, outputs: Mapping[str, ModelOutputs], idt: IdtOutputs | None) -> None:
     if unknown := sorted(outputs.keys() - report_table.TITLES.keys()):
         raise ValueError(
-            f"no model {unknown[0]!r} in a report; use names from {list(report_table.TITLES)}"
+            f"no model {unknown[0]!r} in a report; use {' or '.join(report_table.TITLES)}"
         )
     num_train = len(manifest.rows("train"))
     if not num_train:

@@ -7,8 +7,10 @@ from jaxtyping import Float, Shaped
 
 from vcjax.clustering import neighbors
 from vcjax.evaluation import probes
+from vcjax.runtime import checks
 
 
+@checks.arguments
 def recall(
     x_train: Float[np.ndarray, "k d"],
     y_train: Shaped[np.ndarray, " k"],
@@ -30,11 +32,14 @@ def recall(
       y_test: their labels.
       depths: values of k.
     """
-    order = _nearest(x_train, x_test, max(depths))
+    for depth in depths:
+        checks.count("a depth", depth)
+    order = _nearest(x_train, x_test, max(depths, default=1))
     hits = y_train[order] == y_test[:, None]
     return {str(depth): float(hits[:, :depth].any(axis=1).mean()) for depth in depths}
 
 
+@checks.arguments
 def vote(
     x_train: Float[np.ndarray, "k d"],
     y_train: Shaped[np.ndarray, " k"],
@@ -57,6 +62,7 @@ def vote(
     Returns:
       One label per test row; ties are broken by the order of the labels.
     """
+    checks.positive("temperature", temperature)
     order = _nearest(x_train, x_test, num_neighbors)
     unit_train, unit_test = probes.unit(x_train), probes.unit(x_test)
     similarity = np.einsum("qd,qkd->qk", unit_test, unit_train[order])

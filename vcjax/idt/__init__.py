@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vcjax.idt.trajectories import IdtSettings, Trajectories
-from vcjax.runtime import numba_cache
+from vcjax.runtime import checks, numba_cache
 
 __all__ = ["IdtSettings", "Trajectories", "extract"]
 
@@ -45,6 +45,9 @@ def extract(
         ValueError: If frames differ in size or are smaller than a patch (32 x 32 pixels), or if
             there are fewer boxes or homographies than frames require.
     """
+    checks.argument("video", video, str | Path | Iterable | np.ndarray)
+    checks.argument("people", people, str | Path | Sequence | None)
+    checks.argument("settings", settings, IdtSettings | None)
     # imported late: reading stored trajectories needs neither OpenCV nor numba
     from vcjax.idt import extraction
 

@@ -92,14 +92,19 @@ MATCHERS: dict[str, Callable[[IdtSettings], Matcher]] = {
 }
 
 
+def check_matcher(name: str) -> None:
+    """Raise ValueError if `name` is not a key of `MATCHERS`."""
+    if not isinstance(name, str) or name not in MATCHERS:
+        raise ValueError(f"matcher is {name!r}; use {' or '.join(sorted(MATCHERS))}")
+
+
 def matcher(name: str, settings: IdtSettings) -> Matcher:
     """Return a new matcher for one video.
 
     Raises:
         ValueError: If `name` is not a key of `MATCHERS`.
     """
-    if name not in MATCHERS:
-        raise ValueError(f"unknown matcher {name!r}; use one of {', '.join(sorted(MATCHERS))}")
+    check_matcher(name)
     return MATCHERS[name](settings)
 
 

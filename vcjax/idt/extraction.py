@@ -96,6 +96,7 @@ def extract_frames(
         ValueError: In the same cases as `extract`.
     """
     settings = settings or IdtSettings()
+    camera.check_matcher(matcher)
     motion = estimated(people, matcher, settings) if homographies is None else _given(homographies)
     for step in follow(video, motion, settings):
         rows = [Trajectories.empty(), *_rows(step, settings)]
@@ -188,6 +189,7 @@ def estimated(boxes: People | None, matcher: str, settings: IdtSettings) -> Moti
 def _given(homographies: Float[np.ndarray, "pairs 3 3"]) -> Motion:
     checks.array("homographies", homographies, "pairs rows columns", rows=3, columns=3)
     checks.finite("homographies", homographies)
+    homographies = homographies.astype(np.float64)
 
     def motion(
         index: int,

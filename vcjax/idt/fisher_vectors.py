@@ -9,7 +9,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 import fisher
-from fisher.rows import Columns, Rows
+from fisher.rows import Columns, NoRowsError, Rows
 from fisher.vectors import FisherVectors
 from vcjax.idt import storage
 from vcjax.idt.trajectories import COLUMNS
@@ -68,16 +68,22 @@ def fit(
         settings: The section `fisher` of a config.
         seed: Seed of all draws.
     """
-    drawn = fisher.sample(
-        progress.bar(
-            fisher.sample_items(video_ids, settings.num_videos, seed),
-            desc="fisher: sample",
-            unit="video",
-        ),
-        features,
-        rows_per_item=settings.descriptors_per_video,
-        seed=seed,
-    )
+    try:
+        drawn = fisher.sample(
+            progress.bar(
+                fisher.sample_items(video_ids, settings.num_videos, seed),
+                desc="fisher: sample",
+                unit="video",
+            ),
+            features,
+            rows_per_item=settings.descriptors_per_video,
+            seed=seed,
+        )
+    except NoRowsError as error:
+        raise ValueError(
+            f"none of {len(video_ids)} videos has trajectories: nothing moves in them, or they are "
+            "shorter than 16 frames; add videos in which something moves"
+        ) from error
     return fisher.Model.fit(
         drawn,
         explained_variance=settings.explained_variance,

@@ -34,6 +34,7 @@ def path_of(directory: Path, video_id: str) -> Path:
     return directory / f"{relative}.bb"
 
 
+@checks.arguments
 def read(path: str | Path) -> list[Boxes]:
     """Return the boxes of each frame, from lines `frame (left top right bottom score)*`.
 

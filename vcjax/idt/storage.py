@@ -116,11 +116,24 @@ def writer(path: Path, *, source: Mapping[str, Any] = {}) -> Iterator[Writer]:
         _add_properties(file, source=source, num_frames=frames.num_frames)
 
 
+class _Writer(parquet.ParquetWriter):
+    """Writer of tables and of the checksums of their columns."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.checksums = [0] * len(_SCHEMA)
+        super().__init__(*args, **options)
+
+    def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
+        """Append the rows of the table."""
+        super().write_table(table, row_group_size)
+        self.checksums = _checksums(table, self.checksums)
+
+
 @contextmanager
-def _writer(path: Path) -> Iterator[parquet.ParquetWriter]:
+def _writer(path: Path) -> Iterator[_Writer]:
     with (
         atomic.atomic_write(path) as file,
-        parquet.ParquetWriter(
+        _Writer(
             file,
             _SCHEMA,
             compression="zstd",
@@ -143,9 +156,9 @@ def _table(rows: Trajectories) -> pa.Table:
     return pa.table(arrays, schema=_SCHEMA)
 
 
-def _add_properties(writer: parquet.ParquetWriter, **properties: Any) -> None:
+def _add_properties(writer: _Writer, **properties: Any) -> None:
     """Add the properties to the footer with a checksum, since checksums of pages exclude it."""
-    text = json.dumps(properties, sort_keys=True)
+    text = json.dumps(properties | {"columns": writer.checksums}, sort_keys=True)
     writer.add_key_value_metadata({"properties": text, "crc32": str(zlib.crc32(text.encode()))})
 
 
@@ -163,11 +176,12 @@ def read_blocks(path: Path) -> Iterator[Trajectories]:
     """Yield the trajectories in blocks of rows, as float32; each block is verified.
 
     Raises:
-        StorageError: If the file is missing or damaged.
+        StorageError: If the file is missing or damaged. After the last block also if a value was
+            changed by another program, which wrote valid pages.
     """
     with _opened(path) as (file, properties):
         num_frames = properties["num_frames"]
-        for table in _tables(file):
+        for table in _tables(file, properties["columns"]):
             rows = Trajectories(*map(_array, table.columns))
             yield (
                 rows
@@ -183,7 +197,8 @@ def inspect(path: Path) -> tuple[int, dict[str, Any]]:
         StorageError: If the file is missing or damaged.
     """
     with _opened(path) as (file, properties):
-        return sum(table.num_rows for table in _tables(file)), properties["source"]
+        tables = _tables(file, properties["columns"])
+        return sum(table.num_rows for table in tables), properties["source"]
 
 
 @contextmanager
@@ -206,20 +221,31 @@ def _opened(path: Path) -> Iterator[tuple[parquet.ParquetFile, dict[str, Any]]]:
         raise StorageError(f"{path}: damaged trajectory file ({reason}); {_REMEDY}") from error
 
 
-def _tables(file: parquet.ParquetFile) -> Iterator[pa.Table]:
-    """Yield the row groups; raise ValueError unless their sizes add up."""
-    num_rows = 0
+def _tables(file: parquet.ParquetFile, checksums: list[int]) -> Iterator[pa.Table]:
+    """Yield the row groups; raise ValueError unless the checksums of their columns agree."""
+    actual = [0] * len(_SCHEMA)
     for group in range(file.num_row_groups):
         table = file.read_row_group(group, use_threads=False)
-        num_rows += table.num_rows
+        actual = _checksums(table, actual)
         yield table
-    if num_rows != file.metadata.num_rows:
-        raise ValueError(f"{num_rows} of {file.metadata.num_rows} rows")
+    if actual != checksums:
+        raise ValueError("its columns differ from their checksums")
+
+
+def _checksums(table: pa.Table, before: list[int]) -> list[int]:
+    """Return the CRC-32 of each column, given the checksums of the rows before the table."""
+    return [
+        zlib.crc32(_values(column).tobytes(), checksum)
+        for column, checksum in zip(table.columns, before, strict=True)
+    ]
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
-    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return values.astype(np.float32, copy=False).reshape(len(column), column.type.list_size)
+    return _values(column).astype(np.float32, copy=False).reshape(-1, column.type.list_size)
 
 
 def _feature_columns(first: str, last: str) -> tuple[int, int]:

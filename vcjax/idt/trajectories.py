@@ -1,10 +1,12 @@
 """Data type of a video's trajectories, and the constants of the method."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+
+from vcjax.runtime import checks
 
 # Columns of each part of a trajectory. The descriptors have 2 x 2 spatial by 3 temporal cells, in
 # the order time, x, y, bin (Wang & Schmid 2013, Sec. 3.1); HOF has a ninth bin, for no motion.
@@ -77,3 +79,13 @@ class IdtSettings:
     # Descriptors.
     still_flow: float = 0.4  # pixels per frame; motion up to this counts as HOF's ninth bin
     bin_floor: float = 0.05  # added to each bin before a frame's histogram is normalized
+
+    def __post_init__(self) -> None:
+        for constant in fields(self):
+            checks.argument(constant.name, getattr(self, constant.name), type(constant.default))
+        for name in ("grid", "max_scales", "num_corners"):
+            checks.count(name, getattr(self, name))
+        for name in ("quality", "corner_quality", "bin_floor"):
+            checks.positive(name, getattr(self, name))
+        if self.stride <= 1:
+            raise ValueError(f"stride is {self.stride}; use a number above 1")

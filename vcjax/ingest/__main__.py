@@ -142,6 +142,8 @@ def _seed(config: ConfigDict) -> int:
 
 def _training(videos: Manifest, config: ConfigDict) -> tuple[str, ...]:
     """Return the ids of the training videos of a run with this config."""
+    if not config.data.holdout:
+        return tuple(i for i, s in zip(videos.video_ids, videos.split, strict=True) if s != "test")
     split = splits.assign_split(
         videos,
         group=settings.group_column(config.data.group, videos.labels),

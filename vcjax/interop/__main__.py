@@ -10,6 +10,7 @@ python -m vcjax.interop manifest KINETICS.json --videos FOLDER --out videos.tsv
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser(
-        "import", help="convert a PyTorch checkpoint to a folder for vcjax.load"
+        "import",
+        help="convert a PyTorch checkpoint to a folder for vcjax.load; clips and classes are taken "
+        "from a config.json beside it",
     )
     importing.add_argument(
         "source", type=Path, help="checkpoint of the released code or 3D-ResNets, or a state dict"
@@ -82,6 +85,11 @@ def _import(options: argparse.Namespace) -> None:
     clip = {"num_frames": options.num_frames, "stride": 1, "side": options.side}
     source = {"file": options.source.name} | checkpoint.facts
     network = pretrained.Pretrained(model, architecture, clip, source)
+    beside = options.source.parent
+    if (beside / pretrained.CONFIG).is_file():  # of the export that the file belongs to
+        exported = pretrained.load(beside)
+        if exported.architecture == architecture:
+            network = replace(exported, model=model)
     video_ids = _ids_of_rows(options.annotations, checkpoint.bank)
     rows = {"bank": checkpoint.bank, "labels": checkpoint.labels}
     pretrained.save(network, options.out, rows=rows)

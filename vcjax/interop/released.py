@@ -13,6 +13,7 @@ from fisher.vectors import FisherVectors
 from vcjax.data import folders
 from vcjax.interop import torch_files
 from vcjax.models import state_dict as weights
+from vcjax.runtime import checks
 
 
 class Checkpoint(NamedTuple):
@@ -24,7 +25,8 @@ class Checkpoint(NamedTuple):
     facts: dict[str, Any]  # epoch, iteration and arch, if present
 
 
-def checkpoint(path: Path) -> Checkpoint:
+@checks.arguments
+def checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of the released code or of 3D-ResNets, or a bare state dict.
 
     Raises:
@@ -47,7 +49,8 @@ def checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(arrays, _bank(content.get("memory_bank")), _labels(content), facts)
 
 
-def clusters(path: Path) -> Int[np.ndarray, "runs n"]:
+@checks.arguments
+def clusters(path: str | Path) -> Int[np.ndarray, "runs n"]:
     """Return the `cluster_labels` of a checkpoint, which needs no other entries.
 
     Raises:
@@ -73,6 +76,7 @@ def _labels(content: dict[str, Any]) -> np.ndarray | None:
     return labels[0] if isinstance(labels, list) else labels  # a list has one copy per GPU
 
 
+@checks.arguments
 def fisher_vectors(folder: Path) -> FisherVectors:
     """Read all files NAME.dat below `folder`; video ids are relative paths without the suffix.
 
@@ -102,6 +106,7 @@ class Video(NamedTuple):
     label: str
 
 
+@checks.arguments
 def annotations(path: Path) -> list[Video]:
     """Return the labeled videos of an annotation JSON in file order.
 
@@ -120,6 +125,7 @@ def annotations(path: Path) -> list[Video]:
     ]
 
 
+@checks.arguments
 def manifest(videos: list[Video], folder: Path) -> tuple[str, list[str]]:
     """Return a manifest (TSV) of the videos with a file below `folder`, and the missing ids.
 

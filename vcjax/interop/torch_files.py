@@ -17,6 +17,8 @@ from typing import IO, Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from vcjax.runtime import checks
+
 _STORAGES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -128,7 +130,8 @@ class _Unpickler(pickle.Unpickler):
         return self._storages.setdefault(str(key), _Storage(dtype))
 
 
-def read(path: Path) -> Any:
+@checks.arguments
+def read(path: str | Path) -> Any:
     """Return the object that torch.save wrote to `path`, with tensors as NumPy arrays.
 
     Raises:
@@ -207,6 +210,9 @@ def write(arrays: Mapping[str, np.ndarray], file: IO[bytes]) -> None:
     Raises:
       ValueError: if an array is neither float32 nor int64.
     """
+    checks.argument("arrays", arrays, Mapping)
+    if not hasattr(file, "write"):
+        raise ValueError(f"file must be an open file, not a {type(file).__name__}")
     kinds = {np.dtype(np.float32): "FloatStorage", np.dtype(np.int64): "LongStorage"}
     if wrong := [name for name, array in arrays.items() if array.dtype not in kinds]:
         raise ValueError(f"{wrong[0]} is {arrays[wrong[0]].dtype}; write float32 or int64")

@@ -37,6 +37,15 @@ def conv3d(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
     )
 
 
+def forms(platform: str) -> str:
+    """Return the forms of the stem and of max pooling on a platform of JAX, for the log."""
+    if platform == "cpu":
+        return "stem by clips, max pooling by axes"
+    if platform == "gpu":
+        return "stem by blocks of 2x2 pixels, max pooling by axes"
+    return "XLA's stem and max pooling"
+
+
 def _for_cpu(clips: Clips, kernel: Kernel, stride: Stride) -> Clips:
     pixels = clips.shape[2] * clips.shape[3]
     if pixels <= _MAX_PRODUCT_PIXELS:

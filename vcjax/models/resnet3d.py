@@ -13,6 +13,8 @@ from vcjax.runtime import checks
 
 STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
+LAYERS = ("stem", "stage1", "stage2", "stage3", "stage4", "pooled", "embedding")
+
 Clips = Float[Array, "b t h w c"]
 
 
@@ -91,6 +93,7 @@ class ResNet3D(nnx.Module):
         are not floats [b, t, h, w, 3].
     """
 
+    @checks.arguments
     def __init__(
         self,
         *,
@@ -124,20 +127,41 @@ class ResNet3D(nnx.Module):
             rngs=rngs,
         )
 
+    @checks.arguments
     def pooled(self, clips: Clips) -> Float[Array, "b f"]:
         """Return float32 features before the head (f = 8 * width), averaged over time and space."""
-        checks.array("clips", clips, "b t h w c", c=3)
+        return self._averaged(clips)[-1]
+
+    def layer(self, clips: Clips, name: str) -> Float[Array, "b f"]:
+        """Return the output of a layer of LAYERS, averaged over time and space in float32.
+
+        The layer "pooled" is the same as "stage4"; "embedding" has unit L2 norm.
+
+        Raises:
+          ValueError: if there is no such layer, or clips are not floats [b, t, h, w, 3].
+        """
+        if name not in LAYERS:
+            raise ValueError(f"no layer {name!r}; use one of {', '.join(LAYERS)}")
+        if name == "embedding":
+            return self(clips)
+        return self._averaged(clips)[min(LAYERS.index(name), len(self.stages))]
+
+    def _averaged(self, clips: Clips) -> list[Float[Array, "b _"]]:
+        """Return the averages of the stem and of each stage. XLA omits the ones not used."""
+        checks.array("clips", clips, "b t h w 3")
         if not jnp.issubdtype(clips.dtype, jnp.floating):
             raise ValueError(
                 f"clips must be mean-subtracted floats, not {clips.dtype}; pass pictures in "
                 "[0, 255] to vcjax.load(...) or vcjax.inference.clips_of"
             )
         hidden = nnx.relu(self.stem_norm(self.stem(clips)))
+        averages = [hidden.astype(jnp.float32).mean(axis=(1, 2, 3))]
         hidden = conv3d.max_pool(hidden)
         for stage in self.stages:
             for block in stage:
                 hidden = block(hidden)
-        return hidden.astype(jnp.float32).mean(axis=(1, 2, 3))
+            averages.append(hidden.astype(jnp.float32).mean(axis=(1, 2, 3)))
+        return averages
 
     def __call__(self, clips: Clips) -> Float[Array, "b d"]:
         """Return embeddings of unit L2 norm."""
@@ -145,6 +169,7 @@ class ResNet3D(nnx.Module):
         return embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True).clip(1e-12)
 
 
+@checks.arguments
 def split(model: ResNet3D) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Return the structure of the network, its parameters and its running statistics."""
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)

@@ -8,6 +8,7 @@ from flax import nnx
 
 from vcjax.models import resnet3d
 from vcjax.models.resnet3d import ResNet3D
+from vcjax.runtime import checks
 
 Arrays = dict[str, np.ndarray]
 
@@ -27,12 +28,14 @@ class WeightsError(ValueError):
     """The weights do not match the 3D ResNet; the message names the difference."""
 
 
+@checks.arguments
 def arrays(model: ResNet3D) -> Arrays:
     """Return parameters and running statistics by name, such as stages.0.1.first.kernel."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     return {name: np.asarray(value[...]) for name, value in _variables(state).items()}
 
 
+@checks.arguments
 def load(model: ResNet3D, values: Mapping[str, np.ndarray]) -> None:
     """Set all parameters and running statistics of `model` to `values`, named as by `arrays`.
 
@@ -59,6 +62,7 @@ def _variables(state: nnx.State) -> dict[str, nnx.Variable]:
     return {".".join(map(str, path)): value for path, value in nnx.to_flat_state(state)}
 
 
+@checks.arguments
 def to_torch(values: Mapping[str, np.ndarray]) -> Arrays:
     """Return the PyTorch state dict of the same network, with kernels as [out, in, t, h, w]."""
     state_dict = {_torch_name(name): _to_torch(name, value) for name, value in values.items()}
@@ -69,6 +73,7 @@ def to_torch(values: Mapping[str, np.ndarray]) -> Arrays:
     return dict(sorted((state_dict | counts).items()))
 
 
+@checks.arguments
 def from_torch(state_dict: Mapping[str, np.ndarray]) -> Arrays:
     """Return the parameters and running statistics of a PyTorch state dict, named as by `arrays`.
 
@@ -94,6 +99,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray]) -> Arrays:
     return values
 
 
+@checks.arguments
 def shape(named: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
     """Return depth, width and embedding dimension of the network with this state dict.
 

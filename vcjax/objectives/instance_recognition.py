@@ -25,6 +25,7 @@ IMAGENET_CONSTANT, IMAGENET_SIZE = 2876934.2, 1281167
 _CHUNK = 16_384  # pairs of clip and row compared at once on a device: 8 MB of rows at d = 128
 
 
+@checks.arguments
 def sampled_softmax(
     embedding: Float[Array, "b d"],
     bank: Float[Array, "rows d"],
@@ -52,12 +53,13 @@ def sampled_softmax(
       mesh: Devices over which the rows of the bank are split; None for a single device.
     """
     checks.count("num_negatives", num_negatives)
-    _check(embedding, bank, index, num_rows, temperature)
+    _check(bank, index, num_rows, temperature)
     rows = _own_and_drawn_rows(index, key, num_rows, num_negatives)
     logits = _similarities(embedding, bank, rows, mesh) / temperature
     return logsumexp(logits, axis=1) - logits[:, 0]
 
 
+@checks.arguments
 def full_softmax(
     embedding: Float[Array, "b d"],
     bank: Float[Array, "rows d"],
@@ -80,7 +82,7 @@ def full_softmax(
       mesh: Ignored, as `key`; XLA splits the matrix product as the bank is split.
     """
     del key, mesh
-    _check(embedding, bank, index, num_rows, temperature)
+    _check(bank, index, num_rows, temperature)
     bank = jax.lax.stop_gradient(bank)
     logits = jnp.matmul(embedding, bank.T, precision="highest") / temperature
     counts = jnp.arange(bank.shape[0]) < num_rows
@@ -88,6 +90,7 @@ def full_softmax(
     return logsumexp(logits, axis=1, where=counts[None, :]) - own
 
 
+@checks.arguments
 def nce(
     embedding: Float[Array, "b d"],
     bank: Float[Array, "rows d"],
@@ -114,7 +117,7 @@ def nce(
       mesh: Devices over which the rows of the bank are split; None for a single device.
     """
     checks.count("num_negatives", num_negatives)
-    _check(embedding, bank, index, num_rows, temperature)
+    _check(bank, index, num_rows, temperature)
     rows = _own_and_drawn_rows(index, key, num_rows, num_negatives)
     logits = _similarities(embedding, bank, rows, mesh) / temperature
     scale = num_rows / IMAGENET_SIZE if scale_constant else 1.0
@@ -134,16 +137,12 @@ ESTIMATORS: dict[str, Callable[..., Array]] = {
 }
 
 
-def _check(embedding: Any, bank: Any, index: Any, num_rows: int, temperature: float) -> None:
+def _check(bank: Any, index: Any, num_rows: int, temperature: float) -> None:
     checks.positive("temperature", temperature)
-    checks.array("bank", bank, "rows d")
     checks.count("num_rows", num_rows)
     if num_rows > len(bank):
         raise ValueError(f"num_rows is {num_rows}, but the bank has {len(bank)} rows")
     checks.index("index", index, "b", end=num_rows)
-    checks.array("embedding", embedding, "b d", b=len(index), d=bank.shape[1])
-    checks.finite("embedding", embedding)
-    checks.finite("bank", bank)
 
 
 def _own_and_drawn_rows(

@@ -31,6 +31,7 @@ _PART_BYTES = 512 << 20  # of the clips that a device compares with its rows at 
 _PAIR_BYTES = 9  # per clip and row: similarity (4), weight (4) and whether the row is close (1)
 
 
+@checks.arguments
 def reference_loss(
     embedding: Float[Array, "b d"],
     bank: Float[Array, "rows d"],
@@ -44,7 +45,7 @@ def reference_loss(
 
     `loss` computes the same faster; see there for arguments and edge cases.
     """
-    _check(embedding, bank, labels, index, num_background, temperature)
+    _check(bank, labels, index, num_background, temperature)
     bank = jax.lax.stop_gradient(bank[: labels.shape[1]])
     similarity = jnp.matmul(embedding, bank.T, precision="highest")  # [b, n]
     labeled = (labels[0] != UNLABELLED)[None, :]
@@ -61,6 +62,7 @@ def reference_loss(
     return -jnp.log(p_close / p_background + _EPSILON), (background & close).any(axis=1)
 
 
+@checks.arguments
 def loss(
     embedding: Float[Array, "b d"],
     bank: Float[Array, "rows d"],
@@ -95,7 +97,7 @@ def loss(
       ValueError: if shapes do not match, if `num_background` or `temperature` is not positive, or,
         outside of jitted code, if an index is not a labeled row or a value is not finite.
     """
-    _check(embedding, bank, labels, index, num_background, temperature)
+    _check(bank, labels, index, num_background, temperature)
     if cells is not None:
         checks.count("num_candidates", num_candidates)
     if padding := bank.shape[0] - labels.shape[1]:
@@ -104,23 +106,16 @@ def loss(
     return _loss(embedding, bank, labels, labels[:, index], cells, options)
 
 
-def _check(
-    embedding: Any, bank: Any, labels: Any, index: Any, num_background: int, temperature: float
-) -> None:
+def _check(bank: Any, labels: Any, index: Any, num_background: int, temperature: float) -> None:
     """Raise ValueError for arguments of `loss` without a meaning."""
     checks.count("num_background", num_background)
     checks.positive("temperature", temperature)
-    checks.array("bank", bank, "rows d")
-    checks.array("labels", labels, "runs n", integer=True)
     if not 0 < labels.shape[1] <= len(bank) or not len(labels):
         raise ValueError(
             f"labels of shape [{labels.shape[0]}, {labels.shape[1]}] do not match a bank of "
             f"{len(bank)} rows; use [runs, n] with n from 1 to the number of rows"
         )
     checks.index("index", index, "b", end=labels.shape[1])
-    checks.array("embedding", embedding, "b d", b=len(index), d=bank.shape[1])
-    checks.finite("embedding", embedding)
-    checks.finite("bank", bank)
     if checks.has_values(labels) and (np.asarray(labels)[0] == UNLABELLED).all():
         raise ValueError("no row of labels is labeled; cluster the bank first")
 

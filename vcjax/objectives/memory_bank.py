@@ -13,6 +13,7 @@ from vcjax.runtime import checks, sharding
 Bank = Float[Array, "rows d"]
 
 
+@checks.arguments
 def init(
     key: Array,
     num_rows: int,
@@ -49,6 +50,7 @@ def init(
     return jax.jit(make, out_shardings=sharding.rows(mesh))()
 
 
+@checks.arguments
 def update(
     bank: Bank,
     index: Int[Array, " b"],
@@ -74,11 +76,9 @@ def update(
       ValueError: if shapes do not match, or, outside of jitted code, if an index is not a row or an
         embedding is not finite.
     """
-    checks.array("bank", bank, "rows d")
     checks.index("index", index, "b", end=len(bank))
-    checks.array("embedding", embedding, "b d", b=len(index), d=bank.shape[1])
-    checks.finite("embedding", embedding)
     checks.share("momentum", momentum)
+    bank, index, embedding = map(jnp.asarray, (bank, index, embedding))
     same = (index[:, None] == index[None, :]).astype(embedding.dtype)
     mean = same @ embedding / same.sum(axis=1, keepdims=True)
     mixed = momentum * bank[index].astype(mean.dtype) + (1 - momentum) * mean

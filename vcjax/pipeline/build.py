@@ -4,14 +4,16 @@ manifest -> ingest -> fisher -> ir -> la -> tune -> evaluate -> finetune, or fis
 """
 
 import functools
-from collections.abc import Callable, Collection
+import importlib
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from vcjax import settings
 from vcjax.data.manifest import Manifest
-from vcjax.pipeline import evaluate, ingest, manifest, pretrain, svm, transfer
+from vcjax.pipeline import manifest
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime.stage_cache import Stage
 from vcjax.settings import validation
@@ -35,16 +37,24 @@ def build(config: ConfigDict, workdir: Path) -> list[Stage]:
     def videos(running: Collection[str]) -> Manifest:
         return listed() if "manifest" in running else workdirs.manifest(workdir)
 
-    return [_BUILDERS[name](name, config, workdir, videos) for name in config.stages]
+    return [_builder(name)(name, config, workdir, videos) for name in config.stages]
 
 
-_BUILDERS: dict[str, Callable[[str, ConfigDict, Path, workdirs.Videos], Stage]] = {
-    "manifest": manifest.manifest_stage,
-    "ingest": ingest.ingest_stage,
-    "fisher": ingest.fisher_stage,
-    **dict.fromkeys(settings.TRAINING_STAGES, pretrain.training_stage),
-    **dict.fromkeys(settings.FINETUNING_STAGES, transfer.finetune_stage),
-    "few_shot": transfer.few_shot_stage,
-    "evaluate": evaluate.evaluate_stage,
-    "svm": svm.svm_stage,
+# Stage -> module and function that builds it. A module is imported if a config lists its stage:
+# a run without training does not wait for Flax, optax, orbax and grain.
+_BUILDERS: dict[str, tuple[str, str]] = {
+    "manifest": ("manifest", "manifest_stage"),
+    "ingest": ("ingest", "ingest_stage"),
+    "fisher": ("ingest", "fisher_stage"),
+    **dict.fromkeys(settings.TRAINING_STAGES, ("pretrain", "training_stage")),
+    **dict.fromkeys(settings.FINETUNING_STAGES, ("transfer", "finetune_stage")),
+    "few_shot": ("transfer", "few_shot_stage"),
+    "evaluate": ("evaluate", "evaluate_stage"),
+    "svm": ("svm", "svm_stage"),
+    "explore": ("explore", "explore_stage"),
 }
+
+
+def _builder(name: str) -> Any:
+    module, function = _BUILDERS[name]
+    return getattr(importlib.import_module(f"vcjax.pipeline.{module}"), function)

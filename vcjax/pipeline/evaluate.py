@@ -1,6 +1,6 @@
 """The stage `evaluate`: the report and the HTML pages."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vcjax import evaluation, settings
 from vcjax.clustering import kmeans
+from vcjax.data import clusters as clusters_table
 from vcjax.data.manifest import Manifest
 from vcjax.pipeline import workdir as workdirs
 from vcjax.pipeline.manifest import group_column
@@ -25,6 +26,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
     def check(running: Collection[str]) -> None:
         manifest = videos(running)
         group_column(config, manifest)
+        _check_folds(config, manifest)
         training = manifest.subset("train")
         settings.num_clusters(config.clusters.num_clusters, len(training))
         if "fisher" in inputs and not {"manifest", "fisher"} & set(running):
@@ -37,11 +39,15 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         manifest = workdirs.manifest(workdir)
         models = {"scratch": workdirs.network(config, workdir, "")}
         models |= {model_name(s, config): workdirs.network(config, workdir, s) for s in trained}
+        outputs = _outputs(models, manifest, config)
+        idt = _idt_outputs(workdir, manifest, config) if "fisher" in inputs else None
+        _write_clusters(workdir, manifest, outputs, idt, trained)
         report = evaluation.evaluate(
             manifest,
-            _outputs(models, manifest, config),
-            _idt_outputs(workdir, manifest, config) if "fisher" in inputs else None,
+            outputs,
+            idt,
             group=group_column(config, manifest),
+            folds=config.evaluation.folds,
             seed=config.seed,
             directory=directory,
             dataset=dataset_name(config),
@@ -57,10 +63,21 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         depends,
         inputs,
         run,
-        workdir_files=("report.json",),
+        workdir_files=("report.json", clusters_table.FILE),
         networks=tuple(trained),
         check=check,
     )
+
+
+def _check_folds(config: ConfigDict, manifest: Manifest) -> None:
+    """Raise SettingsError if the probes have no videos to hold out."""
+    folds = config.evaluation.folds
+    values = set(manifest.labels.get(folds, ())) - {""}
+    if folds and len(values) < 2:
+        raise settings.SettingsError(
+            f"--config.evaluation.folds is {folds!r}, which has {len(values)} values; use a label "
+            f"column with at least 2 among {', '.join(sorted(manifest.labels)) or 'none'}"
+        )
 
 
 def model_name(stage: str, config: ConfigDict) -> str:
@@ -86,6 +103,36 @@ def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:
     training = vectors.of(manifest.subset("train").video_ids)
     labels = cluster(training.vectors, training.has_vector, config)
     return evaluation.IdtOutputs(vectors.vectors, vectors.has_vector, labels)
+
+
+def _write_clusters(
+    workdir: Path,
+    manifest: Manifest,
+    outputs: dict[str, Any],
+    idt: Any,
+    trained: Sequence[str],
+) -> None:
+    """Write `clusters.csv` of the run: the evaluated clusters, and the clusters of its stages."""
+    rows, training = manifest.rows("train"), manifest.subset("train")
+    everywhere = np.ones(len(training), bool)
+    tables = [
+        clusters_of(name, training, output.embedding[rows], output.labels, everywhere)
+        for name, output in outputs.items()
+    ]
+    if idt is not None:
+        has_vector = idt.has_vector[rows]
+        tables.append(clusters_of("idt", training, idt.vectors[rows], idt.labels, has_vector))
+    stages = [workdir / stage / clusters_table.FILE for stage in trained]
+    tables += [clusters_table.read(path) for path in stages if path.exists()]
+    clusters_table.write(workdir / clusters_table.FILE, tables)
+
+
+def clusters_of(
+    space: str, videos: Manifest, points: np.ndarray, labels: np.ndarray, has_point: np.ndarray
+) -> clusters_table.ClusterTable:
+    """Return the table of the clusters `labels` [runs, n] of `videos`, with distances."""
+    distances = np.stack([kmeans.distances(points, run) for run in labels])
+    return clusters_table.table(space, videos.video_ids, labels, distances, has_point)
 
 
 def cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDict) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -85,7 +86,7 @@ def _is_prepared(config: ConfigDict, manifest: Manifest) -> bool:
 
 
 def _check(manifest: Manifest, config: ConfigDict) -> None:
-    if not len(manifest.rows("train")):
+    if config.data.holdout and not len(manifest.rows("train")):
         source = config.data.collection or config.data.manifest
         raise manifests.ManifestError(f"{source}: no videos of the split train")
 
@@ -109,6 +110,9 @@ def listed(config: ConfigDict, workdir: Path) -> Manifest:
 
 def _split(manifest: Manifest, config: ConfigDict, previous: Path | None) -> Manifest:
     """Return the split videos; `previous` is the table of an earlier split to keep, if any."""
+    if not config.data.holdout:
+        split = replace(manifest, split=tuple(side or "train" for side in manifest.split))
+        return splits.subsample(split, config.data.num_videos, seed=workdirs.data_seed(config))
     split = splits.assign_split(
         manifest,
         group=group_column(config, manifest),

@@ -3,12 +3,14 @@
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from vcjax import evaluation, settings
+from vcjax.data import clusters as clusters_table
 from vcjax.idt import fisher_vectors
 from vcjax.pipeline import workdir as workdirs
-from vcjax.pipeline.evaluate import cluster, dataset_name
+from vcjax.pipeline.evaluate import cluster, clusters_of, dataset_name
 from vcjax.pipeline.manifest import group_column
 from vcjax.runtime.stage_cache import Stage
 
@@ -38,11 +40,18 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Vid
         encoded = workdirs.fisher_vectors(config, workdir, manifest)
         vectors = fisher_vectors.split_by_descriptor(model, encoded.vectors)
         rows = slice(None) if config.svm.leave_groups_out else manifest.rows("train")
+        has_vector = encoded.has_vector[rows]
+        labels = {k: cluster(v[rows], has_vector, config) for k, v in vectors.items()}
+        clustered = manifest.take(np.arange(len(manifest))[rows].tolist())
+        clusters_table.write(
+            workdir / clusters_table.FILE,
+            [clusters_of(k, clustered, vectors[k][rows], labels[k], has_vector) for k in labels],
+        )
         report = evaluation.evaluate_baseline(
             manifest,
             vectors,
             encoded.has_vector,
-            {k: cluster(v[rows], encoded.has_vector[rows], config) for k, v in vectors.items()},
+            labels,
             group=group,
             leave_groups_out=config.svm.leave_groups_out,
             penalty=config.svm.penalty,
@@ -55,4 +64,5 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Vid
 
     depends |= {"seed": config.seed}
     inputs = ("manifest", "ingest", "fisher")
-    return Stage(name, depends, inputs, run, workdir_files=("report.json",), check=check)
+    written = ("report.json", clusters_table.FILE)
+    return Stage(name, depends, inputs, run, workdir_files=written, check=check)

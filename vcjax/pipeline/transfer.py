@@ -94,15 +94,15 @@ def few_shot_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         embedded = workdirs.embedded(models, manifest, config)[stage.init_from]
         unclustered = np.zeros((1, len(manifest)), np.int32)
         output = ModelOutputs(embedded.embedding, embedded.pooled, unclustered)
-        columns = {label: np.array(manifest.labels[label])}
+        values = np.array(manifest.labels[label])
         results = {}
         for split, rows in splits.items():
-            sides = {label: TrainTest(rows.train, rows.test, within_test=False)}
-            probed, _ = measures.measure(
-                output, columns, sides, workdirs.probing(config), seed=config.seed
+            fold = TrainTest(rows.train, rows.test, within_test=False)
+            measured = measures.measure(
+                output, values, [fold], workdirs.probing(config), seed=config.seed
             )
-            results[split] = {k: v[label] for k, v in probed.items()}
-            results[split]["accuracy"] = results[split]["linear"]
+            results[split] = {k: getattr(measured, k) for k in measures.NAMES}
+            results[split]["accuracy"] = measured.linear
         _write_result(
             directory, name, transfer_results.result(results, label=label, start=stage.init_from)
         )

@@ -3,22 +3,23 @@
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from fisher.vectors import FisherVectors
-from vcjax import evaluation, inference, settings
+from vcjax import evaluation, settings
 from vcjax.data import manifest as manifests
 from vcjax.data import shards, video
 from vcjax.data.manifest import Manifest
-from vcjax.evaluation import probes
 from vcjax.ingest.collection import Collection as VideoCollection
 from vcjax.ingest.collection import Pictures
 from vcjax.ingest.variant import Variant, variant_of
-from vcjax.models.resnet3d import ResNet3D
 from vcjax.runtime import filesystem, stage_cache
-from vcjax.training import networks
+
+# Networks are imported by the functions that use them: runs without training do not need Flax.
+if TYPE_CHECKING:
+    from vcjax.models.resnet3d import ResNet3D
 
 # names of the stages that run before a stage -> videos of the run; before the stage `manifest` has
 # run, all listed videos, as if every one of them were valid
@@ -131,8 +132,10 @@ def data_settings(config: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in config.data.to_dict().items() if k not in _EXECUTION + _FRAMES}
 
 
-def network(config: ConfigDict, workdir: Path, stage: str) -> ResNet3D:
+def network(config: ConfigDict, workdir: Path, stage: str) -> "ResNet3D":
     """Return the trained network of `stage`, or a randomly initialized network for ""."""
+    from vcjax.training import networks
+
     if not stage:
         return networks.new_model(config)
     directory = network_directory(workdir, stage)
@@ -178,6 +181,9 @@ def embedded(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> 
 
     Networks trained on labels have no embedding; their normalized pooled features serve as one.
     """
+    from vcjax import inference
+    from vcjax.evaluation import probes
+
     features = inference.videos(
         models, manifest, config, clips_per_video=config.evaluation.clips_per_video
     )

@@ -125,8 +125,10 @@ class Checkpoints:
         try:
             yield
         except (ValueError, OSError) as error:
-            code = re.search(r"os_error_code='(\d+)'", str(error))
-            reason = os.strerror(int(code[1])) if code else str(error).partition("\n")[0]
+            # tensorstore raises a ValueError with the code in its text, orbax itself an OSError
+            text = re.search(r"os_error_code='(\d+)'", str(error))
+            code = int(text[1]) if text else getattr(error, "errno", None)
+            reason = os.strerror(code) if code else str(error).partition("\n")[0]
             latest = f"the checkpoint of step {self.latest} is intact"
             raise CheckpointError(
                 f"{self._directory}: a checkpoint cannot be written: {reason}; "
@@ -267,7 +269,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     if not record.exc_info:
         return True
     # If several arrays cannot be written, orbax raises the first error and asyncio logs the rest.
-    rest = record.name == "asyncio" and "_GatheringFuture" in record.getMessage()
+    rest = record.name == "asyncio" and "exception was never retrieved" in record.getMessage()
     return not (rest or "orbax" in Path(record.pathname).parts)
 
 

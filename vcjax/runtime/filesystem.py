@@ -148,8 +148,16 @@ def local_copy(path: str) -> Iterator[Path]:
 
 def cache_folder() -> Path:
     """Return the folder of local copies of remote files; create it if necessary."""
-    folder = Path(os.environ.get(_CACHE) or Path.home() / ".cache" / "vcjax")
-    folder.mkdir(parents=True, exist_ok=True)
+    home = os.path.expanduser("~")  # unchanged if there is no home
+    default = Path(tempfile.gettempdir() if home == "~" else f"{home}/.cache") / "vcjax"
+    folder = Path(os.environ.get(_CACHE) or default)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{folder}: cannot keep copies of remote files: {error.strerror}; set {_CACHE} to a "
+            "folder that can be written"
+        ) from error
     return folder
 
 

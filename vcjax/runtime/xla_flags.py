@@ -28,12 +28,13 @@ def set_defaults() -> None:
 
 
 def devices() -> "list[jax.Device]":
-    """Start JAX and return the devices of this process.
+    """Start JAX with the project's flags and return the devices of this process.
 
     Raises:
         ValueError: If the platform that JAX_PLATFORMS requests has no device here.
     """
-    import jax  # imported late: `set_defaults` precedes it, and --help does not need it
+    set_defaults()
+    import jax  # imported late, since --help does not need it
 
     try:
         return jax.local_devices()

@@ -62,6 +62,7 @@ def paper() -> ConfigDict:
     config.few_shot = _few_shot()
     config.evaluation = _evaluation()
     config.svm = _svm()
+    config.explore = _explore()
     return config
 
 
@@ -83,7 +84,8 @@ def _data() -> ConfigDict:
     data.codec = "jpeg"  # of these frames; or "h264": a third of the space, slower to read
     data.group = "auto"  # label column whose values are never divided between training and test;
     # "": none; "auto": the first column of GROUP_COLUMNS that the manifest has
-    data.holdout = 0.25  # fraction of videos held out for evaluation, without a `split` column
+    data.holdout = 0.25  # fraction of videos held out for evaluation, without a `split` column;
+    # 0: none, train on all videos, which needs evaluation.folds
     data.num_videos = 0  # random training videos, smaller subsets nested in larger (Fig. 4); 0: all
     data.on_error = "error"  # or "skip": list invalid videos and leave them out
     data.verify = "decode"  # decode every frame of every video once; "header": read metadata only
@@ -91,7 +93,8 @@ def _data() -> ConfigDict:
     # training and be replaced
     data.max_changed_share = 0.1  # fraction of videos that may be added or removed before stages
     # start over; below it, the state of the remaining videos (vectors, bank rows, labels) is kept
-    data.num_threads = 2  # threads that read clips ahead of the device
+    data.num_threads = 0  # threads that read clips ahead of the device; 0: two if the network runs
+    # on a CPU, otherwise one per CPU core, up to 8
     data.num_workers = 0  # processes that read clips in place of the threads; 0: threads
     data.rendered = ConfigDict()
     data.rendered.num_videos = 0  # > 0: render this many videos instead of reading a manifest
@@ -193,7 +196,8 @@ def _finetuning(*, epochs: int, frozen_stages: int, init_from: str) -> ConfigDic
     stage = ConfigDict()
     stage.manifest = ""  # labeled videos, in the form of data.manifest; "": the run's own videos
     stage.label = ""  # column of the classes; "": class, label, action or motion
-    stage.splits = ()  # columns of train and test; (): split1 to split3 if present, or else split
+    stage.splits = ()  # columns of train and test, or of folds to hold out in turn; (): split1 to
+    # split3 if present, or else split
     stage.init_from = init_from  # stage that provides initial weights; "": random
     stage.epochs = epochs  # released
     stage.batch_size = 128  # clips per step, Sec. 4.2
@@ -219,7 +223,8 @@ def _few_shot() -> ConfigDict:
     stage = ConfigDict()
     stage.manifest = ""  # labeled videos, in the form of data.manifest; "": the run's own videos
     stage.label = ""  # column of the classes; "": class, label, action or motion
-    stage.splits = ()  # columns of train and test; (): split1 to split3 if present, or else split
+    stage.splits = ()  # columns of train and test, or of folds to hold out in turn; (): split1 to
+    # split3 if present, or else split
     stage.init_from = "tune"  # stage whose frozen network is evaluated; "": random weights
     return stage
 
@@ -227,6 +232,8 @@ def _few_shot() -> ConfigDict:
 def _evaluation() -> ConfigDict:
     evaluation = ConfigDict()
     evaluation.clips_per_video = 5  # Sec. 4.2
+    evaluation.folds = ""  # label column whose values are held out in turn to fit and evaluate the
+    # probes, such as fold; "": the split
     evaluation.batch_size = 32  # clips per step
     evaluation.shots = (1, 5, 10, 20)  # labeled videos per class, Table 2
     evaluation.num_draws = 10  # random samples per number of shots, for mean and 95% interval
@@ -242,6 +249,15 @@ def _svm() -> ConfigDict:
     svm.penalty = 100.0  # C of the linear SVM on Fisher vectors (Wang & Schmid 2013)
     svm.leave_groups_out = False  # hold out each value of `data.group` in turn; ignores the split
     return svm
+
+
+def _explore() -> ConfigDict:
+    explore = ConfigDict()
+    explore.num_clusters = 0  # K; 0: the square root of the number of videos, so that there are as
+    # many clusters as videos in a cluster
+    explore.embeddings = ()  # NAME=FILE[:ARRAY] of other embeddings to compare, npz or parquet
+    explore.num_shared = 10  # nearest neighbors of which two spaces share a part
+    return explore
 
 
 DESCRIPTORS = ("all", "trajectory", "hog", "hof", "mbh")  # each may have its own mixture
@@ -261,7 +277,7 @@ def group_column(configured: str, columns: Collection[str]) -> str:
     if configured and configured not in columns:
         raise SettingsError(
             f"--config.data.group is {configured!r}; use one of the manifest's label columns "
-            f"{sorted(columns)}"
+            f"{', '.join(sorted(columns)[:10]) or '(there is none)'}"
         )
     return configured
 

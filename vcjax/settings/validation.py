@@ -64,12 +64,12 @@ _RULES: dict[str, _Rule] = {
     "epochs_scale": _POSITIVE,
     "log_steps": _AT_LEAST_1,
     "bank_dtype": _one_of("float32", "bfloat16"),
-    "data.holdout": _BETWEEN,
+    "data.holdout": _LESS_THAN_1,
     "data.codec": _one_of("jpeg", "h264"),
     "data.on_error": _one_of("error", "skip"),
     "data.verify": _one_of("decode", "header"),
     "data.max_corrupt_fraction": _SHARE,
-    "data.num_threads": _AT_LEAST_1,
+    "data.num_threads": _AT_LEAST_0,
     "clip.num_frames": _AT_LEAST_1,
     "clip.stride": _AT_LEAST_1,
     "clip.side": _AT_LEAST_1,
@@ -92,6 +92,9 @@ _RULES: dict[str, _Rule] = {
     "clusters.num_clusters": _Rule(lambda v: v == 0 or v >= 2, "2 or more, or 0"),
     "clusters.num_runs": _AT_LEAST_1,
     "clusters.num_iterations": _AT_LEAST_1,
+    "explore.num_clusters": _Rule(lambda v: v == 0 or v >= 2, "2 or more, or 0"),
+    "explore.embeddings": _each(_NAME, str),
+    "explore.num_shared": _AT_LEAST_1,
     "ir.objective": _one_of("instance_recognition"),
     "ir.estimator": _one_of("sampled_softmax", "full_softmax", "nce"),
     "ir.num_negatives": _AT_LEAST_1,
@@ -153,6 +156,12 @@ def check(config: ConfigDict) -> None:
             raise SettingsError(f"{shown}, which is no value; for none, leave it empty")
         if value == () and (key in _NOT_EMPTY or key.rpartition(".")[2] in _NOT_EMPTY):
             raise SettingsError(f"--config.{key} is empty")
+    folds = {"evaluate": config.evaluation.folds, "svm": config.svm.leave_groups_out}
+    if not config.data.holdout and not all(folds[s] for s in folds if s in config.stages):
+        raise SettingsError(
+            "--config.data.holdout is 0, so no video is held out; use a value between 0 and 1, or "
+            "hold out groups in turn (--config.evaluation.folds, --config.svm.leave_groups_out)"
+        )
     _check_videos(config.data)
 
 

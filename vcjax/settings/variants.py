@@ -60,6 +60,26 @@ def _folder(config: ConfigDict) -> None:
     _small(config)
 
 
+def _jhmdb(config: ConfigDict) -> None:
+    """Train on all videos of JHMDB without labels; hold out its folds of scenes in the probes.
+
+    The manifest needs the columns action, scene and fold.
+    """
+    _small(config)
+    config.data.holdout, config.evaluation.folds = 0.0, "fold"
+    config.clip.num_frames = 16  # at stride 2, nearly a whole video
+    config.clusters.num_clusters = 40
+    for stage, epochs, lr_milestones in (
+        (config.ir, 40, ()),
+        (config.la_own, 100, (80,)),
+        (config.la, 100, (80,)),
+    ):
+        stage.epochs, stage.lr_milestones = epochs, lr_milestones
+    for name in TRAINING_STAGES:
+        config[name].batch_size = 32
+    config.supervised.splits = config.finetune.splits = ("fold",)
+
+
 def _smoke(config: ConfigDict) -> None:
     """Test all stages on 32 rendered videos in about a minute; the results are meaningless."""
     _rendered(config)
@@ -116,6 +136,7 @@ def _of(section: str, **values: int) -> Callable[[ConfigDict], None]:
 VARIANTS: dict[str, Callable[[ConfigDict], None]] = {
     "rendered": _rendered,
     "folder": _folder,
+    "jhmdb": _jhmdb,
     "smoke": _smoke,
     "released": _released,
     "transfer": _transfer,

@@ -1,6 +1,7 @@
 """The clusters of local aggregation: labels from IDT, from the bank, or from both concatenated."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,8 @@ from ml_collections import ConfigDict
 
 from fisher.vectors import FisherVectors
 from vcjax.clustering import kmeans
+from vcjax.data import clusters as clusters_table
+from vcjax.data.clusters import ClusterTable
 from vcjax.objectives import inverted_file
 from vcjax.runtime import sharding
 from vcjax.training.step import Scalars
@@ -69,13 +72,8 @@ class Clustering:
 
     def cluster(self, bank: Float[Array, "rows d"]) -> Clusters:
         """Cluster the videos. A video without a vector is a cluster of its own."""
-        points = {
-            "idt": [self._vectors],
-            "bank": [bank],
-            "joint": [bank, self._vectors],  # concatenated (Sec. 3.3)
-        }[self._source]
         runs = kmeans.fit_runs(
-            points,
+            self._points(bank),
             seeds=self._seeds,
             num_clusters=self._num_clusters,
             included=self._has_point,
@@ -106,6 +104,30 @@ class Clustering:
             mesh=self._devices,
         )
         return Clusters(runs.labels, cells, scalars)
+
+    def table(
+        self,
+        name: str,
+        video_ids: Sequence[str],
+        labels: Int[Array, "runs rows"],
+        bank: Float[Array, "rows d"],
+    ) -> ClusterTable:
+        """Return the clusters of the videos, with distances in the current `bank`.
+
+        All processes of a run must call it.
+        """
+        whole = np.asarray(sharding.gather(labels))[:, : self._num_videos]
+        points = [
+            np.asarray(sharding.gather(side) if isinstance(side, jax.Array) else side)
+            for side in self._points(bank)
+        ]
+        distances = np.stack([kmeans.distances(points, run) for run in whole])
+        return clusters_table.table(name, video_ids, whole, distances, self._has_point)
+
+    def _points(self, bank: Float[Array, "rows d"]) -> list[Any]:
+        """Return the arrays to cluster as if concatenated (Sec. 3.3)."""
+        sides = {"idt": [self._vectors], "bank": [bank], "joint": [bank, self._vectors]}
+        return sides[self._source]
 
     def _make_cells(
         self, runs: kmeans.Runs, bank: Float[Array, "rows d"]

@@ -286,10 +286,9 @@ def clip_logits(
       stage: the section of the finetuning stage.
       clips_per_video: number of clips of each video.
     """
-    model.eval()
-    graphdef, params, statistics = resnet3d.split(model)
+    run = forward(model, stage.input_scale)
     outputs = [
-        np.asarray(_forward(graphdef, params, statistics, batch["clip"], stage.input_scale))
+        np.asarray(run(batch["clip"])[0])
         for batch in inference.batches(
             manifest, config, clips_per_video=clips_per_video, desc="classify"
         )
@@ -298,16 +297,24 @@ def clip_logits(
     return rows.reshape(len(manifest), clips_per_video, -1)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+def forward(model: ResNet3D, input_scale: float, *, softmax: bool = False) -> inference.Forward:
+    """Return a compiled function from clips in [0, 255] to their logits, or to probabilities."""
+    model.eval()
+    return functools.partial(_forward, softmax, *resnet3d.split(model), input_scale)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(
+    softmax: bool,
     graphdef: nnx.GraphDef,
     params: nnx.State,
     statistics: nnx.State,
-    clip: UInt8[Array, "b t h w 3"],
     input_scale: float,
-) -> Float[Array, "b c"]:
+    clip: UInt8[Array, "b t h w 3"],
+) -> tuple[Float[Array, "b c"]]:
     network = nnx.merge(graphdef, params, statistics)
-    return logits(network, augment.normalize(clip) * input_scale)
+    outputs = logits(network, augment.normalize(clip) * input_scale)
+    return (jax.nn.softmax(outputs) if softmax else outputs,)
 
 
 AVERAGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -327,5 +334,5 @@ def predict(logits: Float[np.ndarray, "n clips c"], *, average: str) -> Int[np.n
       SettingsError: if `average` is unknown.
     """
     if average not in AVERAGES:
-        raise settings.SettingsError(f"average is {average!r}; use one of {sorted(AVERAGES)}")
+        raise settings.SettingsError(f"average is {average!r}; use {' or '.join(sorted(AVERAGES))}")
     return AVERAGES[average](logits).argmax(axis=1)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from fisher.vectors import FisherVectors
 from vcjax import inference, settings
 from vcjax.clustering import kmeans, neighbors
+from vcjax.data import clusters as clusters_table
 from vcjax.data.manifest import Manifest
 from vcjax.objectives import inverted_file
 from vcjax.runtime import hosts, sharding
@@ -98,6 +99,10 @@ def pretrain(
                 if (epoch + 1) % stage.validate_epochs == 0 or epoch + 1 == sizes.num_epochs:
                     scalars |= _validate(graphdef, state, config, train, test)
             run.end_epoch(scalars, score=_mean_accuracy(scalars))
+    if clustering:
+        table = clustering.table(f"training/{name}", train.video_ids, state.labels, state.bank)
+        if hosts.is_primary():
+            clusters_table.write(workdir / name / clusters_table.FILE, [table])
 
 
 def checkpoint_template(name: str, config: ConfigDict, num_videos: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
@@ -122,7 +123,7 @@ def make(
             result = part_gradient(state, state.statistics, batch, key)
         else:
             result = _accumulate(part_gradient, state, batch, key, stage.accumulation_steps)
-        gradient = result.gradient
+        gradient = jax.tree.map(_row_major, result.gradient)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         # The update depends on the gradient, so that it follows every read of the bank; otherwise
         # XLA copies the bank.
@@ -141,6 +142,15 @@ def make(
         return state, result.scalars
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _row_major(array: Array) -> Array:
+    """Return `array` in the layout of the arguments of a jitted function.
+
+    Otherwise XLA updates the parameters in the layout of the gradient, which convolutions of GPUs
+    leave transposed: not in place, but with a copy of each kernel and of its momentum.
+    """
+    return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
 
 
 class _Result(NamedTuple):

@@ -10,8 +10,8 @@ from jaxtyping import Int, Shaped
 from ml_collections import ConfigDict
 
 from vcjax import settings
+from vcjax.data import folders, verify
 from vcjax.data import manifest as manifests
-from vcjax.data import verify
 from vcjax.data.manifest import Manifest
 from vcjax.data.splits import assign_split
 from vcjax.runtime import hosts
@@ -61,8 +61,8 @@ def label_column(manifest: Manifest, column: str) -> str:
     present = [c for c in ((column,) if column else _LABELS) if c in manifest.labels]
     if not present:
         raise settings.SettingsError(
-            f"no column {column or 'of classes'!r} among the labels {sorted(manifest.labels)}; "
-            "name it with --config.STAGE.label=COLUMN"
+            f"no column {column or 'of classes'!r} among the labels "
+            f"{folders.some(sorted(manifest.labels))}; name it with --config.STAGE.label=COLUMN"
         )
     return present[0]
 
@@ -72,7 +72,9 @@ def splits(
 ) -> dict[str, Split]:
     """Return the rows of each split, by the name of its column.
 
-    Videos without a label, and with a value other than "train" and "test", belong to neither side.
+    A column of folds, without the values "train" and "test", gives a split for each value, such as
+    fold0, whose videos are its test videos. Videos without a label belong to neither side, nor do
+    videos without "train", "test" or a fold.
 
     Args:
       manifest: the labeled videos.
@@ -86,17 +88,25 @@ def splits(
       SettingsError: if a column is missing, or has no training or no test videos.
     """
     names = columns or tuple(c for c in manifests.SPLITS if c in manifest.labels) or ("split",)
+    has_label = np.array(manifest.labels[label]) != ""
     rows_of = {}
     for name in names:
         if name != "split" and name not in manifest.labels:
             raise settings.SettingsError(
-                f"no column {name!r} among {sorted(manifest.labels)}; set --config.STAGE.splits"
+                f"no column {name!r} among {folders.some(sorted(manifest.labels))}; set "
+                "--config.STAGE.splits"
             )
-        sides = _draw_split(manifest, group, config) if name == "split" else manifest.labels[name]
-        has_label = np.array(manifest.labels[label]) != ""
-        train, test = (
-            np.flatnonzero(has_label & (np.array(sides) == s)) for s in ("train", "test")
-        )
+        drawn = name == "split"
+        sides = np.array(_draw_split(manifest, group, config) if drawn else manifest.labels[name])
+        folds = sorted(set(sides[has_label]) - {""})
+        if len(folds) > 1 and not {"train", "test"} & set(folds):
+            for fold in folds:
+                test = has_label & (sides == fold)
+                train = has_label & (sides != fold) & (sides != "")
+                key = f"{name}{fold}".replace("/", "_")
+                rows_of[key] = Split(np.flatnonzero(train), np.flatnonzero(test))
+            continue
+        train, test = (np.flatnonzero(has_label & (sides == s)) for s in ("train", "test"))
         if not len(train) or not len(test):
             raise settings.SettingsError(
                 f"column {name!r} has {len(train)} training and {len(test)} test videos; "
@@ -187,7 +197,7 @@ def finetune_split(
       workdir: folder of the run.
 
     Returns:
-      Top-1 accuracy in [0, 1] on the test side, and the number of videos and classes.
+      Top-1 accuracy in [0, 1] on the test side, the number of videos, and the classes.
     """
     stage = config[name.split("/")[0]]
     values = np.array(manifest.labels[label])
@@ -223,4 +233,5 @@ def finetune_split(
         "num_watched": len(validation.videos),
         "num_test": len(test.videos),
         "num_classes": len(names),
+        "classes": names.tolist(),  # in the order of the logits
     }

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from vcjax.evaluation.__main__ import main
 from vcjax.evaluation.pages import explorer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NODE = shutil.which("node")
 NUM = 24
 MARKUP = "</script><script>document.title='taken'</script>"
 
@@ -116,6 +118,23 @@ def _browse(page, profile):
     command += [f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom", page]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(NODE is None, reason="no node")
+def test_the_script_draws_every_label_and_obeys_the_keyboard(runs, tmp_path):
+    explorer.write(runs, tmp_path / "two.html")
+    script = Path(__file__).with_name("page.js")
+    command = [NODE, script, tmp_path / "two.html"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    page = json.loads(done.stdout)
+    assert list(page["drawn"]) == ["motion", "cluster on the left", "cluster on the right"]
+    neighbors, clusters = 13, 16  # the video itself and 12 neighbors; all training videos
+    for drawn in page["drawn"].values():
+        assert drawn["counts"] == [neighbors, neighbors, NUM, NUM, clusters, clusters]
+        assert drawn["colors"] == 3
+    assert page["title"] == "Explorer: round and motion"
+    assert page["chosen"] in {"video00001", f"zz{MARKUP}"}  # the neighbor that was entered
+    assert page["named"] and page["hasPredictions"] and not page["hasTracks"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")

@@ -1,7 +1,7 @@
 """Images of the clusters of every model, and their descriptions for the page of the run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,33 @@ _FILE = "clusters.json"
 Pictures = Mapping[int, contact_sheets.Tiles]
 
 
-def write(directory: Path, training: Manifest, described: Mapping[str, Sequence[Cluster]]) -> None:
+def write(
+    directory: Path,
+    training: Manifest,
+    described: Mapping[str, Sequence[Cluster]],
+    *,
+    noun: str = "training videos",
+    read: Callable[[int], contact_sheets.Tiles] | None = None,
+) -> None:
     """Write `clusters.json`, and `clusters.png` and `cluster_NNN.png` in a folder for each model.
 
-    `described` maps models to clusters by decreasing size; the clusters refer to rows of
-    `training`.
+    Args:
+      directory: folder of the stage.
+      training: the clustered videos.
+      described: clusters of each model by decreasing size, which refer to rows of `training`.
+      noun: name of the clustered videos.
+      read: function from a row to the frames to draw; default: frames of the whole video.
     """
+    read = read or (lambda row: contact_sheets.read(training.paths[row], training.num_frames[row]))
     shown = {name: _shown(clusters) for name, clusters in described.items()}
     rows = {row for drawn in shown.values() for cluster in drawn for row in cluster.nearest}
-    pictures = _read(training, sorted(rows))
+    pictures = _read(read, sorted(rows))
     for name, drawn in shown.items():
         (directory / name).mkdir(parents=True, exist_ok=True)
         _draw(directory / name, drawn, pictures)
     content = {
         name: {
-            "summary": _summary(described[name], len(drawn)),
+            "summary": _summary(described[name], len(drawn), noun),
             "clusters": [_entry(name, cluster, training) for cluster in drawn],
         }
         for name, drawn in shown.items()
@@ -55,12 +67,12 @@ def _shown(described: Sequence[Cluster]) -> list[Cluster]:
     return real[:_NUM_SHEETS] + [cluster for cluster in described if cluster.number is None]
 
 
-def _read(training: Manifest, rows: Sequence[int]) -> dict[int, contact_sheets.Tiles]:
+def _read(
+    read: Callable[[int], contact_sheets.Tiles], rows: Sequence[int]
+) -> dict[int, contact_sheets.Tiles]:
     """Return the frames to draw of the videos in `rows`."""
-    paths = [training.paths[row] for row in rows]
-    counts = [training.num_frames[row] for row in rows]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        reading = pool.map(contact_sheets.read, paths, counts)
+        reading = pool.map(read, rows)
         bar = progress.bar(reading, total=len(rows), desc="clusters: frames", unit="video")
         return dict(zip(rows, bar, strict=True))
 
@@ -78,9 +90,9 @@ def _draw(folder: Path, shown: Sequence[Cluster], pictures: Pictures) -> None:
     contact_sheets.save(overview, folder / "clusters.png")
 
 
-def _summary(described: Sequence[Cluster], num_shown: int) -> str:
+def _summary(described: Sequence[Cluster], num_shown: int, noun: str) -> str:
     sizes = [cluster.size for cluster in described if cluster.number is not None]
-    text = f"{len(sizes)} clusters of {sum(sizes)} training videos"
+    text = f"{len(sizes)} clusters of {sum(sizes)} {noun}"
     left_out = len(described) - num_shown
     return text + (f"; the {left_out} smallest are not shown" if left_out else "")
 

@@ -33,7 +33,7 @@ def read(path: str | Path, num_frames: int, count: int = NUM_FRAMES) -> Tiles:
     try:
         for index, frame in enumerate(video.frames(path)):
             if index in positions:
-                tiles[positions == index] = _tile(frame)
+                tiles[positions == index] = tile(frame)
             if index >= positions[-1]:
                 break
     except (video.DecodeError, OSError) as error:
@@ -43,7 +43,8 @@ def read(path: str | Path, num_frames: int, count: int = NUM_FRAMES) -> Tiles:
     return tiles
 
 
-def _tile(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def tile(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a frame resized and padded to HEIGHT x WIDTH pixels."""
     padded = ImageOps.pad(Image.fromarray(frame), (WIDTH, HEIGHT), color=_PAPER)
     return np.asarray(padded)
 

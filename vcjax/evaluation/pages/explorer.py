@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 
 from vcjax.clustering import neighbors
@@ -24,6 +24,7 @@ from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes, report_table
 from vcjax.evaluation.pages import cluster_sheets, contact_sheets
+from vcjax.idt import filmstrips
 from vcjax.runtime import atomic, progress, stage_cache
 
 _MAX_VIDEOS = 2000  # random sample of a larger collection
@@ -31,10 +32,15 @@ _MAX_MAPPED = 1000  # videos for t-SNE; larger collections are mapped by PCA
 _NUM_NEIGHBORS = 12
 _MAX_BYTES = 14e6  # of all thumbnails in base64
 _BYTES_A_FRAME = 3600  # of one thumbnail in base64, estimated
+_BYTES_A_FRAME_WITH_TRACKS = 8200  # likewise with tracks
 _MAX_FRAMES = 8  # of each video
 _NUM_THREADS = 2  # that decode videos
 _QUALITY = 60  # of the JPEGs
 _SIZE = (96, 72)  # width and height of a thumbnail in pixels
+
+
+TRACKS = "tracks"  # folder of the filmstrips with tracks
+_DATA = "explorer.npz"
 
 
 class Source(NamedTuple):
@@ -43,6 +49,7 @@ class Source(NamedTuple):
     embedding: Float[np.ndarray, "n d"]
     # label -> rows of the test videos, and the predictions for them
     predictions: Mapping[str, tuple[Int[np.ndarray, " q"], Shaped[np.ndarray, " q"]]]
+    clusters: Int[np.ndarray, " n"]  # of one run of K-means, -1 for videos without a cluster
 
 
 def sample(num_videos: int, seed: int) -> Int[np.ndarray, " n"]:
@@ -63,7 +70,8 @@ def save(
     place = {row: i for i, row in enumerate(rows.tolist())}
     arrays: dict[str, np.ndarray] = {}
     for name, source in sources.items():
-        arrays[f"{name}/embedding"] = source.embedding[rows].astype(np.float16)
+        arrays[f"{name}/embedding"] = in_span(source.embedding[rows]).astype(np.float16)
+        arrays[f"{name}/clusters"] = source.clusters[rows]
         for label, (test, predictions) in source.predictions.items():
             shown = np.isin(test, rows)
             arrays[f"{name}/rows/{label}"] = np.array(
@@ -71,8 +79,16 @@ def save(
             )
             arrays[f"{name}/told/{label}"] = predictions[shown].astype(str)
     manifests.save(manifest.take(rows.tolist()), directory / "explorer.tsv")
-    with atomic.atomic_write(directory / "explorer.npz") as file:
+    with atomic.atomic_write(directory / _DATA) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def in_span(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n _"]:
+    """Return the vectors in at most n coordinates, with the same lengths, angles and distances."""
+    if len(vectors) >= vectors.shape[1]:
+        return vectors
+    triangle: Any = np.linalg.qr(vectors.T, mode="r")
+    return triangle.T
 
 
 def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
@@ -82,33 +98,42 @@ def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
       FileNotFoundError: if the run has not been evaluated.
       stages.StageError: if a file of the stage is corrupt.
     """
-    if not (directory / "explorer.npz").exists():
-        raise FileNotFoundError(f"no explorer.npz in {directory}; run the stage evaluate first")
+    if not (directory / _DATA).exists():
+        raise FileNotFoundError(f"no {_DATA} in {directory}; run the stage evaluate first")
     stage_cache.check(directory)
     manifest = manifests.load(directory / "explorer.tsv")
     sources = {}
-    with np.load(directory / "explorer.npz", allow_pickle=False) as arrays:
+    with np.load(directory / _DATA, allow_pickle=False) as arrays:
         names = {key.split("/")[0] for key in arrays.files}
-        for name in filter(names.__contains__, report_table.TITLES):
+        for name in sorted(names, key=lambda name: (report_table.place(name), name)):
             start = f"{name}/rows/"
             labels = [key[len(start) :] for key in arrays.files if key.startswith(start)]
             sources[name] = Source(
                 arrays[f"{name}/embedding"].astype(np.float32),
                 {k: (arrays[start + k], arrays[f"{name}/told/{k}"]) for k in labels},
+                arrays[f"{name}/clusters"]
+                if f"{name}/clusters" in arrays
+                else np.full(len(manifest), -1),  # of an earlier version
             )
     return manifest, sources
 
 
 def write(runs: Sequence[Path], out: Path) -> None:
-    """Write the page of one run, or of two runs to compare, given the folders of evaluated runs.
+    """Write the page of one run, or of two runs to compare.
 
     The page contains everything except the images of clusters, which it refers to in the runs.
+
+    Args:
+      runs: folders of evaluated or explored runs, or of their stage.
+      out: the HTML file.
     """
-    loaded = [load(run / "evaluate") for run in runs]
+    folders = [_evaluated(run) for run in runs]
+    loaded = [load(folder) for folder in folders]
     thumbs, places = _thumbs([manifest for manifest, _ in loaded])
+    _add_tracks(thumbs, folders, [manifest for manifest, _ in loaded], places)
     described = [
-        _run(run, manifest, sources, place, out.parent)
-        for run, (manifest, sources), place in zip(runs, loaded, places, strict=True)
+        _run(folder, manifest, sources, place, out.parent)
+        for folder, (manifest, sources), place in zip(folders, loaded, places, strict=True)
     ]
     names = [name for _, sources in loaded for name in sources]
     data = {"runs": described, "thumbs": thumbs, "pair": _pair(names)}
@@ -118,8 +143,16 @@ def write(runs: Sequence[Path], out: Path) -> None:
     atomic.write_text(out, page.replace("@DATA@", text.replace("<", "\\u003c")))
 
 
+def _evaluated(run: Path) -> Path:
+    """Return the folder with the page's data in the folder of a run, or `run` if it is one."""
+    folders = [run, run / "evaluate", run / "explore"]
+    return next((folder for folder in folders if (folder / _DATA).exists()), run / "evaluate")
+
+
 def _pair(names: Sequence[str]) -> tuple[int, int]:
-    """Return the indices of LA and LA + IDT, the pair shown first; fall back to first and last."""
+    """Return the indices of the pair shown first: looks and motion, LA and LA + IDT, the ends."""
+    if {"looks", "motion"} <= set(names):
+        return names.index("looks"), names.index("motion")
     right = len(names) - 1
     left = names.index("la") if "la" in names[:right] else 0
     for name in ("la_idt", "la_idt_tune"):
@@ -128,23 +161,25 @@ def _pair(names: Sequence[str]) -> tuple[int, int]:
 
 
 def _run(
-    run: Path,
+    directory: Path,
     manifest: Manifest,
     sources: Mapping[str, Source],
     place: Sequence[int],
     folder: Path,
 ) -> dict[str, Any]:
-    report = json.loads((run / "report.json").read_text("utf-8"))
+    run = directory.absolute().parent
+    reports = (directory / "report.json", run / "report.json")
+    report = json.loads(next(filter(Path.exists, reports), reports[1]).read_text("utf-8"))
     entries = {**report["models"], **({"idt": report["idt"]} if "idt" in report else {})}
-    described = cluster_sheets.load(run / "evaluate")
+    described = cluster_sheets.load(directory)
     row_of = {video_id: row for row, video_id in enumerate(manifest.video_ids)}
     bar = progress.bar(sources.items(), desc="explorer: maps", unit="map")
     return {
-        "name": run.absolute().name,
+        "name": run.name,
         "dataset": report["dataset"],
-        "folder": quote(Path(os.path.relpath(run / "evaluate", folder)).as_posix()),
+        "folder": quote(Path(os.path.relpath(directory, folder)).as_posix()),
         "notes": report_table.notes(report),
-        "columns": list(manifest.own_labels),
+        "columns": [name for name, values in manifest.own_labels.items() if any(values)],
         "videos": [
             {
                 "id": video_id,
@@ -157,7 +192,7 @@ def _run(
             _source(source, described[name], row_of)
             | {
                 "name": name,
-                "title": report_table.TITLES[name],
+                "title": report_table.TITLES.get(name, name),
                 "ami": entries[name]["clusters"]["ami"],
             }
             for name, source in bar
@@ -178,6 +213,7 @@ def _source(
         "neighbors": near,
         "map": np.round(plane(unit), 3).tolist(),
         "summary": described["summary"],
+        "members": source.clusters.tolist(),
         "clusters": [
             {**cluster, "nearest": [row_of[v] for v in cluster["ids"] if v in row_of]}
             for cluster in described["clusters"]
@@ -232,24 +268,58 @@ def _tables(report: Mapping[str, Any]) -> list[list[list[str]]]:
     """Return one table per label: a row of column titles, then one row per model."""
     parts = []
     for label in report_table.labels(report):
-        lines = [[label, *report_table.COLUMNS, "5-shot", "R@1", "R@5", "R@10", "k-NN"]]
+        titles = report_table.columns(report)
+        lines = [
+            [label, *titles, "5-shot", "R@1", "R@5", "R@10", "k-NN" if "k-NN" not in titles else ""]
+        ]
         for row in report_table.rows(report):
-            name = next((n for n, title in report_table.TITLES.items() if title == row.title), "")
+            name = next((n for n, t in report_table.TITLES.items() if t == row.title), row.title)
             lines.append([row.title, *row.cells[label], *_more(report["models"].get(name), label)])
-        parts.append(lines)
+        parts.append(_without_empty_columns(lines))
     return parts
 
 
+def _without_empty_columns(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return a table without the columns that have no title or no value."""
+    kept = [title and set(cells) != {"-"} for title, *cells in zip(*lines, strict=True)]
+    return [[cell for cell, keep in zip(line, kept, strict=True) if keep] for line in lines]
+
+
 def _more(entry: Mapping[str, Any] | None, label: str) -> list[str]:
-    if entry is None or label not in entry["linear"]:
+    if entry is None or label not in entry.get("retrieval", {}):
         return ["-"] * 5
-    few = entry["few_shot"][label].get("5")
+    few = entry.get("few_shot", {}).get(label, {}).get("5")
     accuracy = "-" if few is None else f"{100 * few['mean']:.1f}"
     if few is not None and few["interval"] is not None:
         accuracy += f" ± {100 * few['interval']:.1f}"
     depths = entry["retrieval"][label]
     shown = [f"{100 * depths[k]:.1f}" if k in depths else "-" for k in ("1", "5", "10")]
     return [accuracy, *shown, f"{100 * entry['vote'][label]:.1f}"]
+
+
+def _add_tracks(
+    thumbs: Sequence[dict[str, Any] | None],
+    folders: Sequence[Path],
+    runs: Sequence[Manifest],
+    places: Sequence[Sequence[int]],
+) -> None:
+    """Add the filmstrips with tracks, `tracks/` in the folder of an explored run, to `thumbs`."""
+    affordable = int(_MAX_BYTES / _BYTES_A_FRAME_WITH_TRACKS / max(len(thumbs), 1))
+    frames = min(max(affordable, 1), filmstrips.NUM_FRAMES)
+    for folder, manifest, place in zip(folders, runs, places, strict=True):
+        for video_id, index in zip(manifest.video_ids, place, strict=True):
+            path, thumb = filmstrips.path_of(folder / TRACKS, video_id), thumbs[index]
+            if thumb and path.exists():
+                thumb["tracks"] = _jpeg(filmstrips.read(path)[:frames])
+
+
+def _jpeg(tiles: UInt8[np.ndarray, "t h w 3"]) -> dict[str, Any]:
+    """Return a filmstrip as a data URI, with its number of frames."""
+    file = io.BytesIO()
+    strip = Image.fromarray(np.concatenate(list(tiles), axis=1))
+    strip.save(file, "JPEG", quality=_QUALITY, optimize=True)
+    text = base64.b64encode(file.getvalue()).decode()
+    return {"frames": len(tiles), "uri": f"data:image/jpeg;base64,{text}"}
 
 
 def _thumbs(runs: Sequence[Manifest]) -> tuple[list[dict[str, Any] | None], list[list[int]]]:
@@ -268,11 +338,8 @@ def _thumbs(runs: Sequence[Manifest]) -> tuple[list[dict[str, Any] | None], list
     def strip(path: str) -> dict[str, Any] | None:
         tiles = contact_sheets.read(path, counts[path], frames)
         joined = Image.fromarray(np.concatenate(list(tiles), axis=1))
-        small = joined.resize((_SIZE[0] * frames, _SIZE[1]))
-        file = io.BytesIO()
-        small.save(file, "JPEG", quality=_QUALITY, optimize=True)
-        text = base64.b64encode(file.getvalue()).decode()
-        return {"frames": frames, "uri": f"data:image/jpeg;base64,{text}"}
+        small = np.asarray(joined.resize((_SIZE[0] * frames, _SIZE[1])))
+        return _jpeg(np.stack(np.split(small, frames, axis=1)))
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         reading = pool.map(strip, counts)
