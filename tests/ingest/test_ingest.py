@@ -52,6 +52,7 @@ def test_vectors_are_those_of_two_passes(videos, variant, run, tmp_path, num_wor
     assert not list((tmp_path / "c").rglob("*trajectories*"))
 
 
+@pytest.mark.slow
 def test_every_video_is_decoded_once_for_all_results(videos, variant, run, tmp_path, read):
     variants = [variant(), variant(**{"fisher.descriptors": ("hof", "mbh")}),
                 variant(**{"idt.detector": "hog"})]  # fmt: skip
@@ -167,6 +168,7 @@ def test_another_listing_does_not_empty_a_shared_collection(videos, run, tmp_pat
     assert len(own.manifest()) == 2
 
 
+@pytest.mark.slow
 def test_models_are_fitted_again_if_many_videos_changed(videos, variant, run, tmp_path):
     few, many, every = videos.take(range(4)), videos.take(range(6)), videos
     of = lambda collection: collection.model_digest(variant())  # noqa: E731
@@ -206,6 +208,7 @@ def test_missing_files_are_refused_before_any_is_decoded(videos, run, tmp_path, 
     assert not read and not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_detected_people_are_those_of_the_command_and_leave_the_same_vectors(
     videos, variant, run, tmp_path
 ):
