@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -219,3 +221,17 @@ def test_every_suffix_is_read_and_sought_exactly(tmp_path, write_video, suffix, 
     for start in (0, 1, 13, 30):
         clip = video.clip(stored, start, 5)
         assert all((a == b).all() for a, b in zip(clip, frames[start : start + 5], strict=True))
+
+
+def test_in_a_locale_without_utf8_the_advice_is_not_to_rename_files(tmp_path):
+    """In such a locale Python does not read any name as UTF-8, and the names are right."""
+    (tmp_path / "é.mp4").write_bytes(b"")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    read = (
+        "import os; from vcjax.data import folders; "
+        f"folders.check_names('x', os.listdir({str(tmp_path)!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", read], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "set PYTHONUTF8=1" in done.stderr and "rename" not in done.stderr

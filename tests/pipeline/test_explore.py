@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_mutual_info_score
@@ -24,7 +25,20 @@ def _run(*arguments):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    return synthetic.render(tmp_path_factory.mktemp("v"), num_videos=12, seed=0, num_workers=2)
+    """12 rendered videos, and one in which nothing moves."""
+    table = synthetic.render(tmp_path_factory.mktemp("v"), num_videos=12, seed=0, num_workers=2)
+    with av.open(table.parent / "still.mp4", "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        picture = np.full((120, 160, 3), 90, np.uint8)
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    header, first = table.read_text().splitlines()[:2]
+    row = dict(zip(header.split("\t"), first.split("\t"), strict=True))
+    row |= {"video_id": "still", "path": "still.mp4"}
+    table.write_text(table.read_text() + "\t".join(row[k] for k in header.split("\t")) + "\n")
+    return table
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +87,18 @@ def test_page_report_and_clusters_agree(explored, videos):
             )
         assert source["ami"] == report["models"][name]["clusters"]["ami"]
         assert source["members"] == [runs[0][i] for i in manifest.video_ids]
-        assert len(set(source["members"])) == 4
+        assert len(set(source["members"]) - {-1}) == 4
+
+
+@pytest.mark.slow
+def test_a_video_in_which_nothing_moves_has_no_cluster(explored):
+    run, done = explored
+    table = vcjax.load_clusters(run / "explore")
+    assert table.of("motion")["still"] == -1 and table.of("other")["still"] >= 0
+    sources = {s["name"]: s for s in _page(run)["runs"][0]["sources"]}
+    assert sources["motion"]["clusters"][-1]["title"] == "No trajectories: 1 video"
+    assert "Motion (HOF, MBH): 12 videos in 4 clusters" in done.stdout
+    assert "1 without trajectories" in done.stdout
 
 
 @pytest.mark.slow
@@ -91,14 +116,15 @@ def test_vectors_can_be_taken_away(explored, videos):
     with np.load(explored[0] / "explore" / "vectors.npz") as arrays:
         assert arrays["video_id"].tolist() == list(manifests.read(videos).video_ids)
         norms = np.linalg.norm(arrays["motion"], axis=1)
-        np.testing.assert_allclose(norms, 1, atol=1e-4)
+        moves = arrays["video_id"] != "still"
+        np.testing.assert_allclose(norms, moves, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_ids_of_other_videos_are_refused_before_any_work(videos, tmp_path):
     np.savez(tmp_path / "e.npz", video_id=np.array(["x"]), embedding=np.ones((1, 2)))
     done = _run(videos, "--out", tmp_path / "run", "--embeddings", f"e={tmp_path / 'e.npz'}")
-    assert done.returncode == 1 and "no row for 12 of 12 videos" in done.stderr
+    assert done.returncode == 1 and "no row for 13 of 13 videos" in done.stderr
     assert not (tmp_path / "run" / "explore").exists()
 
 

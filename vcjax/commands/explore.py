@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, settings = parser.parse_known_args(arguments)
     if unknown := [word for word in settings if not word.startswith("--config.")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    workdir = options.out or Path("runs") / Path(options.videos.rstrip("/")).stem
+    workdir = options.out or Path("runs") / Path(options.videos).absolute().stem
     if code := _run(options, workdir, settings):
         sys.exit(code)
     page = (workdir / "explore" / "index.html").absolute().as_uri()

@@ -6,6 +6,7 @@ Whatever is left out is counted by reason.
 
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -128,6 +129,12 @@ def _line(reasons: Counter[str], others: Counter[str]) -> str:
     return f"left out: {', '.join(counts)}" if counts else ""
 
 
+def _remedy() -> str:
+    if sys.getfilesystemencoding() != "utf-8":  # then valid names, too, are not read as UTF-8
+        return f"Python reads names as {sys.getfilesystemencoding()} here; set PYTHONUTF8=1"
+    return "rename these files (from Latin-1: convmv -f latin1 -t utf8 -r --notest FOLDER)"
+
+
 def check_names(source: str, names: Iterable[str]) -> None:
     """Check that a table can contain `names`, the ids or paths of `source`.
 
@@ -137,8 +144,7 @@ def check_names(source: str, names: Iterable[str]) -> None:
     if bad := [name for name in names if _UNWRITABLE.search(name)]:
         raise ManifestError(
             f"{_printable(source)}: {len(bad)} names are not UTF-8 or have control characters, "
-            f"first {_printable(bad[0])}; rename these files (from Latin-1: convmv -f latin1 "
-            "-t utf8 -r --notest FOLDER)"
+            f"first {_printable(bad[0])}; {_remedy()}"
         )
 
 

@@ -72,7 +72,7 @@ def measure(
         float(np.mean(p.predictions == values[f.test])) for p, f in zip(parts, folds, strict=True)
     ]
     shots = [s for s in parts[0].scores if all(s in part.scores for part in parts)]
-    few = {s: few_shot.estimate(mean([part.scores[s] for part in parts])) for s in shots}
+    few = {s: few_shot.estimate(mean([part.scores[s] for part in parts]).tolist()) for s in shots}
     few["all"] = Estimate(float(mean(linear)), None, 1)
     return Measured(
         neighbor=float(mean([part.neighbor for part in parts])),
