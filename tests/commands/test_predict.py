@@ -18,7 +18,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     subprocess.run(
         [sys.executable, "-m", "vcjax.main", "--config=scratch.py:smoke,finetune",
-         "--config.finetune.label=motion", "--config.seed=3", "--stages=manifest,finetune",
+         "--config.finetune.label=motion", "--config.seed=3", "--stages=manifest,ingest,finetune",
          f"--workdir={workdir}"],
         check=True, timeout=900,
     )  # fmt: skip
