@@ -17,7 +17,7 @@ from fisher.vectors import FisherVectors
 from vcjax.data import manifest as manifests
 from vcjax.data import prepare, shards, video
 from vcjax.idt import storage
-from vcjax.runtime import checkpoint, stage_cache
+from vcjax.runtime import checkpoint, stage_record
 
 NUM_FLIPS = int(os.environ.get("VCJAX_FLIPS", "40"))
 
@@ -40,7 +40,7 @@ def prepared(run):
 
 def checked(run, stage):
     """Goes on where the run, started again, would not make anything anew."""
-    stage_cache.check(run / stage)
+    stage_record.check(run / stage)
 
 
 def read_checkpoint(run):
@@ -52,7 +52,7 @@ def read_checkpoint(run):
 
 
 def read_record(run):
-    found = stage_cache.read(run / "ir")  # the one before, if damaged, of the same run
+    found = stage_record.read(run / "ir")  # the one before, if damaged, of the same run
     return [np.array([found["fingerprint"], str(found["settings"]), str(found["inputs"])])]
 
 

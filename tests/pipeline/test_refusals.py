@@ -19,7 +19,7 @@ from vcjax.data import manifest as manifests
 from vcjax.pipeline import build, manifest
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import checksums, stage_cache
-from vcjax.runtime.stage_cache import StageError
+from vcjax.runtime.stage_record import StageError
 from vcjax.settings import defaults
 
 NUM_DRAWS = int(os.environ.get("VCJAX_DRAWS", "40"))

@@ -9,7 +9,7 @@ import fisher
 from vcjax.data import splits
 from vcjax.idt import fisher_vectors, storage
 from vcjax.pipeline import workdir as workdirs
-from vcjax.runtime import stage_cache
+from vcjax.runtime import previous_result, stage_record
 from vcjax.runtime.stage_cache import Stage
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
                 model = fisher.Model.load(directory / "model.npz")
             else:
                 # encoded with the old model
-                stage_cache.set_part_aside(directory / "vectors.npz")
+                previous_result.set_part_aside(directory / "vectors.npz")
                 fitted = manifest if config.fisher.fit_split == "all" else manifest.subset("train")
                 ids, seed = fitted.video_ids, config.seed
                 model = fisher_vectors.fit(ids, workdir / "idt", config.fisher, seed=seed)
@@ -44,8 +44,8 @@ def fisher_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.
                 stored=stored,
             )
         except storage.StorageError as error:
-            stage_cache.reopen(workdir, "idt")
-            raise stage_cache.StageError(f"{error}; run again to extract it again") from error
+            stage_record.reopen(workdir, "idt")
+            raise stage_record.StageError(f"{error}; run again to extract it again") from error
         vectors.save(directory / "vectors.npz")
         log.info("fisher: %d of %d videos have a vector", vectors.has_vector.sum(), len(manifest))
 

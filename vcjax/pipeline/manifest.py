@@ -12,7 +12,7 @@ from vcjax.data import folders, splits, synthetic, verify
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.pipeline import workdir as workdirs
-from vcjax.runtime import stage_cache
+from vcjax.runtime import stage_record
 from vcjax.runtime.stage_cache import Stage
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def listed(config: ConfigDict, workdir: Path) -> Manifest:
         manifest = synthetic.listed(config.data.rendered.num_videos, _seed(config))
     else:
         manifest = manifests.read(config.data.manifest)
-    recorded = stage_cache.read(table.parent).get("settings", {})
+    recorded = stage_record.read(table.parent).get("settings", {})
     wanted = {k: v for k, v in workdirs.data_settings(config).items() if k not in _WHICH_VIDEOS}
     wanted |= {"seed": _seed(config)}
     same_recipe = all(recorded.get(key) == value for key, value in wanted.items())

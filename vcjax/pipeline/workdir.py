@@ -11,7 +11,7 @@ from fisher.vectors import FisherVectors
 from vcjax import evaluation, settings
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
-from vcjax.runtime import stage_cache
+from vcjax.runtime import stage_record
 
 # Networks are imported by the functions that use them: runs without training do not need Flax.
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def check_network(config: ConfigDict, workdir: Path, name: str, start: str) -> N
 
     Finetuning replaces the last layer, so the dimension of the embedding may differ.
     """
-    recorded = stage_cache.read(workdir / start).get("settings", {}).get("model", {})
+    recorded = stage_record.read(workdir / start).get("settings", {}).get("model", {})
     is_classifier = {name, start} & set(settings.FINETUNING_STAGES)
     for key in ("depth", "width", *(() if is_classifier else ("embedding_dim",))):
         if recorded.get(key, config.model[key]) != config.model[key]:
