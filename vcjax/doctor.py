@@ -190,14 +190,14 @@ def folder(path: Path) -> Iterator[Finding]:
 
 
 def _stage(workdir: Path, name: str) -> Finding:
-    from vcjax.runtime import stage_cache  # imported late, for a fast --help
+    from vcjax.runtime import stage_record  # imported late, for a fast --help
 
     directory = workdir / name
     again = "remove damaged files and run again to rebuild them"
     for problem in _record_problems(directory):
         return Finding(name, problem, again, bad=True)
-    record = stage_cache.read(directory)
-    broken = [*stage_cache.damaged(workdir, record), *_damaged_checkpoints(directory)]
+    record = stage_record.read(directory)
+    broken = [*stage_record.damaged(workdir, record), *_damaged_checkpoints(directory)]
     if Collection.exists(directory / "collection"):
         collection = Collection.open(directory / "collection")
         broken += collection.damaged(collection.variants(), whole=True)
@@ -208,7 +208,7 @@ def _stage(workdir: Path, name: str) -> Finding:
         return Finding(name, f"stale: input {stale} has changed", "run again to redo the stage")
     if not record.get("complete"):
         return Finding(name, _progress(directory), "run again to resume")
-    if stage_cache.without_checkpoints(directory, record):
+    if stage_record.without_checkpoints(directory, record):
         return Finding(
             name, "complete, without its checkpoints", f"--stages={name} makes them again"
         )
@@ -253,19 +253,19 @@ def _damaged_checkpoints(directory: Path) -> list[Path]:
 
 def _stale(workdir: Path, record: dict) -> str:
     """Return the first input stage whose result has changed since `record`, or ""."""
-    from vcjax.runtime import stage_cache
+    from vcjax.runtime import stage_record
 
     for name, digest in record.get("inputs", {}).items():
-        now = stage_cache.read(workdir / name)
+        now = stage_record.read(workdir / name)
         if now.get("complete") and now["digest"] != digest:
             return name
     return ""
 
 
 def _progress(directory: Path) -> str:
-    from vcjax.runtime import stage_cache
+    from vcjax.runtime import stage_record
 
-    steps = stage_cache.steps(directory)
+    steps = stage_record.steps(directory)
     return "incomplete" + (f", checkpoint of step {steps[-1]}" if steps else "")
 
 

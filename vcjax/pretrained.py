@@ -19,7 +19,7 @@ from vcjax.data.manifest import Manifest
 from vcjax.inference import Features
 from vcjax.models import state_dict
 from vcjax.models.resnet3d import ResNet3D
-from vcjax.runtime import checks, stage_cache
+from vcjax.runtime import checks, stage_record
 from vcjax.training import finetune, networks
 
 WEIGHTS, CONFIG, CARD, BANK = "model.safetensors", "config.json", "README.md", "bank.safetensors"
@@ -205,7 +205,7 @@ def _load_folder(folder: Path) -> Pretrained:
 def _load_stage(folder: Path, *, best: bool = False) -> Pretrained:
     """Return the network of a stage, or of one split of a finetuning stage."""
     stage = folder.parent if (folder.parent / "stage.json").exists() else folder
-    record = stage_cache.read(stage).get("settings")
+    record = stage_record.read(stage).get("settings")
     if record is None:
         raise FileNotFoundError(f"no record of the stage in {stage.absolute() / 'stage.json'}")
     config = settings.paper()

@@ -1,3 +1,4 @@
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -53,3 +54,17 @@ def collection(tmp_path_factory, write_video) -> manifest.Manifest:
         write_video(folder / f"class{i % 2}" / f"video{i:02d}.mp4", 5 + i, phase=i)
     read = manifest.read(folder)
     return verify.verify(read, on_error="error", decode=True, num_workers=1)[0]
+
+
+@pytest.fixture(scope="session")
+def set_matrix() -> Callable[[Path, str], None]:
+    """Writes the display matrix into the track's header of an mp4 or mov (ISO 14496-12, 8.3.2)."""
+
+    def write(path, matrix):
+        a, b, c, d = (int(x) << 16 for x in matrix.split())
+        content = path.read_bytes()
+        place = content.index(b"tkhd") + 4 + 40
+        header = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+        path.write_bytes(content[:place] + header + content[place + len(header) :])
+
+    return write

@@ -5,7 +5,6 @@ All is done in another process, which neither dies nor takes long. VCJAX_DAMAGED
 
 import multiprocessing
 import os
-import struct
 from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 
@@ -211,15 +210,11 @@ def test_no_video_at_all_is_listed(tmp_path, worker, contents):
 
 
 @pytest.mark.parametrize("turns, matrix", [(3, "0 1 -1 0"), (1, "0 -1 1 0"), (2, "-1 0 0 -1")])
-def test_a_picture_shown_turned_is_turned(worker, write_video, tmp_path, turns, matrix):
+def test_a_picture_shown_turned_is_turned(worker, write_video, set_matrix, tmp_path, turns, matrix):
     """As telephones write it: the matrix of the track's header (ISO 14496-12, 8.3.2)."""
     path = write_video(tmp_path / "turned.mp4", 6)
     upright = np.stack(list(video.frames(path)))
-    a, b, c, d = (int(x) << 16 for x in matrix.split())
-    content = path.read_bytes()
-    place = content.index(b"tkhd") + 4 + 40
-    header = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(content[:place] + header + content[place + len(header) :])
+    set_matrix(path, matrix)
     assert judged(worker, path) == 6
     turned = assert_clips_are_parts(worker, path, 6)
     np.testing.assert_array_equal(turned, np.rot90(upright, turns, axes=(1, 2)))

@@ -195,14 +195,10 @@ MATRICES = {  # a b c d: (x, y) is shown at (a x + c y, b x + d y)
 
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
-def test_all_eight_orientations(tmp_path, write_video, matrix, suffix):
+def test_all_eight_orientations(tmp_path, write_video, set_matrix, matrix, suffix):
     path = write_video(tmp_path / f"video{suffix}", 8)
     stored = np.stack(list(video.frames(path)))
-    a, b, c, d = (int(x) << 16 for x in matrix.split())
-    content = path.read_bytes()
-    place = content.index(b"tkhd") + 4 + 40
-    header = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(content[:place] + header + content[place + len(header) :])
+    set_matrix(path, matrix)
     np.testing.assert_array_equal(assert_whole(path, 8), MATRICES[matrix](stored))
 
 

@@ -226,3 +226,12 @@ def test_a_subset_larger_than_the_collection_is_an_error(num_videos):
     split = splits.assign_split(many(), group="scene", holdout=0.25, seed=0)
     with pytest.raises(ManifestError, match=f"data.num_videos is {num_videos}, and there are"):
         splits.subsample(split, num_videos, seed=0)
+
+
+@pytest.mark.parametrize("label", ["\r", "a\rb", "a\r\nb", "a\nb", "a\tb", 'a"b', " "])
+def test_a_label_with_any_character_is_read_as_it_was_written(tmp_path, label):
+    written = manifest.Manifest(
+        ("a", "b"), ("/a.mp4", "/b.mp4"), {"scene": (label, "y")}, ("",) * 2, (5, 5)
+    )
+    manifest.save(written, tmp_path / "saved.tsv")
+    assert manifest.load(tmp_path / "saved.tsv").labels["scene"] == (label, "y")

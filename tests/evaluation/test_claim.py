@@ -97,3 +97,19 @@ def test_scenes_in_full_contrast_vary_more_and_the_usual_ones_as_before():
     np.testing.assert_array_equal(usual, frame(look=synthetic.Look(0.35, 185.0)))
     scenes = [synthetic._scene(1, 0, synthetic.Look(*look)) for look in ((), (1.0, 140.0))]
     assert scenes[1].std() > 1.5 * scenes[0].std()
+
+
+def test_gains_of_the_linear_probe_are_paired_by_seed_and_fold():
+    reports = [_report(0.2, 0.5, 0.1, 0.3) for _ in range(2)]
+    of_scratch, of_la = np.array([[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]]), np.array([0.05, 0.1, 0.15])
+    for report, scratch in zip(reports, of_scratch, strict=True):
+        for name, by_fold in (("scratch", scratch), ("la", scratch + of_la)):
+            entry = _report(0.2, by_fold.mean(), 0.1, 0.3)["models"]["la"]
+            entry |= {"linear_by_fold": {"motion": by_fold.tolist()}, "neighbor": {"motion": 0.4}}
+            report["models"][name] = entry
+    gain = claim.gains(reports, Claim("motion", "scene"))["la", "scratch"]["linear"]
+    assert gain.mean == pytest.approx(0.1) and gain.num_draws == 6
+    differences = np.tile(of_la, 2)  # Student's t, five degrees: 2.571
+    assert gain.interval == pytest.approx(2.571 * differences.std(ddof=1) / 6**0.5, rel=1e-3)
+    table = claim.table(claim.collect(reports, Claim("motion", "scene")), {}, Claim("a", "b"), 2)
+    assert "neighbor" in table.splitlines()[1]

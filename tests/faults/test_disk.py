@@ -14,7 +14,7 @@ from fisher.vectors import FisherVectors
 from vcjax.data import manifest as manifests
 from vcjax.data import prepare, synthetic, video
 from vcjax.idt import collection, storage
-from vcjax.runtime import checkpoint, stage_cache
+from vcjax.runtime import checkpoint, stage_record
 
 MEGABYTE = 1 << 20
 
@@ -177,7 +177,7 @@ def test_full_disk_in_a_run_that_goes_on_when_there_is_space(small_run, finished
             # beside what tensorstore prints, at times, of the other arrays that it could not write
             assert f"vcjax: {said}" in log.splitlines(), log
             assert str(Path(checkpoint.__file__).parent) not in log  # no traceback of ours
-            assert not stage_cache.read(workdir / stage)["complete"]
+            assert not stage_record.read(workdir / stage)["complete"]
             assert not (workdir / "report.json").exists()
             os.truncate(filling, filling.stat().st_size - checkpoint_size)
         filling.unlink()

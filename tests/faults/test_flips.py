@@ -18,7 +18,7 @@ from vcjax.data import prepare, shards, video
 from vcjax.idt import collection as trajectories
 from vcjax.idt import storage
 from vcjax.ingest.collection import Collection
-from vcjax.runtime import checkpoint, stage_cache
+from vcjax.runtime import checkpoint, stage_record
 
 NUM_FLIPS = int(os.environ.get("VCJAX_FLIPS", "40"))
 
@@ -45,7 +45,7 @@ def prepared(run):
 
 def checked(run, stage):
     """Goes on where the run, started again, would not make anything anew."""
-    stage_cache.check(run / stage)
+    stage_record.check(run / stage)
 
 
 def read_checkpoint(run):
@@ -57,7 +57,7 @@ def read_checkpoint(run):
 
 
 def read_record(run):
-    found = stage_cache.read(run / "ir")  # the one before, if damaged, of the same run
+    found = stage_record.read(run / "ir")  # the one before, if damaged, of the same run
     return [np.array([found["fingerprint"], str(found["settings"]), str(found["inputs"])])]
 
 

@@ -20,7 +20,7 @@ from vcjax.ingest.collection import Collection, PartVectors, Pictures
 from vcjax.pipeline import build, manifest
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import checksums, stage_cache
-from vcjax.runtime.stage_cache import StageError
+from vcjax.runtime.stage_record import StageError
 from vcjax.settings import defaults
 
 NUM_DRAWS = int(os.environ.get("VCJAX_DRAWS", "40"))

@@ -26,7 +26,7 @@ def compile():
 
     @jax.jit
     def step(x):
-        for _ in range(1000):
+        for _ in range(4000):  # compiled for seconds, longer than a busy machine delays the signal
             x = jnp.sin(x) @ x
         return x
 
@@ -51,7 +51,7 @@ except preemption.StopRequested:
     [
         ("block(2**31 - 1)", False, "blocked", False),
         ("compile()", True, "INFO:vcjax.runtime.compilation:compiling step", False),
-        ("block(10**6)", True, "blocked", True),  # the end of a step is awaited
+        ("block(15 * 10**6)", True, "blocked", True),  # the end of a step is awaited
     ],
 )
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

@@ -1,6 +1,8 @@
 import json
 import math
 
+import pytest
+
 from vcjax.runtime import metrics
 
 
@@ -35,3 +37,19 @@ def test_a_value_that_is_not_finite_is_null(tmp_path):
     assert "NaN" not in text and "Infinity" not in text
     assert (_lines(tmp_path)[0]["loss"], _lines(tmp_path)[0]["norm"]) == (None, None)
     assert metrics.first_loss(tmp_path, "ir") == 5.0
+
+
+def test_an_error_of_closing_does_not_replace_the_error_of_the_run(tmp_path):
+    """On a full disk the files cannot be closed either, after a checkpoint could not be written."""
+
+    def on_a_full_disk():
+        writer = metrics.Writer(tmp_path, "ir")
+        writer._file.close()
+        writer._file = open("/dev/full", "a", encoding="utf-8")
+        writer._file.write("not flushed yet")
+        return writer
+
+    with pytest.raises(ValueError, match="a checkpoint cannot be written"), on_a_full_disk():
+        raise ValueError("a checkpoint cannot be written")
+    with pytest.raises(OSError, match="No space left on device"), on_a_full_disk():
+        pass

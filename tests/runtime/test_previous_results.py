@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from vcjax.runtime import stage_cache
-from vcjax.runtime.stage_cache import Stage, StageError
+from vcjax.runtime import previous_result, stage_cache, stage_record
+from vcjax.runtime.stage_cache import Stage
+from vcjax.runtime.stage_record import StageError
 
 
 def _train(name, rate=1, epochs=2, inputs=(), ran=None, fails=None, **options):
@@ -16,7 +17,7 @@ def _train(name, rate=1, epochs=2, inputs=(), ran=None, fails=None, **options):
     """
 
     def run(directory):
-        done = stage_cache.steps(directory)
+        done = stage_record.steps(directory)
         for step in range(1 + max(done, default=0), 1 + epochs):
             (directory / "checkpoints" / str(step)).mkdir(parents=True)
             (directory / "checkpoints" / str(step) / "bank").write_text(f"{rate}, step {step}")
@@ -112,10 +113,12 @@ def test_an_interrupted_replacement_never_replaces_the_complete_result(tmp_path)
     assert (tmp_path / "a.previous" / "checkpoints" / "2" / "bank").read_text() == "1, step 2"
 
 
-@pytest.mark.parametrize("moment", ["replace", "rmtree", "_write"])
+@pytest.mark.parametrize("moment", ["replace", "rmtree", "write"])
 def test_a_kill_while_folders_move_loses_nothing(tmp_path, monkeypatch, moment):
     """The process dies before the n-th call; the run that follows ends like an undisturbed one."""
-    owner = {"replace": stage_cache.os, "rmtree": stage_cache.shutil}.get(moment, stage_cache)
+    owner = {"replace": previous_result.os, "rmtree": previous_result.shutil}.get(
+        moment, stage_record
+    )
     original = getattr(owner, moment)
     for n in range(8):
         workdir = tmp_path / str(n)
@@ -137,7 +140,7 @@ def test_a_kill_while_folders_move_loses_nothing(tmp_path, monkeypatch, moment):
             pass
         monkeypatch.undo()
         folders = [workdir / name / "checkpoints" for name in ("a", "a.previous")]
-        record = stage_cache.read(workdir / "a")
+        record = stage_record.read(workdir / "a")
         replaced = record.get("complete") and record["settings"]["rate"] == 2
         assert replaced or old in map(_files, folders), (moment, n)
         stage_cache.run([_train("a", rate=2)], workdir)
@@ -199,4 +202,4 @@ def test_removed_checkpoints_are_made_again_on_request_before_a_page_is_touched(
     assert _files(tmp_path) == before and len(ran) == 2
     stage_cache.run(chain(2), tmp_path, only=["a", "evaluate"])
     assert len(ran) == 4
-    assert stage_cache.read(tmp_path / "evaluate")["settings"]["rate"] == 2
+    assert stage_record.read(tmp_path / "evaluate")["settings"]["rate"] == 2

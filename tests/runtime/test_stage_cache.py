@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from vcjax.runtime import checksums, stage_cache
-from vcjax.runtime.stage_cache import Stage, StageError
+from vcjax.runtime import checksums, stage_cache, stage_record
+from vcjax.runtime.stage_cache import Stage
+from vcjax.runtime.stage_record import StageError
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_seconds_are_of_complete_stages(ran, tmp_path):
     stage_cache.run([_stage(ran, "a")], tmp_path)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "stage.json").write_text(json.dumps({"complete": False, "seconds": 3}))
-    assert stage_cache.seconds(tmp_path, ["a", "b", "c"]).keys() == {"a"}
+    assert stage_record.seconds(tmp_path, ["a", "b", "c"]).keys() == {"a"}
 
 
 def _flip(path):
@@ -175,11 +176,11 @@ def test_damaged_record_is_that_of_a_stage_that_has_begun(ran, tmp_path, caplog)
 def test_any_bit_of_a_record_counts(tmp_path):
     stage_cache.run([Stage("a", {"rate": 3}, (), lambda d: None)], tmp_path)
     path = tmp_path / "a" / "stage.json"
-    content, expected = path.read_bytes(), stage_cache.read(tmp_path / "a")
+    content, expected = path.read_bytes(), stage_record.read(tmp_path / "a")
     previous = checksums.read_json(tmp_path / "a" / "stage.previous.json")
     for bit in range(8 * len(content)):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
-        found = stage_cache.read(tmp_path / "a")
+        found = stage_record.read(tmp_path / "a")
         assert found == previous or found.items() >= expected.items()

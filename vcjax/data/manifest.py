@@ -7,13 +7,13 @@ depend on the order of the input table.
 import csv
 import functools
 import hashlib
-import io
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -294,8 +294,10 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    # csv quotes a value with a line break only if the line terminator has the same character
+    lines: list[str] = []
+    file = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
+    writer = csv.writer(file, delimiter="\t", lineterminator="\r\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    return text.getvalue()
+    return "".join(lines)

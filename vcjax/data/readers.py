@@ -13,15 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 import av
 import av.container
-import numpy as np
-from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
-from jaxtyping import UInt8
 
-from vcjax.data import file_ends, shards, tfds_videos
+from vcjax.data import display, missing_time, shards, tfds_videos
+from vcjax.data.display import Frame
 from vcjax.runtime import filesystem
-
-Frame = UInt8[np.ndarray, "h w 3"]
 
 
 class DecodeError(ValueError):
@@ -99,7 +95,7 @@ class _VideoFile:
         return info._replace(num_frames=num_frames, seekable=seekable)
 
     def frames(self) -> Iterator[Frame]:
-        return _pictures(self._decode_whole())
+        return display.pictures(self._decode_whole())
 
     def read(self, indices: Sequence[int]) -> list[Frame]:
         start, span = indices[0], indices[-1] - indices[0] + 1
@@ -110,7 +106,7 @@ class _VideoFile:
             whole = list(islice(self._decode_whole(), span)) if start else decoded.copy()
             while len(decoded) < span:
                 decoded += whole
-        return list(_pictures(decoded[index - start] for index in indices))
+        return list(display.pictures(decoded[index - start] for index in indices))
 
     def _decode_whole(self) -> Iterator[av.VideoFrame]:
         """Yield every frame in the pixel format of the file.
@@ -124,7 +120,7 @@ class _VideoFile:
             stream = _stream(path, container)
             # By default the decoder conceals damage by copying from earlier frames.
             stream.codec_context.options = {"err_detect": "explode"}
-            end = _End(path, container, stream)
+            end = missing_time.End(path, container, stream)
             counts = f"of {_length(stream) or 'unknown'} frames can be decoded"
             try:
                 for frame in _same_size(path, _decode(end.watch(container.demux()), stream), 0):
@@ -224,80 +220,8 @@ class _TfdsVideo(_StoredVideo):
 _STORAGE_ERRORS = (ValueError, IndexError, RuntimeError, OSError, av.FFmpegError)
 
 
-class _End:
-    """Comparison of the end of the packets with the end that the container states."""
-
-    def __init__(
-        self, path: str, container: av.container.InputContainer, stream: av.VideoStream
-    ) -> None:
-        with filesystem.local_copy(path) as file:
-            self._is_cut = file_ends.is_cut(file, container.format.name)
-        self._container, self._stream = container, stream
-        self._is_corrupt = False  # the last packet of the video
-        self._ends: dict[int, Fraction] = {}  # seconds, by stream
-        self._times: list[int] = []  # of the video's packets
-
-    def watch(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-        """Yield the packets of the video, given the packets of all streams."""
-        for packet in packets:
-            # not `stream_index`, which is 0 in the last packet of every stream
-            index, time = packet.stream.index, packet.dts if packet.pts is None else packet.pts
-            if time is not None and packet.time_base:
-                end = (time + (packet.duration or 0)) * packet.time_base
-                self._ends[index] = max(end, self._ends.get(index, end))
-            if index == self._stream.index:
-                self._is_corrupt = packet.is_corrupt if packet.size else self._is_corrupt
-                self._times += [] if packet.pts is None else [packet.pts]
-                yield packet
-
-    def is_early(self) -> bool:
-        """Return True if the last packet is incomplete or time is missing at the end."""
-        missing = self._missing()
-        if self._is_cut or missing is None:
-            return (
-                self._is_corrupt
-                or self._has_gap()
-                or (self._is_cut and (missing is None or missing > self._slack()))
-            )
-        # An AVI file declares empty frames at its end, which are no packets.
-        is_stated = self._container.format.name != "avi"
-        slack = self._slack() if self._stream.duration else _OTHER_STREAMS
-        return self._is_corrupt or (is_stated and missing > slack)
-
-    def _missing(self) -> Fraction | None:
-        """Return the seconds missing at the end, None if the container states no duration."""
-        if self._container.format.name not in _STATES_DURATION or not self._ends:
-            return None
-        stream = self._stream
-        if stream.duration and stream.time_base:
-            end = ((stream.start_time or 0) + stream.duration) * stream.time_base
-            return end - self._ends.get(stream.index, Fraction(0))
-        if not self._container.duration:
-            return None
-        return Fraction(self._container.duration, av.time_base) - max(self._ends.values())
-
-    def _has_gap(self) -> bool:
-        """Return True if the last B-frames of a video of constant rate are missing.
-
-        They are displayed before a frame that the file contains.
-        """
-        if not self._stream.codec_context.has_b_frames or len(self._times) < 3 * _MAX_B_FRAMES:
-            return False
-        steps = np.diff(sorted(self._times))
-        is_long = steps > 1.5 * np.median(steps)
-        return bool(is_long[-_MAX_B_FRAMES:].any() and not is_long[:-_MAX_B_FRAMES].any())
-
-    def _slack(self) -> Fraction:
-        rate = self._stream.average_rate
-        return max(_SLACK, 2 / rate) if rate else _SLACK
-
-
-_STATES_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf")
-_SLACK = Fraction(1, 10)  # seconds by which a duration may exceed the frames
-_OTHER_STREAMS = Fraction(1)  # likewise for a duration of all streams together
 _BY_DECODING_TIME = ("mpegts", "mpeg", "flv")
 _EARLY = Fraction(1)  # seconds between decoding and display, at most
-_MAX_B_FRAMES = 4  # in a row, usually
 _MAX_EMPTY = 8  # bytes of a packet that may be a frame that is not coded
 _MAY_SKIP = ("mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2", "h263", "vc1", "wmv3")
 
@@ -413,41 +337,6 @@ def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream
 
 
 _COVER = Disposition.attached_pic | Disposition.timed_thumbnails
-
-
-def _pictures(frames: Iterable[av.VideoFrame]) -> Iterator[Frame]:
-    """Yield the frames as RGB, turned and mirrored as the first of them states."""
-    matrix = None
-    for frame in frames:
-        matrix = matrix or _display(frame)
-        yield _rgb(frame, matrix)
-
-
-def _rgb(frame: av.VideoFrame, matrix: tuple[int, int, int, int]) -> Frame:
-    # For a small frame, starting threads costs more than the conversion.
-    picture = frame.to_ndarray(format="rgb24", threads=1)
-    a, b, c, d = matrix  # (x, y) is shown at (a x + c y, b x + d y)
-    if abs(b) > abs(a):
-        picture, across, down = picture.swapaxes(0, 1), c, b
-    else:
-        across, down = a, d
-    picture = picture[:, ::-1] if across < 0 else picture
-    return np.ascontiguousarray(picture[::-1] if down < 0 else picture)
-
-
-def _display(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """Return the linear part of the display matrix (ISO 14496-12, 8.3.2)."""
-    try:
-        # `frame.side_data` refers to its frame, which stays in memory until a garbage collection.
-        side_data: Any = SideDataContainer
-        matrix = side_data(frame).get("DISPLAYMATRIX")
-    except ValueError:  # side data of a type that PyAV cannot name
-        turns = round(frame.rotation / 90) % 4  # counterclockwise
-        return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
-    if matrix is None:
-        return 1, 0, 0, 1
-    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
-    return a, b, c, d
 
 
 @contextlib.contextmanager

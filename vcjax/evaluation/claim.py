@@ -117,7 +117,7 @@ def gains(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[tuple[str,
             by_fold = [
                 np.array([r["models"][name]["linear_by_fold"][claim.motion] for r in reports])
                 for name in pair
-                if all("linear_by_fold" in r["models"][name] for r in reports)
+                if all(claim.motion in r["models"][name].get("linear_by_fold", {}) for r in reports)
             ]
             if len(by_fold) == 2:
                 differences = by_fold[0] - by_fold[1]
@@ -140,7 +140,7 @@ def _figures(entry: Mapping[str, Any], claim: Claim) -> dict[str, float]:
     for side, label in claim._asdict().items():
         if label in entry["clusters"]["ami"]:
             figures[f"AMI {side}"] = entry["clusters"]["ami"][label]
-    if "linear_by_fold" in entry:
+    if claim.motion in entry.get("linear_by_fold", {}):
         figures["neighbor"] = entry["neighbor"][claim.motion]
     if mixed := entry["clusters"].get("mixed", {}).get(claim.motion):
         figures |= {"mixed motion": mixed["label"], "mixed scene": mixed["group"]}

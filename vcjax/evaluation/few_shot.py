@@ -1,7 +1,7 @@
 """Linear classification from a few labeled videos of each class (Sec. 4.4, Table 2)."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, ParamSpec
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -10,6 +10,7 @@ from scipy import stats
 from vcjax.evaluation import probes
 from vcjax.runtime import checks
 
+_P = ParamSpec("_P")
 DRAWS = ("random", "first")
 
 
@@ -37,33 +38,6 @@ def estimate(scores: Sequence[float]) -> Estimate:
 
 
 @checks.arguments
-def accuracy(
-    x_train: Float[np.ndarray, "k f"],
-    y_train: Shaped[np.ndarray, " k"],
-    x_test: Float[np.ndarray, "q f"],
-    y_test: Shaped[np.ndarray, " q"],
-    *,
-    shots: Sequence[int],
-    num_draws: int,
-    sampling: str = "random",
-    seed: int,
-    is_fisher: bool = False,
-) -> dict[str, Estimate]:
-    """Return the mean accuracy of `scores`, with its interval, for each number of shots."""
-    drawn = scores(
-        x_train,
-        y_train,
-        x_test,
-        y_test,
-        shots=shots,
-        num_draws=num_draws,
-        sampling=sampling,
-        seed=seed,
-        is_fisher=is_fisher,
-    )
-    return {shot: estimate(accuracies) for shot, accuracies in drawn.items()}
-
-
 def scores(
     x_train: Float[np.ndarray, "k f"],
     y_train: Shaped[np.ndarray, " k"],
@@ -121,6 +95,19 @@ def scores(
             )
             accuracies[str(shot)].append(float(np.mean(predictions == y_test)))
     return accuracies
+
+
+def _with_estimates(
+    scores: Callable[_P, dict[str, list[float]]],
+) -> Callable[_P, dict[str, Estimate]]:
+    def accuracy(*args: _P.args, **kwargs: _P.kwargs) -> dict[str, Estimate]:
+        """Return the mean of `scores`, with its interval, for each number of shots."""
+        return {shot: estimate(drawn) for shot, drawn in scores(*args, **kwargs).items()}
+
+    return accuracy
+
+
+accuracy = _with_estimates(scores)
 
 
 def _draws(

@@ -39,7 +39,7 @@ def evaluate(
 
     Args:
       manifest: the videos, of which at least one is in the split "train".
-      outputs: features and clusters by model, a key of `tables.TITLES`.
+      outputs: features and clusters by model, a key of `report_table.TITLES`.
       idt: Fisher vectors and their clusters, or None if the run has none.
       group: name of the label whose values never occur in both splits, or "".
       folds: name of the label whose values are held out in turn to fit and evaluate the probes, or
@@ -60,13 +60,7 @@ def evaluate(
     splits = _folds(columns, np.array(manifest.split), group, folds, seed)
     training = manifest.rows("train")
     everywhere = np.ones(len(training), bool)
-    measured = {
-        name: {
-            label: measures.measure(output, columns[label], sides, probing, seed=seed)
-            for label, sides in splits.items()
-        }
-        for name, output in outputs.items()
-    }
+    measured = _measured(outputs, columns, splits, probing, seed)
 
     def agreement_with(labels: np.ndarray, present: np.ndarray) -> dict[str, Any]:
         return agreement.agreement_of(
@@ -88,6 +82,43 @@ def evaluate(
     report |= {
         "seconds": {stage: float(value) for stage, value in seconds.items()},
         "seed": seed,
+        **_setup(manifest, columns, splits, probing),
+    }
+    if folds:
+        report["held_out_in_turn"] = folds
+    cluster_sheets.write(directory, manifest.subset("train"), _described(outputs, idt, manifest))
+    write(report, directory.parent / "report.json")
+    sources = _sources(manifest, outputs, idt, splits, measured)
+    explorer.save(directory, manifest, sources, seed=seed)
+    explorer.write([directory.parent], directory / "index.html")
+    return report
+
+
+def _measured(
+    outputs: Mapping[str, ModelOutputs],
+    columns: Mapping[str, np.ndarray],
+    splits: Mapping[str, Sequence[TrainTest]],
+    probing: ProbeSettings,
+    seed: int,
+) -> dict[str, dict[str, Measured]]:
+    """Return model -> label -> accuracies of the probes."""
+    return {
+        name: {
+            label: measures.measure(output, columns[label], sides, probing, seed=seed)
+            for label, sides in splits.items()
+        }
+        for name, output in outputs.items()
+    }
+
+
+def _setup(
+    manifest: Manifest,
+    columns: Mapping[str, np.ndarray],
+    splits: Mapping[str, Sequence[TrainTest]],
+    probing: ProbeSettings,
+) -> dict[str, Any]:
+    """Return the entries of the report that are the same for all models."""
+    return {
         "num_videos": {split: len(manifest.rows(split)) for split in ("train", "test")},
         "probing": {
             k: list(v) if isinstance(v, tuple) else v for k, v in probing._asdict().items()
@@ -102,14 +133,6 @@ def evaluate(
             for n, s in splits.items()
         },
     }
-    if folds:
-        report["held_out_in_turn"] = folds
-    cluster_sheets.write(directory, manifest.subset("train"), _described(outputs, idt, manifest))
-    write(report, directory.parent / "report.json")
-    sources = _sources(manifest, outputs, idt, splits, measured)
-    explorer.save(directory, manifest, sources, seed=seed)
-    explorer.write([directory.parent], directory / "index.html")
-    return report
 
 
 def _sources(

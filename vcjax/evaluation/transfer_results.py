@@ -16,9 +16,9 @@ def result(splits: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, An
 
 def read_result(directory: Path) -> dict[str, Any] | None:
     """Return the result of the stage in `directory`, or None if it is incomplete."""
-    from vcjax.runtime import stage_cache  # imported late, for a fast --help
+    from vcjax.runtime import stage_record  # imported late, for a fast --help
 
-    if not stage_cache.read(directory).get("complete"):
+    if not stage_record.read(directory).get("complete"):
         return None
     try:
         return json.loads((directory / "result.json").read_text("utf-8"))

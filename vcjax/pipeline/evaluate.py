@@ -13,7 +13,7 @@ from vcjax.data import clusters as clusters_table
 from vcjax.data.manifest import Manifest
 from vcjax.pipeline import workdir as workdirs
 from vcjax.pipeline.manifest import group_column
-from vcjax.runtime import stage_cache
+from vcjax.runtime import stage_record
 from vcjax.runtime.stage_cache import Stage
 
 
@@ -51,7 +51,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
             seed=config.seed,
             directory=directory,
             dataset=dataset_name(config),
-            seconds=stage_cache.seconds(workdir, inputs),
+            seconds=stage_record.seconds(workdir, inputs),
             probing=workdirs.probing(config),
         )
         print(evaluation.table(report))

@@ -12,7 +12,7 @@ from vcjax.data import manifest as manifests
 from vcjax.data import splits, synthetic, verify
 from vcjax.data.manifest import Manifest
 from vcjax.pipeline import workdir as workdirs
-from vcjax.runtime import stage_cache
+from vcjax.runtime import stage_record
 from vcjax.runtime.stage_cache import Stage
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def listed(config: ConfigDict, workdir: Path) -> Manifest:
         manifest = synthetic.listed(config.data.rendered.num_videos, workdirs.data_seed(config))
     else:
         manifest = manifests.read(config.data.collection or config.data.manifest)
-    recorded = stage_cache.read(table.parent).get("settings", {})
+    recorded = stage_record.read(table.parent).get("settings", {})
     wanted = {k: v for k, v in workdirs.data_settings(config).items() if k not in _WHICH_VIDEOS}
     wanted |= {"seed": workdirs.data_seed(config)}
     same_recipe = all(recorded.get(key) == value for key, value in wanted.items())

@@ -15,7 +15,7 @@ from vcjax.data.manifest import Manifest
 from vcjax.ingest.collection import Collection as VideoCollection
 from vcjax.ingest.collection import Pictures
 from vcjax.ingest.variant import Variant, variant_of
-from vcjax.runtime import filesystem, stage_cache
+from vcjax.runtime import filesystem, stage_record
 
 # Networks are imported by the functions that use them: runs without training do not need Flax.
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def check_network(config: ConfigDict, workdir: Path, name: str, start: str) -> N
 
     Finetuning replaces the last layer, so the dimension of the embedding may differ.
     """
-    recorded = stage_cache.read(workdir / start).get("settings", {}).get("model", {})
+    recorded = stage_record.read(workdir / start).get("settings", {}).get("model", {})
     is_classifier = {name, start} & set(settings.FINETUNING_STAGES)
     for key in ("depth", "width", *(() if is_classifier else ("embedding_dim",))):
         if recorded.get(key, config.model[key]) != config.model[key]:

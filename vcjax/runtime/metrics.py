@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import tensorboardX
@@ -46,8 +47,22 @@ class Writer:
     def close(self) -> None:
         """Flush and close both files."""
         if self._writes:
-            self._file.close()
-            self._board.close()
+            try:
+                self._file.close()
+            finally:
+                self._board.close()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Close both files; an error of closing does not replace an error of the run.
+
+        On a full disk, for example, a checkpoint fails first, and its error names the last one that
+        is intact.
+        """
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self.close()
 
 
 def first_loss(workdir: Path, stage: str) -> float | None:

@@ -15,22 +15,15 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vcjax.runtime import checksums, hosts, lock
+from vcjax.runtime import checksums, hosts, lock, previous_result, stage_record
+from vcjax.runtime.stage_record import StageError
 
 log = logging.getLogger(__name__)
-
-_RECORD, _PREVIOUS = "stage.json", "stage.previous.json"
-
-
-class StageError(ValueError):
-    """A stage cannot run; the message has the reason and the remedy."""
 
 
 class Stage(NamedTuple):
@@ -139,7 +132,9 @@ def _check(stages: Sequence[Stage], workdir: Path, only: Sequence[str]) -> None:
                 raise StageError(plan.problem)
             if plan.action != "restore":
                 stage.check(running)
-            if plan.action != "continue" or not read(workdir / stage.name).get("complete"):
+            if plan.action != "continue" or not stage_record.read(workdir / stage.name).get(
+                "complete"
+            ):
                 changing.add(stage.name)
         else:
             inputs = {
@@ -156,10 +151,10 @@ def _check(stages: Sequence[Stage], workdir: Path, only: Sequence[str]) -> None:
 
 def _outdated(stage: Stage, workdir: Path) -> str:
     """Return the differences of the record of a complete stage from its settings and inputs."""
-    record = read(workdir / stage.name)
+    record = stage_record.read(workdir / stage.name)
     if not record.get("complete") or "settings" not in record:
         return ""
-    digests = {name: read(workdir / name).get("digest", "") for name in stage.inputs}
+    digests = {name: stage_record.read(workdir / name).get("digest", "") for name in stage.inputs}
     return ", ".join(_changed(record, stage, digests))
 
 
@@ -169,94 +164,6 @@ def _locked(workdir: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         hosts.run_on_primary(lambda: stack.enter_context(lock.held(workdir)))
         yield
-
-
-def seconds(workdir: Path, names: Sequence[str]) -> dict[str, float]:
-    """Return {name: duration in seconds} for each complete stage of `names`."""
-    records = {name: read(workdir / name) for name in names}
-    return {name: r["seconds"] for name, r in records.items() if r.get("complete")}
-
-
-def read(directory: Path) -> dict[str, Any]:
-    """Return the record of the stage in `directory`, or {} if the stage has never started.
-
-    If the record is missing or damaged, the previous record is returned, if there is one.
-
-    Raises:
-      StageError: if the record is damaged and there is no intact previous record.
-    """
-    problems = []
-    for path in (directory / _RECORD, directory / _PREVIOUS):
-        try:
-            return checksums.read_json(path)
-        except FileNotFoundError:
-            continue
-        except checksums.DamagedError as error:
-            log.warning("%s; using the previous record", error)
-            problems.append(path)
-    if problems:
-        raise StageError(f"{problems[0]}: damaged; remove {directory} to redo the stage")
-    return {}
-
-
-def damaged(workdir: Path, record: dict[str, Any]) -> list[Path]:
-    """Return the files of `record` that are missing or damaged, as paths in `workdir`.
-
-    Missing checkpoints are not included, since users may remove them to save space.
-    """
-    files = record.get("files", {})
-    missing = [p for p in checksums.missing(files, workdir) if "checkpoints" not in p.parts]
-    return missing + checksums.find_corrupt(files, workdir)
-
-
-def check(directory: Path) -> None:
-    """Raise StageError if files that the stage in `directory` wrote are missing or damaged."""
-    if bad := damaged(directory.parent, read(directory)):
-        raise StageError(
-            f"{_some(bad)} is missing or damaged; run the stage {directory.name} again"
-        )
-
-
-def steps(directory: Path) -> list[int]:
-    """Return the training steps of all checkpoints of the stage in `directory`, in order."""
-    found = directory.glob("**/checkpoints/[0-9]*")
-    return sorted(int(path.name) for path in found if path.name.isdecimal())
-
-
-def without_checkpoints(directory: Path, record: dict[str, Any]) -> bool:
-    """Return True if the stage wrote checkpoints and none of them exists any more."""
-    return any("/checkpoints/" in name for name in record.get("files", ())) and not steps(directory)
-
-
-def previous_of(directory: Path) -> Path:
-    """Return the folder of the previous result of the stage in `directory`."""
-    return directory.with_name(f"{directory.name}.previous")
-
-
-def set_part_aside(path: Path) -> None:
-    """Move a file or folder of a stage, if it exists, to the folder of its previous result.
-
-    It is removed if it was set aside before: the earlier one belongs to a complete result.
-    """
-    previous = previous_of(path.parent)
-    if not path.exists():
-        return
-    if _is_complete(previous):
-        _remove(previous)
-    if not (previous / path.name).exists():
-        previous.mkdir(exist_ok=True)
-        os.replace(path, previous / path.name)
-    elif path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def reopen(workdir: Path, name: str) -> None:
-    """Mark the stage `name` as incomplete, so that it runs again and verifies its files."""
-    record = read(workdir / name)
-    if record.get("complete"):
-        _write(workdir / name, record | {"complete": False})
 
 
 def _run(stage: Stage, workdir: Path, *, again: bool, keep_previous: bool) -> None:
@@ -281,7 +188,7 @@ def _begin(stage: Stage, workdir: Path, again: bool) -> str:
     plan = _plan(stage, workdir, again=again)
     if plan.action == "restore":
         log.info("%s: the previous result has these settings and is used again", stage.name)
-        _take_back(stage, workdir / stage.name)
+        previous_result.take_back(workdir / stage.name, is_whole=not stage.keeps)
         plan = _plan(stage, workdir, again=again)
     if not plan.problem and plan.action not in ("skip", "restore"):
         stage.check(())
@@ -307,14 +214,14 @@ def _plan(
     inputs = {name: _complete(stage.name, workdir, name) for name in stage.inputs}
     digests = {name: record["digest"] for name, record in inputs.items()}
     fingerprint = _hash({"settings": stage.settings, "inputs": digests})
-    old = read(directory)
+    old = stage_record.read(directory)
     is_same = old.get("fingerprint") == fingerprint
     bad: list[Path] = []
     if is_same and old.get("complete"):
-        bad = damaged(workdir, old) + stage.damaged()
-        if not bad and not (again and without_checkpoints(directory, old)):
+        bad = stage_record.damaged(workdir, old) + stage.damaged()
+        if not bad and not (again and stage_record.without_checkpoints(directory, old)):
             return _Plan(stage, "skip")
-    if not is_same and _read_previous(directory).get("fingerprint") == fingerprint:
+    if not is_same and previous_result.read(directory).get("fingerprint") == fingerprint:
         return _Plan(stage, "restore")
     new = {
         "fingerprint": fingerprint,
@@ -328,7 +235,7 @@ def _plan(
     if old and not is_same:
         changed = ", ".join(_changed(old, stage, digests))
         plan = plan._replace(action=_change(stage, workdir, old, new), changed=changed)
-    resumes = plan.action in ("continue", "update", "extend") and steps(directory)
+    resumes = plan.action in ("continue", "update", "extend") and stage_record.steps(directory)
     needs = stage._replace(networks=()) if resumes else stage
     return plan._replace(problem=_input_problem(needs, workdir, inputs, running))
 
@@ -337,11 +244,15 @@ def _change(
     stage: Stage, workdir: Path, old: dict[str, Any], new: dict[str, Any]
 ) -> Literal["update", "extend", "redo"]:
     """Return the action for a record with other settings or inputs."""
-    if stage.by_video and old.get("recipe") == new["recipe"] and not damaged(workdir, old):
+
+    def is_intact() -> bool:
+        return not stage_record.damaged(workdir, old)
+
+    if stage.by_video and old.get("recipe") == new["recipe"] and is_intact():
         return "update"
     before, after = old.get("settings", {}), _as_json(new["settings"])
     same_inputs = old.get("inputs") == new["inputs"]
-    if before and same_inputs and not damaged(workdir, old) and stage.extends(before, after):
+    if before and same_inputs and stage.extends(before, after) and is_intact():
         return "extend"
     return "redo"
 
@@ -353,12 +264,12 @@ def _input_problem(
     for name, record in inputs.items():
         if name in running:
             continue
-        if bad := damaged(workdir, record):
+        if bad := stage_record.damaged(workdir, record):
             return (
-                f"{stage.name} needs {name}, but {_some(bad)} is missing or damaged; "
+                f"{stage.name} needs {name}, but {stage_record.some(bad)} is missing or damaged; "
                 f"run {name} again to rebuild it"
             )
-        if name in stage.networks and not steps(workdir / name):
+        if name in stage.networks and not stage_record.steps(workdir / name):
             return (
                 f"{stage.name} needs the checkpoints of {name}, which were removed; "
                 f"--stages={name},{stage.name} makes them again"
@@ -377,7 +288,9 @@ def _apply(plan: _Plan, directory: Path) -> None:
         log.info("%s: complete, skipped", name)
         return
     if plan.damaged:
-        log.warning("%s: %s: missing or damaged; running it again", name, _some(plan.damaged))
+        log.warning(
+            "%s: %s: missing or damaged; running it again", name, stage_record.some(plan.damaged)
+        )
         for path in plan.damaged:
             # A damaged checkpoint is kept here: the stage itself falls back to an older one.
             if "checkpoints" not in path.parts:
@@ -388,114 +301,26 @@ def _apply(plan: _Plan, directory: Path) -> None:
         log.info("%s: updated, because %s", name, plan.changed)
     elif plan.action == "extend":
         log.info("%s: continues, because %s; %s kept", name, plan.changed, _cost(directory))
-        _copy_aside(directory)
+        previous_result.copy_aside(directory)
     elif plan.action == "redo":
         log.info(
             "%s: redone, because %s; %s repeated; the old result stays in %s until it is replaced",
             name,
             plan.changed,
             _cost(directory),
-            previous_of(directory),
+            previous_result.previous_of(directory),
         )
-        _set_aside(plan.stage, directory)
+        previous_result.set_aside(directory, plan.stage.by_video if plan.stage.keeps else None)
     log.info("%s: %s", name, "resumed" if plan.action == "continue" else "started")
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory, plan.record)
+    stage_record.write(directory, plan.record)
 
 
 def _cost(directory: Path) -> str:
     """Return the work in the folder of a stage, with a verb: "6 trained steps are"."""
-    if trained := steps(directory):
+    if trained := stage_record.steps(directory):
         return f"{trained[-1]} trained steps are"
-    return f"{read(directory).get('seconds', 0):.0f} s of work are"
-
-
-def _is_complete(directory: Path) -> bool:
-    try:
-        return bool(read(directory).get("complete"))
-    except StageError:
-        return False
-
-
-def _read_previous(directory: Path) -> dict[str, Any]:
-    """Return the record of the result that was set aside, or {} if there is none."""
-    try:
-        return read(previous_of(directory))
-    except StageError:
-        return {}
-
-
-def _supersedes(directory: Path) -> bool:
-    """Return True if the stage's files replace the result that was set aside before."""
-    return _is_complete(directory) or not _is_complete(previous_of(directory))
-
-
-def _set_aside(stage: Stage, directory: Path) -> None:
-    """Move the result of the stage to `previous_of`, or only its state by video if it `keeps`.
-
-    An incomplete result is removed if a complete one was set aside before.
-    """
-    previous = previous_of(directory)
-    parts = (*stage.by_video, _PREVIOUS, _RECORD) if stage.keeps else ()
-    if not _supersedes(directory):
-        for part in parts:
-            (directory / part).unlink(missing_ok=True)
-        if not stage.keeps:
-            _remove(directory)
-        return
-    _remove(previous)
-    if not stage.keeps:
-        os.replace(directory, previous)
-        return
-    previous.mkdir()
-    for part in parts:
-        if (directory / part).exists():
-            os.replace(directory / part, previous / part)
-
-
-def _copy_aside(directory: Path) -> None:
-    """Copy the result of the stage to `previous_of`, as hard links where the disk has them."""
-    if not _supersedes(directory):
-        return
-    previous = previous_of(directory)
-    partial = previous.with_name(f"{previous.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(directory, partial, copy_function=_link_or_copy)
-    _remove(previous)
-    os.replace(partial, previous)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _take_back(stage: Stage, directory: Path) -> None:
-    """Undo `_set_aside`; a complete result in `directory` is set aside in turn."""
-    previous = previous_of(directory)
-    if stage.keeps:
-        for path in sorted(previous.iterdir(), key=lambda path: path.name == _RECORD):
-            os.replace(path, directory / path.name)
-        previous.rmdir()
-        return
-    swapped = directory.with_name(f"{directory.name}.swapped")
-    shutil.rmtree(swapped, ignore_errors=True)
-    if directory.exists():
-        os.replace(directory, swapped)
-    os.replace(previous, directory)
-    if _is_complete(swapped):
-        os.replace(swapped, previous)
-    else:
-        shutil.rmtree(swapped, ignore_errors=True)
-
-
-def _remove(directory: Path) -> None:
-    """Remove a folder, its records first: a record never describes removed files."""
-    for name in (_RECORD, _PREVIOUS):
-        (directory / name).unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    return f"{stage_record.read(directory).get('seconds', 0):.0f} s of work are"
 
 
 def _recipe(stage: Stage, inputs: dict[str, dict[str, Any]]) -> str:
@@ -510,7 +335,7 @@ def _finish(stage: Stage, workdir: Path, *, is_redone: bool, keep_previous: bool
     If a redone stage is refused before it has trained a step, its previous result is taken back.
     """
     directory = workdir / stage.name
-    record = read(directory)
+    record = stage_record.read(directory)
     begin = time.monotonic()
     before = record["seconds"]
     try:
@@ -519,15 +344,15 @@ def _finish(stage: Stage, workdir: Path, *, is_redone: bool, keep_previous: bool
         record |= {"digest": digest or record["fingerprint"], "files": files, "complete": True}
     except BaseException as error:
         with contextlib.suppress(OSError):  # must not replace the original error, e.g. a full disk
-            if isinstance(error, ValueError) and is_redone and not steps(directory):
-                _take_back(stage, directory)
+            if isinstance(error, ValueError) and is_redone and not stage_record.steps(directory):
+                previous_result.take_back(directory, is_whole=not stage.keeps)
             else:
-                _write(directory, record | {"seconds": _seconds(before, begin)})
+                stage_record.write(directory, record | {"seconds": _seconds(before, begin)})
         raise
-    _write(directory, record | {"seconds": _seconds(before, begin)})
+    stage_record.write(directory, record | {"seconds": _seconds(before, begin)})
     log.info("%s: done in %.0f s", stage.name, _seconds(before, begin))
     if not keep_previous:
-        _remove(previous_of(directory))
+        previous_result.remove(previous_result.previous_of(directory))
 
 
 def _seconds(before: float, begin: float) -> float:
@@ -537,13 +362,17 @@ def _seconds(before: float, begin: float) -> float:
 def _left(stage: Stage, workdir: Path) -> list[Path]:
     """Return the files that the stage wrote, without files that hold their own checksum."""
     paths = (workdir / stage.name).glob(stage.files) if stage.files else []
-    own = [p for p in paths if p.is_file() and p.name not in (_RECORD, _PREVIOUS)]
+    own = [
+        p
+        for p in paths
+        if p.is_file() and p.name not in (stage_record.RECORD, stage_record.PREVIOUS)
+    ]
     return own + [workdir / name for name in stage.workdir_files]
 
 
 def _complete(name: str, workdir: Path, needed: str) -> dict[str, Any]:
     """Return the record of the stage `needed`, an input of the stage `name`."""
-    record = read(workdir / needed)
+    record = stage_record.read(workdir / needed)
     if not record.get("complete"):
         raise StageError(f"{name} needs {needed}, which is not complete; add it to --stages")
     return record
@@ -579,15 +408,3 @@ def _as_json(content: Any) -> Any:
 
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _some(paths: Sequence[Path]) -> str:
-    return f"{paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-
-
-def _write(directory: Path, record: dict[str, Any]) -> None:
-    """Write the record, and keep the old one, if it is intact, as the previous record."""
-    with contextlib.suppress(FileNotFoundError, checksums.DamagedError):
-        checksums.read_json(directory / _RECORD)
-        os.replace(directory / _RECORD, directory / _PREVIOUS)
-    checksums.write_json(directory / _RECORD, record)

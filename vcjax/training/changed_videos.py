@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Float, Int
 
 from vcjax.data import splits
-from vcjax.runtime import atomic, checkpoint, hosts, sharding, stage_cache
+from vcjax.runtime import atomic, checkpoint, hosts, previous_result, sharding
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def _needs_remap(
         if splits.mostly_unchanged(old_ids, video_ids, max_share=max_share):
             return True
         log.info("more than data.max_changed_share of the videos changed: the stage starts over")
-        stage_cache.set_part_aside(checkpoints)
+        previous_result.set_part_aside(checkpoints)
     _write_videos(checkpoints, video_ids)
     return False
 

@@ -334,5 +334,7 @@ def predict(logits: Float[np.ndarray, "n clips c"], *, average: str) -> Int[np.n
       SettingsError: if `average` is unknown.
     """
     if average not in AVERAGES:
-        raise settings.SettingsError(f"average is {average!r}; use {' or '.join(sorted(AVERAGES))}")
+        raise settings.SettingsError(
+            f"average is {average!r}; use one of {', '.join(sorted(AVERAGES))}"
+        )
     return AVERAGES[average](logits).argmax(axis=1)

@@ -120,9 +120,7 @@ class TrainingRun:
         self._window = diagnostics.LossMonitor(name, video_ids, directory)
         if self._first:
             self._window.set_limit(hosts.run_on_primary(lambda: metrics.first_loss(workdir, name)))
-        self._writer = stack.enter_context(
-            contextlib.closing(metrics.Writer(workdir, name, step=self._first))
-        )
+        self._writer = stack.enter_context(metrics.Writer(workdir, name, step=self._first))
         self._clock = diagnostics.StallMonitor(name)
         self._bar = stack.enter_context(
             progress.bar(desc=name, unit="step", total=self._num_steps, initial=self._first)

@@ -25,7 +25,7 @@ from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes, report_table
 from vcjax.evaluation.pages import cluster_sheets, contact_sheets
 from vcjax.idt import filmstrips
-from vcjax.runtime import atomic, progress, stage_cache
+from vcjax.runtime import atomic, progress, stage_record
 
 _MAX_VIDEOS = 2000  # random sample of a larger collection
 _MAX_MAPPED = 1000  # videos for t-SNE; larger collections are mapped by PCA
@@ -100,7 +100,7 @@ def load(directory: Path) -> tuple[Manifest, dict[str, Source]]:
     """
     if not (directory / _DATA).exists():
         raise FileNotFoundError(f"no {_DATA} in {directory}; run the stage evaluate first")
-    stage_cache.check(directory)
+    stage_record.check(directory)
     manifest = manifests.load(directory / "explorer.tsv")
     sources = {}
     with np.load(directory / _DATA, allow_pickle=False) as arrays:

@@ -1,0 +1,46 @@
+"""Frames as a player shows them: in RGB, and turned and mirrored by the display matrix."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import av
+import numpy as np
+from av.sidedata.sidedata import SideDataContainer
+from jaxtyping import UInt8
+
+Frame = UInt8[np.ndarray, "h w 3"]
+
+
+def pictures(frames: Iterable[av.VideoFrame]) -> Iterator[Frame]:
+    """Yield the frames as RGB, turned and mirrored as the first of them states."""
+    matrix = None
+    for frame in frames:
+        matrix = matrix or _display(frame)
+        yield _rgb(frame, matrix)
+
+
+def _rgb(frame: av.VideoFrame, matrix: tuple[int, int, int, int]) -> Frame:
+    # For a small frame, starting threads costs more than the conversion.
+    picture = frame.to_ndarray(format="rgb24", threads=1)
+    a, b, c, d = matrix  # (x, y) is shown at (a x + c y, b x + d y)
+    if abs(b) > abs(a):
+        picture, across, down = picture.swapaxes(0, 1), c, b
+    else:
+        across, down = a, d
+    picture = picture[:, ::-1] if across < 0 else picture
+    return np.ascontiguousarray(picture[::-1] if down < 0 else picture)
+
+
+def _display(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """Return the linear part of the display matrix (ISO 14496-12, 8.3.2)."""
+    try:
+        # `frame.side_data` refers to its frame, which stays in memory until a garbage collection.
+        side_data: Any = SideDataContainer
+        matrix = side_data(frame).get("DISPLAYMATRIX")
+    except ValueError:  # side data of a type that PyAV cannot name
+        turns = round(frame.rotation / 90) % 4  # counterclockwise
+        return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
+    if matrix is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
+    return a, b, c, d
