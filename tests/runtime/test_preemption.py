@@ -35,6 +35,24 @@ except preemption.StopRequested:
 """
 HANGS = TRAINS.replace("time.sleep(0.3)", "print('hangs', flush=True), time.sleep(60)")
 
+LEAVES = """
+import multiprocessing
+from vcjax.runtime import preemption
+
+preemption.listen()
+held = multiprocessing.get_context("forkserver").Lock()
+preemption.leave(preemption.EXIT_CODE)
+"""
+
+
+def test_last_line_of_a_stopped_process_with_workers_says_how_to_resume():
+    command = [sys.executable, "-c", LEAVES]
+    # the resource tracker holds standard error open, so that its warning is in it
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 75
+    assert "To resume, run:" in ended.stderr.splitlines()[0], ended.stderr
+    assert "resource_tracker" not in ended.stderr
+
 
 @pytest.fixture
 def start():

@@ -49,6 +49,9 @@ def listen() -> None:
     signal.signal(signal.SIGTERM, _receive)
     signal.signal(signal.SIGINT, _receive)
     sys.unraisablehook = _raise_again
+    # A process that stops leaves the semaphores of its workers to the resource tracker, which
+    # removes them and would warn after the last line of the log, the one that says how to resume.
+    sys.warnoptions.append("ignore:resource_tracker:UserWarning")
 
 
 def end_if_blocked() -> None:
