@@ -214,17 +214,12 @@ def in_parts(
         settings: Further values that the result depends on.
         work: Function from the videos of a part to its columns.
     """
-    import jax
-    from flax import nnx
-
+    from vcjax.models import resnet3d
     from vcjax.runtime import progress
 
     folder = parts_of(options)
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    for value in jax.tree.leaves(nnx.state(network.model)):
-        digest.update(np.asarray(value).tobytes())
-    settings = [*settings, digest.hexdigest(), config.clip.to_dict(), config.seed]
+    weights = resnet3d.digest(network.model)
+    settings = [*settings, weights, config.clip.to_dict(), config.seed]
     parts = [
         _part(manifest.take(rows), folder, settings, work)
         for rows in progress.bar(_split(options, manifest, config), desc="embed", unit="part")
@@ -253,21 +248,16 @@ def _part(
 
     The name of the file hashes the settings, the network and the videos' files.
     """
-    from vcjax.data import shards
-    from vcjax.runtime import filesystem, npz
+    from vcjax.data import manifest as manifests
+    from vcjax.runtime import npz
 
-    stats = [(path, filesystem.file_version(shards.file_of(path))) for path in manifest.paths]
-    inputs = json.dumps([manifest.video_ids, stats, *settings], default=str)
+    files = [manifest.paths, manifests.versions(manifest)]
+    inputs = json.dumps([manifest.video_ids, files, *settings], default=str)
     path = folder / f"{hashlib.sha256(inputs.encode()).hexdigest()[:16]}.npz"
-    if path.exists():
-        try:
-            with path.open("rb") as part, np.load(part, allow_pickle=False) as stored:
-                return dict(stored)
-        except npz.UNREADABLE as error:
-            log.warning("%s: damaged; embedding its videos again: %s", path, error)
-    columns = work(manifest)
-    with atomic.atomic_write(path) as file:
-        np.savez(file, allow_pickle=False, **columns)
+    columns = npz.read(path)
+    if columns is None:
+        columns = work(manifest)
+        npz.write(path, columns)
     return columns
 
 

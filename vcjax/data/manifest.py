@@ -276,16 +276,22 @@ def signature(source: str | Path) -> str:
     """Return a hash of the manifest `source` and of size and time of each file, if it exists."""
     manifest, _ = _read(filesystem.path_of(source))
     digest = hashlib.sha256(repr((manifest.video_ids, manifest.labels, manifest.split)).encode())
-    stamps: dict[str, str] = {}
-    for path in manifest.paths:
-        file = shards.file_of(path)
-        if file not in stamps:
-            try:
-                stamps[file] = " ".join(map(str, filesystem.file_version(file)))
-            except OSError:
-                stamps[file] = "missing"
-        digest.update(f"{path} {stamps[file]}\n".encode())
+    for path, version in zip(manifest.paths, versions(manifest), strict=True):
+        digest.update(f"{path} {version}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def versions(manifest: Manifest) -> list[str]:
+    """Return size and time of the file that contains each video, "missing" for a missing file."""
+
+    @functools.cache
+    def version(file: str) -> str:
+        try:
+            return " ".join(map(str, filesystem.file_version(file)))
+        except OSError:
+            return "missing"
+
+    return [version(shards.file_of(path)) for path in manifest.paths]
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,10 +1,12 @@
 """3D ResNet of Hara et al. (2018), depth 18 or 34, with a linear embedding head (Sec. 4.2)."""
 
 import functools
+import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -174,6 +176,16 @@ def split(model: ResNet3D) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Return the structure of the network, its parameters and its running statistics."""
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
     return graphdef, states[0], states[1]
+
+
+def digest(model: ResNet3D) -> str:
+    """Return a hash of the weights and statistics, and of the precision of the activations."""
+    content = hashlib.sha256(str(jnp.dtype(model.stem.dtype)).encode())
+    for path, value in jax.tree_util.tree_leaves_with_path(nnx.state(model)):
+        array = np.asarray(value)
+        content.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        content.update(array.tobytes())
+    return content.hexdigest()
 
 
 def decayed(params: nnx.State) -> nnx.State:

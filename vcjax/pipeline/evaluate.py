@@ -39,7 +39,8 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         manifest = workdirs.manifest(workdir)
         models = {"scratch": workdirs.network(config, workdir, "")}
         models |= {model_name(s, config): workdirs.network(config, workdir, s) for s in trained}
-        outputs = _outputs(models, manifest, config)
+        embedded = workdirs.embedded(workdir, name, models, manifest, config)
+        outputs = _outputs(embedded, manifest, config)
         idt = _idt_outputs(workdir, manifest, config) if "fisher" in inputs else None
         _write_clusters(workdir, manifest, outputs, idt, trained)
         report = evaluation.evaluate(
@@ -88,9 +89,8 @@ def model_name(stage: str, config: ConfigDict) -> str:
     return {"ir": "ir", "la_own": "la", "la": aggregation, "tune": f"{aggregation}_tune"}[stage]
 
 
-def _outputs(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
-    """Embed all videos by each model, and cluster the embeddings of the training videos."""
-    embedded = workdirs.embedded(models, manifest, config)
+def _outputs(embedded: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
+    """Return the features of each model with clusters of the training videos."""
     training = manifest.rows("train")
     return {
         name: evaluation.ModelOutputs(embedding, pooled, cluster(embedding[training], None, config))

@@ -28,6 +28,7 @@ Videos = Callable[[Collection[str]], Manifest]
 # Settings of data.* that do not change the results, or only by the frames of the stage `ingest`.
 _EXECUTION = ("num_threads", "num_workers", "max_corrupt_fraction", "max_changed_share")
 _FRAMES = ("side", "codec")
+FEATURES = "features"  # folder of the kept features of frozen networks
 _SAMPLE = 20  # stored videos whose size is read
 
 
@@ -176,20 +177,28 @@ def check_network(config: ConfigDict, workdir: Path, name: str, start: str) -> N
             )
 
 
-def embedded(models: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:
+def embedded(
+    workdir: Path, owner: str, models: dict[str, Any], manifest: Manifest, config: ConfigDict
+) -> dict[str, Any]:
     """Return {name: `inference.Features`} of the videos for each of `models`.
 
+    Features that the stage `owner` or another one computed before are read from WORKDIR/features.
     Networks trained on labels have no embedding; their normalized pooled features serve as one.
     """
-    from vcjax import inference
-    from vcjax.evaluation import probes
+    from vcjax.evaluation import frozen, probes
+    from vcjax.inference import Features
 
-    features = inference.videos(
-        models, manifest, config, clips_per_video=config.evaluation.clips_per_video
+    features = frozen.features(
+        workdir / FEATURES,
+        owner,
+        models,
+        manifest,
+        config,
+        clips_per_video=config.evaluation.clips_per_video,
     )
     for name in features.keys() & set(settings.FINETUNING_STAGES):
         pooled = features[name].pooled
-        features[name] = inference.Features(probes.unit(pooled), pooled)
+        features[name] = Features(probes.unit(pooled), pooled)
     return features
 
 
