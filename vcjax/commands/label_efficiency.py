@@ -5,6 +5,7 @@ vcjax label-efficiency --manifest VIDEOS --label COLUMN --run runs/mine --out ru
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -121,16 +122,27 @@ def _features(options: argparse.Namespace, manifest: "Manifest") -> "dict[str, F
     for name, folder in networks:
         if not name or not folder:
             raise ValueError("--checkpoint needs NAME=FOLDER, such as la=runs/mine/la")
-        found[name] = Features(_pooled(folder, manifest))
+        found[name] = Features(_pooled(options.out, name, folder, manifest))
     return found
 
 
-def _pooled(folder: str, manifest: "Manifest") -> np.ndarray:
+def _pooled(out: Path, name: str, folder: str, manifest: "Manifest") -> np.ndarray:
+    """Return the pooled features of a network, which are kept in OUT/features."""
     from vcjax import pretrained
     from vcjax.data import verify
+    from vcjax.evaluation import frozen
 
     counted, _ = verify.verify(manifest, on_error="error", decode=False, num_workers=1)
-    return pretrained.load(folder).videos(counted).pooled
+    network, name = pretrained.load(folder), re.sub(r"\W", "_", name)
+    features = frozen.features(
+        out / "features",
+        "label_efficiency",
+        {name: network.model},
+        counted,
+        network.config(),
+        clips_per_video=5,
+    )
+    return features[name].pooled
 
 
 if __name__ == "__main__":

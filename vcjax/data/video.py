@@ -1,12 +1,13 @@
 """Length, frames and clips of a video: of a file, or stored in a shard or tfds record."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vcjax.data import readers
+from vcjax.data import readers, shards
 from vcjax.data.readers import DecodeError as DecodeError
 from vcjax.data.readers import Frame, VideoInfo, open_video
 from vcjax.runtime import checks
@@ -45,6 +46,25 @@ def frames(path: str | Path) -> Iterator[Frame]:
         no frame, or at the end if the file is truncated.
     """
     yield from open_video(str(path)).frames()
+
+
+@checks.arguments
+def frames_at(path: str | Path, indices: Sequence[int]) -> Iterator[tuple[int, Frame]]:
+    """Yield each index of ascending `indices` with its frame, RGB in [0, 255].
+
+    A file is decoded up to the last of them, in constant memory; of a stored video only these
+    frames are decoded. Indices past the end are left out.
+
+    Raises:
+      DecodeError: in the cases of `frames`.
+    """
+    if entry := shards.parse(str(path)):
+        inside = [index for index in indices if index < entry.num_frames]
+        yield from zip(inside, open_video(str(path)).read(inside), strict=True)
+        return
+    for index, frame in enumerate(islice(frames(path), indices[-1] + 1)):
+        if index in indices:
+            yield index, frame
 
 
 @checks.arguments

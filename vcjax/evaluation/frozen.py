@@ -55,7 +55,7 @@ def features(
     kept = {name: stored for name, key in keys.items() if (stored := _read(folder, key))}
     computed = {name: model for name, model in models.items() if name not in kept}
     if kept:
-        log.info("%s: using the kept features of %s", owner, ", ".join(k or "random" for k in kept))
+        log.info("%s: using the kept features of %s", owner, ", ".join(kept))
     if computed:
         kept |= inference.videos(computed, manifest, config, clips_per_video=clips_per_video)
     for name, key in keys.items():

@@ -90,8 +90,9 @@ def few_shot_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
 
     def run(directory: Path) -> None:
         manifest, label, _, splits = _labeled(stage, config, directory, workdir)
-        models = {stage.init_from: workdirs.network(config, workdir, stage.init_from)}
-        embedded = workdirs.embedded(workdir, name, models, manifest, config)[stage.init_from]
+        network = stage.init_from or "scratch"
+        models = {network: workdirs.network(config, workdir, stage.init_from)}
+        embedded = workdirs.embedded(workdir, name, models, manifest, config)[network]
         unclustered = np.zeros((1, len(manifest)), np.int32)
         output = ModelOutputs(embedded.embedding, embedded.pooled, unclustered)
         values = np.array(manifest.labels[label])

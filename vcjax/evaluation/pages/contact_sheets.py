@@ -31,11 +31,8 @@ def read(path: str | Path, num_frames: int, count: int = NUM_FRAMES) -> Tiles:
     tiles = np.full((count, HEIGHT, WIDTH, 3), _GREY, np.uint8)
     positions = ((np.arange(count) + 0.5) * max(num_frames, 1) / count).astype(int)
     try:
-        for index, frame in enumerate(video.frames(path)):
-            if index in positions:
-                tiles[positions == index] = tile(frame)
-            if index >= positions[-1]:
-                break
+        for index, frame in video.frames_at(path, sorted(set(positions.tolist()))):
+            tiles[positions == index] = tile(frame)
     except (video.DecodeError, OSError) as error:
         log.warning(
             "evaluate: frames that cannot be decoded are gray in the images of clusters: %s", error
