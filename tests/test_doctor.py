@@ -8,7 +8,7 @@ from vcjax.data import manifest as manifests
 from vcjax.data import prepare, synthetic
 from vcjax.ingest.collection import Pictures
 from vcjax.ingest.ingest import Options, ingest
-from vcjax.runtime import checkpoint, stage_cache
+from vcjax.runtime import checkpoint, npz, stage_cache
 from vcjax.runtime.stage_cache import Stage
 
 
@@ -83,6 +83,14 @@ def test_damage_is_named_with_what_to_do_and_is_an_exit_code(run, capsys, stage,
         doctor.main([str(run)])
     assert ended.value.code == 1
     assert str(path) in capsys.readouterr().out
+
+
+def test_damaged_features_are_named(run):
+    path = run / "features" / "evaluate-ir-0.npz"
+    npz.write(path, {"pooled": np.ones(9)})
+    assert "features" not in states(run)
+    flip(path)
+    assert states(run)["features"].bad
 
 
 def test_a_stage_whose_input_changed_is_stale(run):

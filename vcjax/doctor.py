@@ -20,7 +20,7 @@ from typing import NamedTuple
 from vcjax.data import manifest as manifests
 from vcjax.data import shards
 from vcjax.ingest.collection import Collection
-from vcjax.runtime import checksums, filesystem, progress
+from vcjax.runtime import checksums, filesystem, npz, progress
 
 _SET_ASIDE = (".previous", ".swapped")  # suffixes of results that a redone stage moved away
 _CODECS = ("h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg")
@@ -180,6 +180,7 @@ def folder(path: Path) -> Iterator[Finding]:
     for name in names:
         yield _stage(path, name)
     yield from _videos(path / "manifest" / "manifest.tsv")
+    yield from _features(path / "features")
     for directory in sorted(p for p in path.iterdir() if p.suffix in _SET_ASIDE):
         size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         shown = f"result of earlier settings, {_gigabytes(size)}"
@@ -227,6 +228,13 @@ def _videos(table: Path) -> Iterator[Finding]:
         yield Finding("videos", shown, advice, bad=True)
     else:
         yield Finding("videos", f"{len(manifest)} videos")
+
+
+def _features(directory: Path) -> Iterator[Finding]:
+    for path in sorted(directory.glob("*.npz")):
+        if npz.read(path) is None:
+            advice = "remove it; the next evaluation computes it again"
+            yield Finding("features", f"{path}: damaged", advice, bad=True)
 
 
 def _record_problems(directory: Path) -> Iterator[str]:

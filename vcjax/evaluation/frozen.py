@@ -103,5 +103,5 @@ def _read(folder: Path, key: str) -> Features | None:
             continue
         if stored.keys() == {"key", *Features._fields} and str(stored.pop("key")) == key:
             return Features(**stored)
-        log.warning("%s: not the features that its name states; computing them again", path)
+        log.warning("%s: not the features of its name, and not used", path)
     return None

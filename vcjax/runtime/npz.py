@@ -32,7 +32,7 @@ def read(path: Path) -> dict[str, np.ndarray] | None:
     except FileNotFoundError:
         return None
     except (*UNREADABLE, AttributeError, TypeError) as error:  # a single array has no members
-        log.warning("%s: damaged; computing its content again: %s", path, error)
+        log.warning("%s: damaged and not used: %s", path, error)
         return None
 
 
