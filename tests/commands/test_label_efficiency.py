@@ -2,8 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 
+from vcjax import inference, pretrained
 from vcjax.commands import label_efficiency
+from vcjax.data import verify
+from vcjax.models.resnet3d import ResNet3D
 
 
 @pytest.fixture
@@ -42,6 +46,25 @@ def test_a_table_without_held_out_videos_is_split(table, capsys):
     _main(table, "--embeddings", f"mine={table / 'e.npz'}")
     result = json.loads((table / "out" / "label_efficiency.json").read_text())
     assert (result["num_train"], result["num_test"]) == (30, 10)
+
+
+def test_other_shots_embed_no_video_again(table, monkeypatch):
+    network = pretrained.Pretrained(ResNet3D(width=1, rngs=nnx.Rngs(0)), {"width": 1}, {"side": 16})
+    embedded = []
+
+    def videos(models, manifest, config, *, clips_per_video):
+        embedded.append((*models, config.clip.side, clips_per_video))
+        rows = np.eye(2, dtype=np.float32)[np.arange(40) % 2]
+        return {name: inference.Features(rows, rows) for name in models}
+
+    monkeypatch.setattr(pretrained, "load", lambda folder: network)
+    monkeypatch.setattr(verify, "verify", lambda manifest, **how: (manifest, []))
+    monkeypatch.setattr(inference, "videos", videos)
+    for shots in ("2", "3"):
+        _main(table, "--checkpoint", "my/net=folder", "--shots", shots)
+        result = json.loads((table / "out" / "label_efficiency.json").read_text())
+        assert result["accuracy"]["my/net"][shots]["mean"] == 1
+    assert embedded == [("my_net", 16, 5)]
 
 
 @pytest.mark.parametrize(

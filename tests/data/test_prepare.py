@@ -38,6 +38,21 @@ def test_a_clip_is_cut_as_from_the_file(write_video, tmp_path, start, num_frames
     np.testing.assert_array_equal(got, wanted)
 
 
+def test_chosen_frames_are_the_only_ones_decoded(write_video, tmp_path, monkeypatch):
+    write_video(tmp_path / "in" / "a.mp4", 37)
+    found, _ = prepared(manifest.read(tmp_path / "in"), tmp_path / "out", side=48)
+    whole = list(video.frames(found.paths[0]))
+    decoded, decode = [], shards.decode_picture
+    monkeypatch.setattr(shards, "decode_picture", lambda x: decoded.append(x) or decode(x))
+    chosen = list(video.frames_at(found.paths[0], [2, 16, 36, 40]))
+    assert [index for index, _ in chosen] == [2, 16, 36] and len(decoded) == 3
+    for index, frame in chosen:
+        np.testing.assert_array_equal(frame, whole[index])
+    of_the_file = dict(video.frames_at(tmp_path / "in" / "a.mp4", [2, 16, 36, 40]))
+    assert list(of_the_file) == [2, 16, 36]
+    assert not list(video.frames_at(found.paths[0], [40]))
+
+
 def test_training_reads_the_folder_with_any_number_of_workers(collection, tmp_path):
     prepared(collection, tmp_path)
     how = dict(num_frames=4, side=24, scales=(1.0,), batch_size=4, num_epochs=1, seed=0)
