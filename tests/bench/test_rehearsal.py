@@ -21,5 +21,5 @@ def test_all_stages_complete_on_stand_ins_and_each_has_a_row(tmp_path, capsys):
 
 
 def test_clusters_are_in_proportion_to_the_videos(tmp_path):
-    assert rehearsal.config_for(235_000, tmp_path).clusters.num_clusters == 6000
-    assert rehearsal.config_for(2350, tmp_path).clusters.num_clusters == 60
+    assert rehearsal.config_for(235_000, 6000, tmp_path).clusters.num_clusters == 6000
+    assert rehearsal.config_for(2350, 6000, tmp_path).clusters.num_clusters == 60

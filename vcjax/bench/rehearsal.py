@@ -32,10 +32,9 @@ from vcjax import settings
 from vcjax.data import shards
 from vcjax.data.manifest import Manifest
 from vcjax.ingest.collection import Collection, PartVectors, Pictures
-from vcjax.ingest.variant import Variant
 from vcjax.pipeline import build
 from vcjax.pipeline import workdir as workdirs
-from vcjax.runtime import stage_cache, xla_flags
+from vcjax.runtime import compilation, stage_cache, xla_flags
 
 COLUMNS = ("videos", "stage", "seconds", "main process, MB", "its workers, MB", "on disk, MB")
 STAGES = ("manifest", "ingest", "fisher", "ir", "la", "tune", "evaluate")
@@ -65,24 +64,29 @@ def main(arguments: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--num_videos", default="2350", help="numbers of videos, e.g. 2350,23500")
+    parser.add_argument("--num_clusters", type=int, default=_PAPER_CLUSTERS, help="K of 235,000")
     parser.add_argument("--folder", help="parent of the temporary folder; 235,000 videos take 6 GB")
     options = parser.parse_args(arguments)
     print("", *COLUMNS, "", sep=" | ")
     print("|---" * len(COLUMNS) + "|", flush=True)
     for num_videos in map(int, options.num_videos.split(",")):
         with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=options.folder) as folder:
-            for row in rehearse(num_videos, Path(folder)):
+            for row in rehearse(num_videos, options.num_clusters, Path(folder)):
                 sizes = (f"{size / 1e6:,.0f}" for size in (row.memory, row.workers, row.disk))
                 cells = (f"{row.num_videos:,}", row.stage, f"{row.seconds:.0f}", *sizes)
                 print("", *cells, "", sep=" | ", flush=True)
 
 
-def rehearse(num_videos: int, folder: Path) -> Iterator[Row]:
-    """Yield the cost of the collection, of its check, and of every stage of a run in `folder`."""
+def rehearse(num_videos: int, num_clusters: int, folder: Path) -> Iterator[Row]:
+    """Yield the cost of the collection, of its check, and of every stage of a run in `folder`.
+
+    `num_clusters` is K of 235,000 videos, from which K of `num_videos` follows.
+    """
+    config = config_for(num_videos, num_clusters, folder)
     calls: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = [
-        ("collection", write_collection, (num_videos, folder)),
-        ("check", _check, (num_videos, folder)),
-        *((name, _run, (num_videos, folder, name)) for name in STAGES),
+        ("collection", write_collection, (num_videos, config, folder)),
+        ("check", _check, (config, folder)),
+        *((name, _run, (config, folder, name)) for name in STAGES),
     ]
     size = 0
     for name, function, arguments in calls:
@@ -92,7 +96,7 @@ def rehearse(num_videos: int, folder: Path) -> Iterator[Row]:
         yield Row(num_videos, name, *cost, size - before)
 
 
-def config_for(num_videos: int, folder: Path) -> ConfigDict:
+def config_for(num_videos: int, num_clusters: int, folder: Path) -> ConfigDict:
     """Return the settings of the rehearsal of a run with the collection in `folder`."""
     config = settings.paper()
     config.stages = STAGES
@@ -101,7 +105,7 @@ def config_for(num_videos: int, folder: Path) -> ConfigDict:
     config.clip.num_frames, config.clip.side = _NUM_FRAMES, _SIDE
     config.model.width = _WIDTH
     config.idt.detector = "none"
-    config.clusters.num_clusters = max(2, round(num_videos * _PAPER_CLUSTERS / _PAPER_VIDEOS))
+    config.clusters.num_clusters = max(2, round(num_videos * num_clusters / _PAPER_VIDEOS))
     config.clusters.num_iterations = 1
     config.ir.num_negatives = min(config.ir.num_negatives, num_videos // 2)
     for name in ("ir", "la", "tune"):
@@ -113,14 +117,13 @@ def config_for(num_videos: int, folder: Path) -> ConfigDict:
     return config
 
 
-def write_collection(num_videos: int, folder: Path) -> None:
+def write_collection(num_videos: int, config: ConfigDict, folder: Path) -> None:
     """Write a collection of stand-ins to `folder`/collection."""
-    config = config_for(num_videos, folder)
     generator = np.random.default_rng(0)
     pictures = Pictures(2 * _SIDE, config.data.codec)
     root = folder / "collection"
     collection = Collection.create(root, pictures, num_videos)
-    variant = Variant(workdirs.variant(config).extraction, config.fisher.to_dict(), config.seed)
+    variant = workdirs.variant(config)
     videos = _videos(num_videos, folder)
     few = generator.normal(size=(64, 8))
     model = fisher.Model.fit(
@@ -179,17 +182,15 @@ def _records(generator: np.random.Generator) -> list[bytes]:
     return [record for video in frames for record in shards.encode(video, "jpeg")]
 
 
-def _check(num_videos: int, folder: Path) -> None:
+def _check(config: ConfigDict, folder: Path) -> None:
     """Check all files of the collection, as a run does with a collection of its own."""
-    config = config_for(num_videos, folder)
     collection = workdirs.collection(config, folder / "run")
     assert not list(collection.damaged([workdirs.variant(config)]))
 
 
-def _run(num_videos: int, folder: Path, name: str) -> None:
+def _run(config: ConfigDict, folder: Path, name: str) -> None:
     """Run a stage of the pipeline, with a few steps per epoch of training."""
-    config, workdir = config_for(num_videos, folder), folder / "run"
-    resolve = settings.resolve
+    workdir, resolve = folder / "run", settings.resolve
 
     def few_steps(*arguments: Any, **options: Any) -> settings.Sizes:
         sizes = resolve(*arguments, **options)
@@ -200,6 +201,7 @@ def _run(num_videos: int, folder: Path, name: str) -> None:
     with mock.patch.object(settings, "resolve", few_steps):
         stages = build.build(config, workdir)
         workdir.mkdir(exist_ok=True)
+        compilation.cache_in(workdir / "compiled")
         stage_cache.run(stages, workdir, only=[name])
 
 

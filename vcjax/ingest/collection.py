@@ -28,7 +28,7 @@ from vcjax.data import manifest as manifests
 from vcjax.data import shards
 from vcjax.data.manifest import Manifest, ManifestError, Problem
 from vcjax.ingest.variant import Variant
-from vcjax.runtime import checksums, filesystem, npz
+from vcjax.runtime import checksums, filesystem, npz, sharding
 
 VIDEOS_PER_PART = 64
 _ABOUT = "collection.json"
@@ -211,7 +211,7 @@ class Collection:
         for part in sorted(set(map(self.part_of, video_ids))):
             stored = self.read_vectors(variant, part)
             if len(stored.vectors) and not vectors.size:
-                vectors = np.zeros((len(row_of), stored.vectors.shape[1]), np.float32)
+                vectors = sharding.aligned_zeros(len(row_of), stored.vectors.shape[1])
             for video_id, vector, count in zip(
                 stored.video_ids, stored.vectors, stored.num_rows, strict=True
             ):
