@@ -133,7 +133,7 @@ def write_collection(num_videos: int, config: ConfigDict, folder: Path) -> None:
         sketch_dim=config.fisher.sketch_dim,
         seed=config.seed,
     )
-    collection.write_model(variant, model, videos.video_ids[: config.fisher.num_videos])
+    collection.write_model(variant, model, videos.video_ids)
     records = _records(generator)
     motions = generator.normal(size=(_NUM_CLASSES, config.fisher.sketch_dim)).astype(np.float32)
     (root / "parts").mkdir()

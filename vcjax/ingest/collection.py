@@ -13,6 +13,7 @@ A video belongs to the part that a hash of its id selects, so a part depends on 
 """
 
 import contextlib
+import functools
 import hashlib
 import math
 import zipfile
@@ -141,8 +142,9 @@ class Collection:
 
     def model_digest(self, variant: Variant) -> str:
         """Return the checksum of the model of a variant, "" if there is none."""
+        path = str(self.model_path(variant).with_suffix(".json"))
         try:
-            return str(checksums.read_json(self.model_path(variant).with_suffix(".json"))["model"])
+            return _model_digest(path, filesystem.file_version(path))
         except (FileNotFoundError, checksums.DamagedError):
             return ""
 
@@ -305,6 +307,15 @@ class Collection:
         if len(problems) < len(videos):
             manifests.save_index(videos, entries, self.root)
         return problems
+
+
+@functools.lru_cache
+def _model_digest(path: str, version: tuple[int, str]) -> str:
+    """Return the checksum in the description of a model, a file of this `version`.
+
+    It is needed for each part, and the description has the ids of all videos of the fit.
+    """
+    return str(checksums.read_json(filesystem.path_of(path))["model"])
 
 
 class PartVectors(NamedTuple):
