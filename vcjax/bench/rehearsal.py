@@ -36,7 +36,7 @@ from vcjax.pipeline import build
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import compilation, stage_cache, xla_flags
 
-COLUMNS = ("videos", "stage", "seconds", "main process, MB", "its workers, MB", "on disk, MB")
+COLUMNS = ("videos", "stage", "seconds", "CPU seconds", "memory, MB", "of workers, MB", "disk, MB")
 STAGES = ("manifest", "ingest", "fisher", "ir", "la", "tune", "evaluate")
 _PAPER_VIDEOS, _PAPER_CLUSTERS = 235_000, 6000
 _NUM_CLASSES = 40
@@ -51,6 +51,7 @@ class Row(NamedTuple):
     num_videos: int
     stage: str
     seconds: float
+    cpu_seconds: float  # of the process of the stage and of its child processes
     memory: float  # peak resident memory of the process of the stage, bytes
     workers: float  # peak resident memory of the largest of its child processes, bytes
     disk: float  # growth of the files of collection and run, bytes
@@ -73,7 +74,8 @@ def main(arguments: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory(prefix="rehearsal-", dir=options.folder) as folder:
             for row in rehearse(num_videos, options.num_clusters, Path(folder)):
                 sizes = (f"{size / 1e6:,.0f}" for size in (row.memory, row.workers, row.disk))
-                cells = (f"{row.num_videos:,}", row.stage, f"{row.seconds:.0f}", *sizes)
+                times = f"{row.seconds:.0f}", f"{row.cpu_seconds:.0f}"
+                cells = (f"{row.num_videos:,}", row.stage, *times, *sizes)
                 print("", *cells, "", sep=" | ", flush=True)
 
 
@@ -205,16 +207,17 @@ def _run(config: ConfigDict, folder: Path, name: str) -> None:
         stage_cache.run(stages, workdir, only=[name])
 
 
-def _measured(function: Callable[..., None], *arguments: Any) -> tuple[float, float, float]:
-    """Return the seconds of a call, and the peak memory of this process and of its children."""
+def _measured(function: Callable[..., None], *arguments: Any) -> tuple[float, ...]:
+    """Return the time of a call, of CPUs too, and the peak memory of this process and children."""
     begin = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
         function(*arguments)
     seconds = time.perf_counter() - begin
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    memory, workers = (unit * resource.getrusage(processes).ru_maxrss for processes in who)
-    return seconds, memory, workers
+    usage = [resource.getrusage(processes) for processes in who]
+    cpu_seconds = sum(used.ru_utime + used.ru_stime for used in usage)
+    return seconds, cpu_seconds, *(unit * used.ru_maxrss for used in usage)
 
 
 def _size(folder: Path) -> int:
