@@ -36,6 +36,18 @@ def test_seeds_draw_other_halves_and_one_seed_the_same():
     assert (draws[0] != draws[2]).any()
 
 
+def test_a_limit_draws_training_rows_by_the_seed_and_keeps_the_tests():
+    fold = protocol.TrainTest(np.arange(0, 100, 2), np.arange(1, 100, 2), within_test=False)
+    first, same, other = (protocol.limited(fold, 20, seed=seed) for seed in (0, 0, 1))
+    assert len(set(first.train)) == 20 and set(first.train) < set(fold.train)
+    assert (np.diff(first.train) > 0).all()
+    np.testing.assert_array_equal(first.train, same.train)
+    assert (first.train != other.train).any()
+    np.testing.assert_array_equal(first.test, fold.test)
+    for limit in (0, 50, 51):
+        np.testing.assert_array_equal(protocol.limited(fold, limit, seed=0).train, fold.train)
+
+
 def test_obstacles_are_named():
     def obstacle(train, test):
         values = np.array(train + test)

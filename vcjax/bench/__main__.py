@@ -2,6 +2,7 @@
 
     python -m vcjax.bench NAME [--json FILE]
     python -m vcjax.bench compile [--target=v5e:2x4] [--config=...]  # see compile.py
+    python -m vcjax.bench rehearsal [--num_videos=2350,23500]  # see rehearsal.py
 
 NAME is a module in this folder, or `all`. `report` has options of its own and runs all of them on a
 GPU: see `vcjax.bench.report`. Every other module has `cases()`, which yields dicts with keys
@@ -23,10 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from vcjax import bench
-from vcjax.bench import compile, report
 from vcjax.runtime import xla_flags
 
-_OWN_OPTIONS = {"compile": compile.main, "report": report.main}
+_OWN_OPTIONS = ("compile", "rehearsal", "report")  # have a function `main` and no `cases`
 KEYS = ("name", "case", "device", "ours_s", "peer", "peer_s", "ratio", "floor_s", "fraction")
 
 
@@ -34,14 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmarks named on the command line; print a table and write JSON lines."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in _OWN_OPTIONS:
-        _OWN_OPTIONS[arguments[0]](arguments[1:])
+        importlib.import_module(f"vcjax.bench.{arguments[0]}").main(arguments[1:])
         return
     names = sorted(m.name for m in pkgutil.iter_modules(bench.__path__))
     names = [name for name in names if not name.startswith("_") and name not in _OWN_OPTIONS]
     parser = argparse.ArgumentParser(
         prog="python -m vcjax.bench", description=__doc__.split("\n")[0] if __doc__ else ""
     )
-    parser.add_argument("name", choices=[*names, "all", "report"], help="benchmark to run")
+    parser.add_argument("name", choices=[*names, "all", *_OWN_OPTIONS], help="benchmark to run")
     parser.add_argument("--json", type=Path, help="file to write, one JSON line per case")
     options = parser.parse_args(arguments)
     xla_flags.set_defaults()

@@ -82,14 +82,15 @@ def table(
 
 def write(path: Path, tables: Iterable[ClusterTable]) -> None:
     """Write the rows of `tables` as CSV, atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(ClusterTable._fields)
-    for rows in tables:
-        texts = ("" if np.isnan(d) else f"{d:.6g}" for d in rows.distance.tolist())
-        columns = (column.tolist() for column in rows[:-1])
-        writer.writerows(zip(*columns, texts, strict=True))
-    atomic.write_text(path, text.getvalue())
+    with atomic.atomic_write(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(ClusterTable._fields)
+        for rows in tables:
+            texts = ("" if np.isnan(d) else f"{d:.6g}" for d in rows.distance.tolist())
+            columns = (column.tolist() for column in rows[:-1])
+            writer.writerows(zip(*columns, texts, strict=True))
+        text.detach()  # flushes; `file` stays open
 
 
 def read(source: str | Path) -> ClusterTable:

@@ -73,10 +73,11 @@ def assign_split(
     ids = zip(keys, manifest.video_ids, strict=True)
     sides = {key: previous[i] for key, i in ids if previous and i in previous}
     held = {key for key, side in sides.items() if side == "test"}
+    count = sum(sizes[key] for key in held)  # held-out videos
     for key in sorted(sizes.keys() - sides.keys(), key=lambda key: _hash(key, seed)):
-        count = sum(sizes[k] for k in held)
         if len(held) < len(sizes) - 1 and abs(count + sizes[key] - target) <= abs(count - target):
             held.add(key)
+            count += sizes[key]
     if not held:
         held.add(min(sizes, key=lambda key: (sizes[key], _hash(key, seed))))
     return replace(manifest, split=tuple("test" if key in held else "train" for key in keys))

@@ -21,6 +21,7 @@ class ProbeSettings(NamedTuple):
     retrieval: Sequence[int] = (1, 5, 10, 20, 50)
     num_neighbors: int = 20
     temperature: float = 0.07
+    max_train: int = 20_000
 
 
 NAMES = ("neighbor", "linear", "few_shot", "vote", "retrieval")  # of the measures in a report

@@ -38,6 +38,14 @@ def sides(
     return TrainTest(train, test, within_test=False)
 
 
+def limited(fold: TrainTest, max_train: int, *, seed: int) -> TrainTest:
+    """Return the fold with at most `max_train` random rows to fit on; 0: all."""
+    if not 0 < max_train < len(fold.train):
+        return fold
+    drawn = np.random.default_rng(seed).choice(fold.train, max_train, replace=False)
+    return fold._replace(train=np.sort(drawn))
+
+
 @checks.arguments
 def leave_groups_out(
     values: Shaped[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]

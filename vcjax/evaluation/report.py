@@ -57,7 +57,7 @@ def evaluate(
     _check(manifest, outputs, idt)
     manifest, outputs, idt = _in_order_of_ids(manifest, outputs, idt)
     columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
-    splits = _folds(columns, np.array(manifest.split), group, folds, seed)
+    splits = _folds(columns, np.array(manifest.split), group, folds, probing.max_train, seed)
     training = manifest.rows("train")
     everywhere = np.ones(len(training), bool)
     measured = _measured(outputs, columns, splits, probing, seed)
@@ -166,7 +166,12 @@ def _sources(
 
 
 def _folds(
-    columns: Mapping[str, np.ndarray], split: np.ndarray, group: str, folds: str, seed: int
+    columns: Mapping[str, np.ndarray],
+    split: np.ndarray,
+    group: str,
+    folds: str,
+    max_train: int,
+    seed: int,
 ) -> dict[str, list[TrainTest]]:
     """Return the folds of each label, without labels that cannot be evaluated."""
     splits = {}
@@ -175,6 +180,7 @@ def _folds(
             sides = protocol.leave_groups_out(values, columns[folds])
         else:
             sides = [protocol.sides(values, split, is_group=name == group, seed=seed)]
+        sides = [protocol.limited(fold, max_train, seed=seed) for fold in sides]
         if reason := protocol.first_obstacle(values, sides):
             log.warning("evaluate: no accuracy for the label %r: %s", name, reason)
         else:
@@ -227,14 +233,19 @@ def _described(
     training = manifest.rows("train")
     columns = {name: np.array(values)[training] for name, values in manifest.own_labels.items()}
     views = {
-        name: (output.embedding[training], output.labels[0], np.ones(len(training), bool))
+        name: (output.embedding, output.labels[0], np.ones(len(training), bool))
         for name, output in outputs.items()
     }
     if idt is not None:
-        views["idt"] = (idt.vectors[training], idt.labels[0], idt.has_vector[training])
+        views["idt"] = (idt.vectors, idt.labels[0], idt.has_vector[training])
     return {
         name: clusters.describe(
-            points, labels, columns, has_point=present, num_nearest=cluster_sheets.NUM_VIDEOS
+            points,
+            labels,
+            columns,
+            places=training,
+            has_point=present,
+            num_nearest=cluster_sheets.NUM_VIDEOS,
         )
         for name, (points, labels, present) in views.items()
     }
@@ -269,6 +280,8 @@ def _in_order_of_ids(
     """Return all three with rows sorted by video id, so that random choices depend on ids alone."""
     ids = np.array(manifest.video_ids, dtype=object)
     rows = np.argsort(ids)
+    if np.array_equal(rows, np.arange(len(rows))):
+        return manifest, outputs, idt
     columns = np.argsort(ids[manifest.rows("train")])
 
     networks = {

@@ -13,6 +13,7 @@ A video belongs to the part that a hash of its id selects, so a part depends on 
 """
 
 import contextlib
+import functools
 import hashlib
 import math
 import zipfile
@@ -28,7 +29,7 @@ from vcjax.data import manifest as manifests
 from vcjax.data import shards
 from vcjax.data.manifest import Manifest, ManifestError, Problem
 from vcjax.ingest.variant import Variant
-from vcjax.runtime import checksums, filesystem, npz
+from vcjax.runtime import checksums, filesystem, npz, sharding
 
 VIDEOS_PER_PART = 64
 _ABOUT = "collection.json"
@@ -141,8 +142,9 @@ class Collection:
 
     def model_digest(self, variant: Variant) -> str:
         """Return the checksum of the model of a variant, "" if there is none."""
+        path = str(self.model_path(variant).with_suffix(".json"))
         try:
-            return str(checksums.read_json(self.model_path(variant).with_suffix(".json"))["model"])
+            return _model_digest(path, filesystem.file_version(path))
         except (FileNotFoundError, checksums.DamagedError):
             return ""
 
@@ -211,7 +213,7 @@ class Collection:
         for part in sorted(set(map(self.part_of, video_ids))):
             stored = self.read_vectors(variant, part)
             if len(stored.vectors) and not vectors.size:
-                vectors = np.zeros((len(row_of), stored.vectors.shape[1]), np.float32)
+                vectors = sharding.aligned_zeros(len(row_of), stored.vectors.shape[1])
             for video_id, vector, count in zip(
                 stored.video_ids, stored.vectors, stored.num_rows, strict=True
             ):
@@ -305,6 +307,15 @@ class Collection:
         if len(problems) < len(videos):
             manifests.save_index(videos, entries, self.root)
         return problems
+
+
+@functools.lru_cache
+def _model_digest(path: str, version: tuple[int, str]) -> str:
+    """Return the checksum in the description of a model, a file of this `version`.
+
+    It is needed for each part, and the description has the ids of all videos of the fit.
+    """
+    return str(checksums.read_json(filesystem.path_of(path))["model"])
 
 
 class PartVectors(NamedTuple):

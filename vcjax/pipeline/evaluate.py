@@ -1,5 +1,6 @@
 """The stage `evaluate`: the report and the HTML pages."""
 
+import itertools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,11 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         models |= {model_name(s, config): workdirs.network(config, workdir, s) for s in trained}
         embedded = workdirs.embedded(workdir, name, models, manifest, config)
         outputs = _outputs(embedded, manifest, config)
-        idt = _idt_outputs(workdir, manifest, config) if "fisher" in inputs else None
-        _write_clusters(workdir, manifest, outputs, idt, trained)
+        labels, table = None, None
+        if "fisher" in inputs:
+            labels, table = _idt_clusters(workdir, manifest, config)
+        _write_clusters(workdir, manifest, outputs, table, trained)
+        idt = None if labels is None else _idt_outputs(workdir, manifest, config, labels)
         report = evaluation.evaluate(
             manifest,
             outputs,
@@ -98,32 +102,44 @@ def _outputs(embedded: dict[str, Any], manifest: Manifest, config: ConfigDict) -
     }
 
 
-def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> Any:
-    vectors = workdirs.fisher_vectors(config, workdir, manifest)
-    training = vectors.of(manifest.subset("train").video_ids)
-    labels = cluster(training.vectors, training.has_vector, config)
-    return evaluation.IdtOutputs(vectors.vectors, vectors.has_vector, labels)
+def _idt_clusters(
+    workdir: Path, manifest: Manifest, config: ConfigDict
+) -> tuple[np.ndarray, clusters_table.ClusterTable]:
+    """Return cluster labels [runs, n] of the Fisher vectors of the training videos, and a table.
+
+    The vectors are not kept: memory never has those of all videos and a copy of their training
+    rows.
+    """
+    training = manifest.subset("train")
+    fisher = workdirs.fisher_vectors(config, workdir, training)
+    labels = cluster(fisher.vectors, fisher.has_vector, config)
+    return labels, clusters_of("idt", training, fisher.vectors, labels, fisher.has_vector)
+
+
+def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict, labels: np.ndarray) -> Any:
+    fisher = workdirs.fisher_vectors(config, workdir, manifest)
+    return evaluation.IdtOutputs(fisher.vectors, fisher.has_vector, labels)
 
 
 def _write_clusters(
     workdir: Path,
     manifest: Manifest,
     outputs: dict[str, Any],
-    idt: Any,
+    idt: clusters_table.ClusterTable | None,
     trained: Sequence[str],
 ) -> None:
     """Write `clusters.csv` of the run: the evaluated clusters, and the clusters of its stages."""
     rows, training = manifest.rows("train"), manifest.subset("train")
     everywhere = np.ones(len(training), bool)
-    tables = [
-        clusters_of(name, training, output.embedding[rows], output.labels, everywhere)
-        for name, output in outputs.items()
-    ]
-    if idt is not None:
-        has_vector = idt.has_vector[rows]
-        tables.append(clusters_of("idt", training, idt.vectors[rows], idt.labels, has_vector))
     stages = [workdir / stage / clusters_table.FILE for stage in trained]
-    tables += [clusters_table.read(path) for path in stages if path.exists()]
+    tables = itertools.chain(
+        (
+            clusters_of(name, training, output.embedding[rows], output.labels, everywhere)
+            for name, output in outputs.items()
+        ),
+        filter(None, [idt]),
+        (clusters_table.read(path) for path in stages if path.exists()),
+    )
     clusters_table.write(workdir / clusters_table.FILE, tables)
 
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 
 AXIS = "data"
+_ALIGNMENT = 64  # bytes, of arrays of XLA on CPUs
 
 
 def make(num_devices: int | None = None) -> Mesh:
@@ -50,7 +52,8 @@ def shard_rows(array: jax.Array | np.ndarray, mesh: Mesh) -> jax.Array:
     """Return `array` sharded by rows, padded with zero rows to a multiple of the mesh size.
 
     An array that already has this sharding is returned unchanged. Otherwise `array` must be equal
-    in all processes, and each process copies the rows of its own devices.
+    in all processes, and each process copies the rows of its own devices. A CPU uses the memory of
+    an array of `aligned_zeros` without a copy, so that array must not change afterwards.
     """
     sharding = rows(mesh)
     if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(sharding, array.ndim):
@@ -61,9 +64,18 @@ def shard_rows(array: jax.Array | np.ndarray, mesh: Mesh) -> jax.Array:
     def part(index: Any) -> np.ndarray:
         begin, end, _ = index[0].indices(num_rows)
         shard = host[begin:end]
-        return np.pad(shard, [(0, end - begin - len(shard)), *[(0, 0)] * (host.ndim - 1)])
+        missing = end - begin - len(shard)
+        return np.pad(shard, [(0, missing), *[(0, 0)] * (host.ndim - 1)]) if missing else shard
 
     return jax.make_array_from_callback((num_rows, *host.shape[1:]), sharding, part)
+
+
+def aligned_zeros(num_rows: int, dim: int) -> Float[np.ndarray, "n d"]:
+    """Return float32 zeros [num_rows, dim] in memory that a CPU device can use without a copy."""
+    num_bytes = 4 * num_rows * dim
+    memory = np.zeros(num_bytes + _ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % _ALIGNMENT
+    return memory[begin : begin + num_bytes].view(np.float32).reshape(num_rows, dim)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

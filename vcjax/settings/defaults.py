@@ -241,6 +241,8 @@ def _evaluation() -> ConfigDict:
     evaluation.retrieval = (1, 5, 10, 20, 50)  # depths k of R@k
     evaluation.num_neighbors = 20  # voting neighbors, each weighted by exp(cosine / temperature)
     evaluation.temperature = 0.07  # temperature of the vote (Wu et al. 2018)
+    evaluation.max_train = 20_000  # training videos that probes are fitted to and neighbors are
+    # searched in, drawn at random from more; 0: all
     return evaluation
 
 

@@ -121,6 +121,7 @@ _RULES: dict[str, _Rule] = {
     "clips_per_video": _AT_LEAST_1,
     "shots": _each(_AT_LEAST_1, int),
     "num_draws": _AT_LEAST_1,
+    "max_train": _AT_LEAST_0,
     "sampling": _one_of("random", "first"),
     "retrieval": _each(_AT_LEAST_1, int),
     "num_neighbors": _AT_LEAST_1,

@@ -64,7 +64,9 @@ class Clustering:
         self._devices = devices
         self._vectors: Any = fisher.vectors if fisher else np.zeros((num_videos, 0), np.float32)
         if stage.source == "joint":
-            self._vectors = sharding.shard_rows(settings.fisher_weight * self._vectors, devices)
+            self._vectors = sharding.shard_rows(self._vectors, devices)
+            if settings.fisher_weight != 1:
+                self._vectors *= settings.fisher_weight
         self._all = np.ones(num_videos, bool)
         self._has_point = fisher.has_vector if fisher and stage.source == "idt" else self._all
         self._seeds = [settings.seed + run for run in range(settings.num_runs)]

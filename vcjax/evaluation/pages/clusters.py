@@ -25,10 +25,11 @@ class Cluster(NamedTuple):
 
 
 def describe(
-    points: Float[np.ndarray, "n d"],
+    points: Float[np.ndarray, "m d"],
     labels: Int[np.ndarray, " n"],
     columns: Mapping[str, Shaped[np.ndarray, " n"]],
     *,
+    places: Int[np.ndarray, " n"] | None = None,
     has_point: Bool[np.ndarray, " n"],
     num_nearest: int,
 ) -> list[Cluster]:
@@ -38,13 +39,17 @@ def describe(
       points: features that distances to the cluster's mean are measured in.
       labels: the cluster of each row.
       columns: the labels of each row by name; "" is unlabeled.
+      places: row of `points` of each row; None: points and rows are the same.
       has_point: False for the rows to group at the end.
       num_nearest: maximum number of rows listed for each cluster.
     """
     described = []
-    for number in np.unique(labels[has_point]).tolist():
-        rows = np.flatnonzero(has_point & (labels == number))
-        distance = np.linalg.norm(points[rows] - points[rows].mean(axis=0), axis=1)
+    places = np.arange(len(labels)) if places is None else places
+    with_point = np.flatnonzero(has_point)
+    order = with_point[np.argsort(labels[with_point], kind="stable")]
+    for rows in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else ():
+        number, members = int(labels[rows[0]]), points[places[rows]]
+        distance = np.linalg.norm(members - members.mean(axis=0), axis=1)
         nearest = rows[np.argsort(distance, kind="stable")]
         described.append(_cluster(number, nearest, columns, num_nearest))
     described.sort(key=lambda cluster: -cluster.size)
