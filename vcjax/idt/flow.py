@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numba import njit
 
 from vcjax.idt import pyramid
@@ -185,12 +185,14 @@ def _refine(
     columns = np.empty((5, width + 2 * radius), np.float32)
     pooled = np.empty((5, width), np.float32)
     target = np.empty((5, width), np.float32)
+    places = np.empty(width, np.int32)
+    fractions = np.empty((2, width), np.float32)
     trust_x, trust_y = _trust(width, border), _trust(height, border)
     for ahead in range(-radius, height + radius):
         place = (ahead + radius) % taps
         if ahead == -radius or 0 <= ahead < height:
             y = max(ahead, 0)
-            _interpolate(first, second, flow, y, target)
+            _interpolate(first, second, flow, y, places, fractions, target)
             row = ring[place]
             _equations(first, target, flow, y, trust_x, trust_y[y], row[:, inner])
             for i in range(5):
@@ -259,31 +261,44 @@ def _products(a: Row, b: Row, c: Row, d: Row, out: Row) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _interpolate(
-    first: Expansion, second: Expansion, flow: Flow, y: int, out: Float[np.ndarray, "5 w"]
+    first: Expansion,
+    second: Expansion,
+    flow: Flow,
+    y: int,
+    places: Int[np.ndarray, " w"],
+    fractions: Float[np.ndarray, "2 w"],
+    out: Float[np.ndarray, "5 w"],
 ) -> None:
     """Write the second expansion at the flow targets of row `y`, by bilinear interpolation.
 
     Outside the frame, the polynomial has the curvature of the first expansion and no slope.
+    `places` and `fractions` are buffers that are overwritten.
     """
     _, height, width = first.shape
+    planes = second.reshape(5, height * width)
     one = np.float32(1)
+    # apart from the loads below, so that LLVM can vectorize it
     for x in range(width):
-        target_x = np.float32(x) + flow[0, y, x]
-        target_y = np.float32(y) + flow[1, y, x]
-        left, top = int(np.floor(target_x)), int(np.floor(target_y))
-        if 0 <= left < width - 1 and 0 <= top < height - 1:
-            a, b = target_x - np.float32(left), target_y - np.float32(top)
+        left, top = np.floor(np.float32(x) + flow[0, y, x]), np.floor(np.float32(y) + flow[1, y, x])
+        inside = (left >= 0) & (left < width - 1) & (top >= 0) & (top < height - 1)
+        places[x] = np.int32(top) * np.int32(width) + np.int32(left) if inside else np.int32(-1)
+    for i in range(2):
+        part, component = fractions[i], flow[i, y]
+        for x in range(width):
+            target = np.float32(y if i else x) + component[x]
+            part[x] = target - np.floor(target)
+    for x in range(width):
+        if places[x] >= 0:
+            a, b = fractions[0, x], fractions[1, x]
             w00, w01 = (one - a) * (one - b), a * (one - b)
             w10, w11 = (one - a) * b, a * b
             # unsigned, or numba would check each index for a negative value
-            i, j, i1, j1 = np.uint64(top), np.uint64(left), np.uint64(top + 1), np.uint64(left + 1)
+            i00 = np.uint64(places[x])
+            i01, i10, i11 = i00 + np.uint64(1), i00 + np.uint64(width), i00 + np.uint64(width + 1)
             for c in range(5):
-                plane = second[c]
+                plane = planes[c]
                 out[c, x] = (
-                    w00 * plane[i, j]
-                    + w01 * plane[i, j1]
-                    + w10 * plane[i1, j]
-                    + w11 * plane[i1, j1]
+                    w00 * plane[i00] + w01 * plane[i01] + w10 * plane[i10] + w11 * plane[i11]
                 )
         else:
             out[0, x] = out[1, x] = np.float32(0)
