@@ -13,11 +13,11 @@ def scene(texture):
 
 
 def describe(gray, flow, x, y):
-    out = np.zeros(132, np.float32)
+    out = np.zeros((4, 33), np.float32)
     bins = np.empty((4, 33), np.float32)
     integral = descriptors.integral(gray, flow, 0.4)
     descriptors.add_patch(integral, np.float32(x), np.float32(y), FLOOR, bins, out)
-    return np.split(out, [32, 68, 100])
+    return [part.ravel() for part in np.split(out, [8, 17, 25], axis=1)]
 
 
 def histogram(dx, dy, num_bins, still=None):

@@ -65,7 +65,8 @@ def test_a_track_follows_the_flow_and_ends_when_it_leaves_the_frame():
         np.zeros(2, np.int32),
         np.pad(np.array([[[20, 22]], [[37, 22]]], np.float32), ((0, 0), (0, 15), (0, 0))),
         np.zeros((2, 15, 2), np.float32),
-        np.zeros((2, 3, 132), np.float32),
+        np.arange(2),
+        np.zeros((2, 3, 4, 33), np.float32),
     )
     flow = np.zeros((2, 40, 40), np.float32)
     flow[0] = 3.5
@@ -76,11 +77,22 @@ def test_a_track_follows_the_flow_and_ends_when_it_leaves_the_frame():
     np.testing.assert_array_equal(live_next.steps[:, 0], [[1.75, 0]])
 
 
+def test_a_new_track_takes_the_slot_of_an_ended_one_and_the_others_keep_theirs(texture):
+    gray = texture(0, (40, 60))
+    first = tracks.sample(tracks.empty(), gray, SETTINGS)
+    kept = first.where(np.arange(len(first.age)) % 3 != 0)
+    later = tracks.sample(kept, gray, SETTINGS)
+    assert later.sums is first.sums and set(later.slot) == set(first.slot)
+    n = len(kept.age)
+    np.testing.assert_array_equal(later.slot[:n], kept.slot)
+
+
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_a_row_is_in_pixels_of_the_video(scale):
     points = track(np.full(15, 2.0)) + 10
     steps = np.diff(points, axis=1)
-    finished = tracks.Tracks(np.array([15]), points, steps, np.ones((1, 3, 132), np.float32))
+    sums = np.ones((1, 3, 4, 33), np.float32)
+    finished = tracks.Tracks(np.array([15]), points, steps, np.array([0]), sums)
     row = tracks.finish(finished, frame=20, scale=scale, height=100, width=200, settings=SETTINGS)
     std = 2 * np.sqrt((16**2 - 1) / 12)
     expected = [20, 25 * scale, 10 * scale, std * scale, 0, 30 * scale, scale]

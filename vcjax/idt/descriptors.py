@@ -12,6 +12,7 @@ STARTS = (0, 8, 17, 25, 33)  # first bin of each of the four histograms, and the
 STILL = 16  # HOF's last bin, for pixels without motion
 NUM_CELLS = 2  # along x and along y
 CELL = 16  # pixels
+SHAPE = (NUM_CELLS**2, NUM_BINS)  # of the descriptors of a patch
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _TINY = np.float32(2**-52)  # added to the denominator, for vectors of length 0
@@ -143,12 +144,12 @@ def add_patch(
     y: float,
     bin_floor: np.float32,
     bins: Float[np.ndarray, "4 33"],
-    out: Float[np.ndarray, " 132"],
+    out: Float[np.ndarray, "4 33"],
 ) -> None:
-    """Add the normalized histograms of the patch around (x, y) to `out`.
+    """Add the normalized histograms of the patch around (x, y) to `out`, by x cell and y cell.
 
-    The order is HOG, HOF, MBHx, MBHy; within each x cell, y cell, bin. Each of the four is the
-    square root of bins that sum to 1, and thus has unit L2 norm.
+    The bins of a cell are those of HOG, HOF, MBHx, MBHy. Each of the four is the square root of
+    bins that sum to 1 over the cells, and thus has unit L2 norm.
 
     Args:
         integral: Integral histograms of the frame.
@@ -169,7 +170,6 @@ def add_patch(
         sums = bins[cell]
         for b in range(NUM_BINS):
             sums[b] = max((across[b] - below[b]) - (right[b] - here[b]), _ZERO) + bin_floor
-    at = 0
     for kind in range(4):
         start, stop = STARTS[kind], STARTS[kind + 1]
         total = _ZERO
@@ -178,7 +178,6 @@ def add_patch(
                 total += bins[cell, b]
         share = _ONE / total
         for cell in range(NUM_CELLS * NUM_CELLS):
-            chosen, added = bins[cell, start:stop], out[at : at + stop - start]
+            chosen, added = bins[cell, start:stop], out[cell, start:stop]
             for b in range(stop - start):
                 added[b] += np.sqrt(chosen[b] * share)
-            at += stop - start

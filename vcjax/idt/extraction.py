@@ -23,7 +23,10 @@ Motion = Callable[
 
 
 class Step(NamedTuple):
-    """A frame of the video, and the tracks that end on it or continue, one item per scale."""
+    """A frame of the video, and the tracks that end on it or continue, one item per scale.
+
+    The buffers of the tracks are reused, so a step is valid until the next one is requested.
+    """
 
     frame: int  # from 0
     picture: np.ndarray  # RGB or grayscale, as in the input, at most `max_side` pixels large

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numba import njit
 
 from vcjax.idt import pyramid
@@ -24,10 +24,11 @@ _TRUST = np.array([0.14, 0.14, 0.4472, 0.4472, 0.4472], np.float32)
 
 Flow = Float[np.ndarray, "2 h w"]  # x, y
 Row = Float[np.ndarray, " w"]
+Taps = tuple[np.float32, ...]  # weights of a filter from its center outward
 Expansion = Float[np.ndarray, "5 h w"]  # coefficients of y, x, y^2, x^2, xy at each pixel
 
 
-def _fit_weights() -> tuple[np.ndarray, ...]:
+def _fit_weights() -> tuple[tuple[Taps, ...], Taps]:
     """Return g, x g and x^2 g of the fit's Gaussian for x >= 0, and the inverse moments needed."""
     x = np.arange(-_RADIUS, _RADIUS + 1, dtype=np.float64)
     g = np.exp(-(x**2) / (2 * _SIGMA**2)).astype(np.float32).astype(np.float64)
@@ -38,16 +39,16 @@ def _fit_weights() -> tuple[np.ndarray, ...]:
     moments = np.array([inverse[1, 1], inverse[0, 2], inverse[2, 2], inverse[4, 4]])
     half = slice(_RADIUS, None)
     weights = np.stack([g[half], (x * g)[half], (x * x * g)[half]])
-    return weights.astype(np.float32), moments.astype(np.float32)
+    return tuple(tuple(w) for w in weights.astype(np.float32)), tuple(moments.astype(np.float32))
 
 
 _WEIGHTS, _MOMENTS = _fit_weights()
 
 
-def _window() -> Float[np.ndarray, " taps"]:
+def _window() -> Taps:
     x = np.arange(_WINDOW_RADIUS + 1, dtype=np.float64)
     g = np.exp(-(x**2) / (2 * _WINDOW_SIGMA**2))
-    return (g / (g[0] + 2 * g[1:].sum())).astype(np.float32)
+    return tuple((g / (g[0] + 2 * g[1:].sum())).astype(np.float32))
 
 
 _WINDOW = _window()
@@ -61,12 +62,15 @@ def pyramid_flow(
     for first, second in zip(reversed(previous), reversed(current), strict=True):
         size = first.shape[1:]
         if flows:
-            flow = pyramid.resized(flows[-1], size) * np.float32(stride)
+            flow = pyramid.resized(flows[-1], size)
+            flow *= np.float32(stride)
         else:
             flow = np.zeros((2, *size), np.float32)
         for _ in range(NUM_ITERATIONS):
             refine(first, second, flow)
-        flows.append(np.stack([cv2.medianBlur(component, 5) for component in flow]))
+        flows.append(np.empty_like(flow))
+        for component, out in zip(flow, flows[-1], strict=True):
+            cv2.medianBlur(component, 5, dst=out)
     return flows[::-1]
 
 
@@ -77,30 +81,31 @@ def refine(first: Expansion, second: Expansion, flow: Flow) -> None:
 
 def expand(levels: Sequence[Float[np.ndarray, "h w"]]) -> list[Expansion]:
     """Return the coefficients of the best-fitting polynomial around each pixel, at each level."""
-    return [_expand(level, _WEIGHTS, _MOMENTS) for level in levels]
+    borders = (_RADIUS,) * 4
+    padded = (cv2.copyMakeBorder(level, *borders, cv2.BORDER_REPLICATE) for level in levels)
+    return [_expand(level, _WEIGHTS, _MOMENTS) for level in padded]
 
 
 # The kernels below process one row at a time, and each loop over x writes to a single buffer,
-# so that LLVM can vectorize it.
+# so that LLVM can vectorize it. Weights are tuples, so that LLVM unrolls the loops over them.
 
 
 @njit(cache=True, error_model="numpy")
 def _expand(
-    image: Float[np.ndarray, "h w"],
-    weights: Float[np.ndarray, "3 taps"],
-    moments: Float[np.ndarray, " 4"],
+    padded: Float[np.ndarray, "padded_h padded_w"], weights: tuple[Taps, ...], moments: Taps
 ) -> Expansion:
-    height, width = image.shape
-    radius = weights.shape[1] - 1
-    g, xg, xxg = weights[0], weights[1], weights[2]
+    g, xg, xxg = weights
+    radius = len(g) - 1
+    height, width = padded.shape[0] - 2 * radius, padded.shape[1] - 2 * radius
     out = np.empty((5, height, width), np.float32)
     columns = np.empty((3, width + 2 * radius), np.float32)
     parts = np.empty((3, width), np.float32)
     ones, xx, yy = parts[0], parts[1], parts[2]
     for y in range(height):
-        _even_columns(image, y, height, g, columns[0])
-        _odd_columns(image, y, xg, columns[1])
-        _even_columns(image, y, height, xxg, columns[2])
+        rows = padded[y : y + 2 * radius + 1]
+        _even_columns(rows, g, columns[0])
+        _odd_columns(rows, xg, columns[1])
+        _even_columns(rows, xxg, columns[2])
         _odd_row(columns[0], xg, moments[0], out[1, y])
         _even_row(columns[1], g, moments[0], out[0, y])
         _odd_row(columns[1], xg, moments[3], out[4, y])
@@ -116,92 +121,49 @@ def _expand(
 
 
 @njit(cache=True, error_model="numpy")
-def _even_columns(
-    image: Float[np.ndarray, "rows w"],
-    y: int,
-    height: int,
-    weights: Float[np.ndarray, " taps"],
-    out: Float[np.ndarray, " padded"],
-) -> None:
-    """Write the sums over each column around row `y`, with even weights, to `out`.
-
-    Borders are replicated, and `out` is padded likewise. `image` is a ring buffer of an image with
-    `height` rows: row i is at i modulo the length of the buffer.
-    """
-    rows, width = image.shape
-    radius = len(weights) - 1
-    inner = out[radius : radius + width]
-    center = image[y % rows]
-    for x in range(width):
-        inner[x] = center[x] * weights[0]
-    for k in range(1, radius + 1):
-        above, below = image[max(y - k, 0) % rows], image[min(y + k, height - 1) % rows]
-        weight = weights[k]
-        for x in range(width):
-            inner[x] += (above[x] + below[x]) * weight
-    out[:radius] = inner[0]
-    out[radius + width :] = inner[width - 1]
+def _even_columns(rows: Float[np.ndarray, "rows w"], weights: Taps, out: Row) -> None:
+    """Write the sums over each column, with even weights around the middle row."""
+    middle = len(weights) - 1
+    for x in range(len(out)):
+        total = rows[middle, x] * weights[0]
+        for k in range(1, len(weights)):
+            total += (rows[middle - k, x] + rows[middle + k, x]) * weights[k]
+        out[x] = total
 
 
 @njit(cache=True, error_model="numpy")
-def _odd_columns(
-    image: Float[np.ndarray, "h w"],
-    y: int,
-    weights: Float[np.ndarray, " taps"],
-    out: Float[np.ndarray, " padded"],
-) -> None:
-    """Write the sums over each column around row `y`, with odd weights, positive below."""
-    height, width = image.shape
-    radius = len(weights) - 1
-    inner = out[radius : radius + width]
-    inner[:] = 0
-    for k in range(1, radius + 1):
-        above, below = image[max(y - k, 0)], image[min(y + k, height - 1)]
-        weight = weights[k]
-        for x in range(width):
-            inner[x] += (below[x] - above[x]) * weight
-    out[:radius] = inner[0]
-    out[radius + width :] = inner[width - 1]
+def _odd_columns(rows: Float[np.ndarray, "rows w"], weights: Taps, out: Row) -> None:
+    """Write the sums over each column, with odd weights, positive below the middle row."""
+    middle = len(weights) - 1
+    for x in range(len(out)):
+        total = np.float32(0)
+        for k in range(1, len(weights)):
+            total += (rows[middle + k, x] - rows[middle - k, x]) * weights[k]
+        out[x] = total
 
 
 @njit(cache=True, error_model="numpy")
 def _even_row(
-    row: Float[np.ndarray, " padded"],
-    weights: Float[np.ndarray, " taps"],
-    scale: np.float32,
-    out: Float[np.ndarray, " w"],
+    row: Float[np.ndarray, " padded"], weights: Taps, scale: np.float32, out: Row
 ) -> None:
     """Write the sums around each position of a padded row, with even weights, times `scale`."""
     radius = len(weights) - 1
-    center = row[radius:]
     for x in range(len(out)):
-        out[x] = center[x] * weights[0]
-    for k in range(1, radius + 1):
-        left, right = row[radius - k :], row[radius + k :]
-        weight = weights[k]
-        for x in range(len(out)):
-            out[x] += (left[x] + right[x]) * weight
-    for x in range(len(out)):
-        out[x] *= scale
+        total = row[x + radius] * weights[0]
+        for k in range(1, len(weights)):
+            total += (row[x + radius - k] + row[x + radius + k]) * weights[k]
+        out[x] = total * scale
 
 
 @njit(cache=True, error_model="numpy")
-def _odd_row(
-    row: Float[np.ndarray, " padded"],
-    weights: Float[np.ndarray, " taps"],
-    scale: np.float32,
-    out: Float[np.ndarray, " w"],
-) -> None:
+def _odd_row(row: Float[np.ndarray, " padded"], weights: Taps, scale: np.float32, out: Row) -> None:
     """Write the sums around each position, with odd weights, positive to the right, scaled."""
     radius = len(weights) - 1
-    out[:] = 0
-    for k in range(1, radius + 1):
-        left, right = row[radius - k :], row[radius + k :]
-        weight = weights[k]
-        for x in range(len(out)):
-            out[x] += (right[x] - left[x]) * weight
     for x in range(len(out)):
-        out[x] *= scale
+        total = np.float32(0)
+        for k in range(1, len(weights)):
+            total += (row[x + radius + k] - row[x + radius - k]) * weights[k]
+        out[x] = total * scale
 
 
 @njit(cache=True, error_model="numpy")
@@ -210,26 +172,40 @@ def _refine(
     second: Expansion,
     flow: Flow,
     border: Float[np.ndarray, " 5"],
-    window: Float[np.ndarray, " taps"],
+    window: Taps,
 ) -> None:
     """Pool the equations of every pixel over the window and solve them; update `flow` in place."""
     _, height, width = first.shape
     radius = len(window) - 1
-    ring = np.empty((5, 2 * radius + 1, width), np.float32)  # equations of the rows in the window
-    column = np.empty(width + 2 * radius, np.float32)
+    taps, inner = 2 * radius + 1, slice(radius, radius + width)
+    # Equations of the rows in the window. Each row is there twice, `taps` places apart, so that
+    # the rows of any window are contiguous.
+    ring = np.empty((2 * taps, 5, width + 2 * radius), np.float32)
+    flat = ring.reshape(2 * taps, ring.shape[1] * ring.shape[2])
+    columns = np.empty((5, width + 2 * radius), np.float32)
     pooled = np.empty((5, width), np.float32)
     target = np.empty((5, width), np.float32)
+    places = np.empty(width, np.int32)
+    fractions = np.empty((2, width), np.float32)
     trust_x, trust_y = _trust(width, border), _trust(height, border)
-    for ahead in range(height + radius):
-        if ahead < height:
-            _interpolate(first, second, flow, ahead, target)
-            place = ahead % ring.shape[1]
-            _equations(first, target, flow, ahead, trust_x, trust_y[ahead], ring[:, place])
+    for ahead in range(-radius, height + radius):
+        place = (ahead + radius) % taps
+        if ahead == -radius or 0 <= ahead < height:
+            y = max(ahead, 0)
+            _interpolate(first, second, flow, y, places, fractions, target)
+            row = ring[place]
+            _equations(first, target, flow, y, trust_x, trust_y[y], row[:, inner])
+            for i in range(5):
+                row[i, :radius] = row[i, radius]
+                row[i, radius + width :] = row[i, radius + width - 1]
+        else:  # the border is replicated
+            flat[place] = flat[(place - 1) % taps]
+        flat[place + taps] = flat[place]
         y = ahead - radius
         if y >= 0:
+            _even_columns(flat[y % taps : y % taps + taps], window, columns.reshape(columns.size))
             for i in range(5):
-                _even_columns(ring[i], y, height, window, column)
-                _even_row(column, window, np.float32(1), pooled[i])
+                _even_row(columns[i], window, np.float32(1), pooled[i])
             _solve(pooled, flow[0, y], flow[1, y])
 
 
@@ -285,31 +261,44 @@ def _products(a: Row, b: Row, c: Row, d: Row, out: Row) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _interpolate(
-    first: Expansion, second: Expansion, flow: Flow, y: int, out: Float[np.ndarray, "5 w"]
+    first: Expansion,
+    second: Expansion,
+    flow: Flow,
+    y: int,
+    places: Int[np.ndarray, " w"],
+    fractions: Float[np.ndarray, "2 w"],
+    out: Float[np.ndarray, "5 w"],
 ) -> None:
     """Write the second expansion at the flow targets of row `y`, by bilinear interpolation.
 
     Outside the frame, the polynomial has the curvature of the first expansion and no slope.
+    `places` and `fractions` are buffers that are overwritten.
     """
     _, height, width = first.shape
+    planes = second.reshape(5, height * width)
     one = np.float32(1)
+    # apart from the loads below, so that LLVM can vectorize it
     for x in range(width):
-        target_x = np.float32(x) + flow[0, y, x]
-        target_y = np.float32(y) + flow[1, y, x]
-        left, top = int(np.floor(target_x)), int(np.floor(target_y))
-        if 0 <= left < width - 1 and 0 <= top < height - 1:
-            a, b = target_x - np.float32(left), target_y - np.float32(top)
+        left, top = np.floor(np.float32(x) + flow[0, y, x]), np.floor(np.float32(y) + flow[1, y, x])
+        inside = (left >= 0) & (left < width - 1) & (top >= 0) & (top < height - 1)
+        places[x] = np.int32(top) * np.int32(width) + np.int32(left) if inside else np.int32(-1)
+    for i in range(2):
+        part, component = fractions[i], flow[i, y]
+        for x in range(width):
+            target = np.float32(y if i else x) + component[x]
+            part[x] = target - np.floor(target)
+    for x in range(width):
+        if places[x] >= 0:
+            a, b = fractions[0, x], fractions[1, x]
             w00, w01 = (one - a) * (one - b), a * (one - b)
             w10, w11 = (one - a) * b, a * b
             # unsigned, or numba would check each index for a negative value
-            i, j, i1, j1 = np.uint64(top), np.uint64(left), np.uint64(top + 1), np.uint64(left + 1)
+            i00 = np.uint64(places[x])
+            i01, i10, i11 = i00 + np.uint64(1), i00 + np.uint64(width), i00 + np.uint64(width + 1)
             for c in range(5):
-                plane = second[c]
+                plane = planes[c]
                 out[c, x] = (
-                    w00 * plane[i, j]
-                    + w01 * plane[i, j1]
-                    + w10 * plane[i1, j]
-                    + w11 * plane[i1, j1]
+                    w00 * plane[i00] + w01 * plane[i01] + w10 * plane[i10] + w11 * plane[i11]
                 )
         else:
             out[0, x] = out[1, x] = np.float32(0)

@@ -72,4 +72,7 @@ def resized(
 ) -> Float[np.ndarray, "2 h_new w_new"]:
     """Return the flow resized to (height, width); its values are not rescaled."""
     height, width = size
-    return np.stack([cv2.resize(c, (width, height), interpolation=cv2.INTER_LINEAR) for c in flow])
+    out = np.empty((2, height, width), np.float32)
+    for component, part in zip(flow, out, strict=True):
+        cv2.resize(component, (width, height), dst=part, interpolation=cv2.INTER_LINEAR)
+    return out

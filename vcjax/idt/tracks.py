@@ -1,5 +1,6 @@
 """Point tracking at one scale, with descriptors along each track (Wang & Schmid 2013, Sec. 3.1)."""
 
+from math import prod
 from typing import NamedTuple
 
 import cv2
@@ -13,36 +14,43 @@ from vcjax.idt.trajectories import COLUMNS, IdtSettings, Trajectories
 
 LENGTH = 15  # steps of a finished track
 NUM_PERIODS = 3  # temporal cells of a descriptor
-_WIDTH = 4 * descriptors.NUM_BINS  # values of one frame's descriptors
+_PERIOD = LENGTH // NUM_PERIODS  # steps
 
 
 class Tracks(NamedTuple):
-    """Tracks of one scale, oldest first; positions in pixels of the scale."""
+    """Tracks of one scale, oldest first; positions in pixels of the scale.
+
+    The descriptors are most of the data. They stay in their slot of a buffer that all tracks of
+    the scale share, and `sample` uses the slots of ended tracks again.
+    """
 
     age: Int[np.ndarray, " n"]  # steps so far
     points: Float[np.ndarray, "n 16 2"]  # (x, y), valid up to index `age`
     steps: Float[np.ndarray, "n 15 2"]  # without camera motion, valid below index `age`
-    sums: Float[np.ndarray, "n 3 132"]  # descriptors of the frames so far, by period
+    slot: Int[np.ndarray, " n"]  # of each track in `sums`
+    sums: Float[np.ndarray, "slots 3 4 33"]  # descriptors of the frames so far: period, cell, bin
 
     def where(self, chosen: Bool[np.ndarray, " n"]) -> "Tracks":
         """Return the tracks where the mask `chosen` is True, in the same order."""
-        return Tracks(*(array[chosen] for array in self))
+        return Tracks._make([*(array[chosen] for array in self[:4]), self.sums])
 
 
 def empty() -> Tracks:
     """Return zero tracks."""
-    return _new(np.zeros((0, 2), np.float32))
+    sums = np.empty((0, NUM_PERIODS, *descriptors.SHAPE), np.float32)
+    return _new(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), sums)
 
 
-def _new(points: Float[np.ndarray, "n 2"]) -> Tracks:
+def _new(
+    points: Float[np.ndarray, "n 2"],
+    slot: Int[np.ndarray, " n"],
+    sums: Float[np.ndarray, "slots 3 4 33"],
+) -> Tracks:
     n = len(points)
     all_points = np.zeros((n, LENGTH + 1, 2), np.float32)
     all_points[:, 0] = points
     return Tracks(
-        np.zeros(n, np.int32),
-        all_points,
-        np.zeros((n, LENGTH, 2), np.float32),
-        np.zeros((n, NUM_PERIODS, _WIDTH), np.float32),
+        np.zeros(n, np.int32), all_points, np.zeros((n, LENGTH, 2), np.float32), slot, sums
     )
 
 
@@ -74,7 +82,8 @@ def _advance(
     age: Int[np.ndarray, " n"],
     points: Float[np.ndarray, "n 16 2"],
     steps: Float[np.ndarray, "n 15 2"],
-    sums: Float[np.ndarray, "n 3 132"],
+    slot: Int[np.ndarray, " n"],
+    sums: Float[np.ndarray, "slots 3 4 33"],
     flow: Float[np.ndarray, "2 h w"],
     stabilized_flow: Float[np.ndarray, "2 h w"],
     integral: Integral,
@@ -82,11 +91,13 @@ def _advance(
 ) -> Bool[np.ndarray, " n"]:
     _, height, width = flow.shape
     inside = np.empty(len(age), np.bool_)
-    bins = np.empty((descriptors.NUM_CELLS**2, descriptors.NUM_BINS), np.float32)
+    bins = np.empty(descriptors.SHAPE, np.float32)
     for track in range(len(age)):
         now = age[track]
         x, y = points[track, now, 0], points[track, now, 1]
-        period = sums[track, now * NUM_PERIODS // LENGTH]
+        period = sums[slot[track], now // _PERIOD]
+        if now % _PERIOD == 0:
+            period[:] = 0
         descriptors.add_patch(integral, x, y, bin_floor, bins, period)
         column = min(max(int(np.rint(x)), 0), width - 1)
         row = min(max(int(np.rint(y)), 0), height - 1)
@@ -106,8 +117,16 @@ def sample(tracks: Tracks, gray: UInt8[np.ndarray, "h w"], settings: IdtSettings
     quality = cv2.cornerMinEigenVal(gray, 3, ksize=3)
     threshold = np.float32(settings.quality * float(quality.max()))
     places = tracks.points[np.arange(len(tracks.age)), tracks.age]
-    new = _new(_free_points(quality, threshold, places, settings.grid))
-    return Tracks(*(np.concatenate(pair) for pair in zip(tracks, new, strict=True)))
+    points = _free_points(quality, threshold, places, settings.grid)
+    sums = tracks.sums
+    if len(sums) < len(places) + len(points):
+        sums = np.empty((2 * (len(places) + len(points)), *sums.shape[1:]), np.float32)
+        sums[: len(tracks.sums)] = tracks.sums
+    free = np.ones(len(sums), np.bool_)
+    free[tracks.slot] = False
+    new = _new(points, np.flatnonzero(free)[: len(points)], sums)
+    pairs = zip(tracks[:4], new[:4], strict=True)
+    return Tracks._make([*(np.concatenate(pair) for pair in pairs), sums])
 
 
 @njit(cache=True, error_model="numpy")
@@ -153,7 +172,7 @@ def finish(
     points = tracks.points * np.float32(scale)
     steps = tracks.steps * np.float32(scale)
     valid = is_valid(points, steps, settings)
-    points, steps, sums = points[valid], steps[valid], tracks.sums[valid]
+    points, steps, sums = points[valid], steps[valid], tracks.sums[tracks.slot[valid]]
     mean, std = points.mean(axis=1), points.std(axis=1)
     fraction = np.clip(mean / np.array([width, height], np.float32), 0, 0.999)
     length = _lengths(np.diff(points, axis=1)).sum(axis=1)
@@ -164,10 +183,9 @@ def finish(
     header[:, 7:9] = fraction
     header[:, 9] = frame - LENGTH / 2
     relative = steps / _lengths(steps).sum(axis=1)[:, None, None]
-    means = sums / np.float32(LENGTH // NUM_PERIODS)
-    edges = [4 * start for start in descriptors.STARTS[1:-1]]
-    parts = [relative, *np.split(means, edges, axis=2)]
-    return Trajectories(header, *(p.reshape(len(p), p.shape[1] * p.shape[2]) for p in parts))
+    means = sums / np.float32(_PERIOD)
+    parts = [relative, *np.split(means, descriptors.STARTS[1:-1], axis=3)]
+    return Trajectories(header, *(p.reshape(len(p), prod(p.shape[1:])) for p in parts))
 
 
 def is_valid(
