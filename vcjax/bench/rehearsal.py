@@ -144,14 +144,15 @@ def write_collection(num_videos: int, config: ConfigDict, folder: Path) -> None:
         members[collection.part_of(video_id)].append(row)
     entries: dict[str, dict[str, Any]] = {}
     for part, rows in enumerate(members):
-        record = {"pictures": list(pictures), "shard": f"{part:05d}-standin.array_record"}
+        shard = f"{part:05d}-standin.array_record"
+        record: dict[str, Any] = {"pictures": list(pictures), "shard": shard}
         with shards.Writer(collection.shard(record)) as writer:
             for row in rows:
                 writer.write(records[row % _NUM_PICTURES])
         record["size"] = collection.shard(record).stat().st_size
         record["videos"] = [
             {"video_id": videos.video_ids[row], "version": "1", "problem": "", "fps": 25.0}
-            | {"num_frames": _NUM_FRAMES, "position": i, "shard": f"parts/{record['shard']}"}
+            | {"num_frames": _NUM_FRAMES, "position": i, "shard": f"parts/{shard}"}
             for i, row in enumerate(rows)
         ]
         collection.write_record(part, record)
@@ -207,7 +208,7 @@ def _run(config: ConfigDict, folder: Path, name: str) -> None:
         stage_cache.run(stages, workdir, only=[name])
 
 
-def _measured(function: Callable[..., None], *arguments: Any) -> tuple[float, ...]:
+def _measured(function: Callable[..., None], *arguments: Any) -> tuple[float, float, float, float]:
     """Return the time of a call, of CPUs too, and the peak memory of this process and children."""
     begin = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
@@ -217,7 +218,8 @@ def _measured(function: Callable[..., None], *arguments: Any) -> tuple[float, ..
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     usage = [resource.getrusage(processes) for processes in who]
     cpu_seconds = sum(used.ru_utime + used.ru_stime for used in usage)
-    return seconds, cpu_seconds, *(unit * used.ru_maxrss for used in usage)
+    memory, workers = (unit * used.ru_maxrss for used in usage)
+    return seconds, cpu_seconds, memory, workers
 
 
 def _size(folder: Path) -> int:
