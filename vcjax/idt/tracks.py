@@ -184,10 +184,12 @@ def finish(
         width: Width of the video in pixels.
         settings: Thresholds of a valid track.
     """
-    points = tracks.points * np.float32(scale)
-    steps = tracks.steps * np.float32(scale)
+    # columns are contiguous, so that NumPy sums over time in loops over the tracks
+    points = np.asfortranarray(tracks.points) * np.float32(scale)
+    steps = np.asfortranarray(tracks.steps) * np.float32(scale)
     valid = is_valid(points, steps, settings)
-    points, steps, sums = points[valid], steps[valid], tracks.sums[tracks.slot[valid]]
+    sums = tracks.sums[tracks.slot[valid]]
+    points, steps = np.asfortranarray(points[valid]), np.asfortranarray(steps[valid])
     mean, std = points.mean(axis=1), points.std(axis=1)
     fraction = np.clip(mean / np.array([width, height], np.float32), 0, 0.999)
     length = _lengths(np.diff(points, axis=1)).sum(axis=1)
