@@ -76,7 +76,7 @@ def add_patches(
     lengths = np.empty((4, width), np.float32)
     positions = np.empty((4, width), np.float32)  # directions, in bins
     image = gray.astype(np.float32)
-    bins = np.empty(SHAPE, np.float32)
+    bins = np.empty((NUM_CELLS**2 + 1, NUM_BINS), np.float32)
     done = 0
     for y in range(height):
         if done == len(order):
@@ -182,7 +182,7 @@ def _add_patch(
     left: int,
     top: int,
     bin_floor: np.float32,
-    bins: Patch,
+    bins: Float[np.ndarray, "5 33"],
     out: Patch,
 ) -> None:
     for cell in range(NUM_CELLS * NUM_CELLS):
@@ -192,16 +192,16 @@ def _add_patch(
         sums = bins[cell]
         for b in range(len(sums)):
             sums[b] = max((across[b] - below[b]) - (right[b] - here[b]), _ZERO) + bin_floor
+    shares = bins[NUM_CELLS**2]
+    for b in range(len(shares)):
+        shares[b] = (bins[0, b] + bins[1, b]) + (bins[2, b] + bins[3, b])
     for kind in range(4):
         start, stop = STARTS[kind], STARTS[kind + 1]
         total = _ZERO
-        for cell in range(NUM_CELLS * NUM_CELLS):
-            for b in range(start, stop):
-                total += bins[cell, b]
-        share = _ONE / total
-        for cell in range(NUM_CELLS * NUM_CELLS):
-            for b in range(start, stop):
-                bins[cell, b] *= share
-    values, sums = bins.ravel(), out.ravel()
-    for i in range(len(values)):
-        sums[i] += np.sqrt(values[i])
+        for b in range(start, stop):
+            total += shares[b]
+        shares[start:stop] = _ONE / total
+    for cell in range(NUM_CELLS * NUM_CELLS):
+        sums, added = bins[cell], out[cell]
+        for b in range(len(sums)):
+            added[b] += np.sqrt(sums[b] * shares[b])
