@@ -3,7 +3,7 @@ import pytest
 
 from vcjax.idt import descriptors
 
-FLOOR = np.float32(0.05)
+FLOOR, STILL = np.float32(0.05), np.float32(0.4)
 
 
 @pytest.fixture
@@ -13,11 +13,12 @@ def scene(texture):
 
 
 def describe(gray, flow, x, y):
-    out = np.zeros((4, 33), np.float32)
-    bins = np.empty((4, 33), np.float32)
-    integral = descriptors.integral(gray, flow, 0.4)
-    descriptors.add_patch(integral, np.float32(x), np.float32(y), FLOOR, bins, out)
-    return [part.ravel() for part in np.split(out, [8, 17, 25], axis=1)]
+    # a point further down first: patches are processed from top to bottom
+    points, rows = np.array([[x, y + 1], [x, y]], np.float32), np.array([0, 2])
+    out, buffer = np.zeros((3, 4, 33), np.float32), descriptors.scratch(gray.shape[1])
+    descriptors.add_patches(gray, flow, points, STILL, FLOOR, buffer, rows, out)
+    assert out[0].any() and not out[1].any()
+    return [part.ravel() for part in np.split(out[2], [8, 17, 25], axis=1)]
 
 
 def histogram(dx, dy, num_bins, still=None):

@@ -70,8 +70,7 @@ def test_a_track_follows_the_flow_and_ends_when_it_leaves_the_frame():
     )
     flow = np.zeros((2, 40, 40), np.float32)
     flow[0] = 3.5
-    integral = np.zeros((41, 41, 33), np.float32)
-    live_next, finished = tracks.advance(live, flow, 0.5 * flow, integral, SETTINGS)
+    live_next, finished = tracks.advance(live, flow, 0.5 * flow)
     assert len(finished.age) == 0
     np.testing.assert_array_equal(live_next.points[:, 1], [[23.5, 22]])
     np.testing.assert_array_equal(live_next.steps[:, 0], [[1.75, 0]])

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from vcjax import idt
 from vcjax.bench import _timing
 from vcjax.data import synthetic
-from vcjax.idt import camera, descriptors, flow, pyramid, surf, tracks
+from vcjax.idt import camera, flow, pyramid, surf, tracks
 from vcjax.runtime import worker_pool
 
 _NUM_FRAMES = 36
@@ -36,7 +36,7 @@ _STEPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "SURF": (surf.features, surf.match),
     "homography": (camera.homography,),
     "warp": (camera.stabilize,),
-    "histograms": (descriptors.integral,),
+    "descriptors": (tracks.describe,),
     "tracking": (tracks.advance,),
     "sampling": (tracks.sample,),
     "rows": (tracks.finish,),

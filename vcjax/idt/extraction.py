@@ -112,7 +112,7 @@ def follow(video: Video, motion: Motion, settings: IdtSettings) -> Iterator[Step
     for frame, (picture, image, scale) in enumerate(_with_grey(video, settings.max_side)):
         if previous is None:
             sizes = pyramid.sizes(image.shape[0], image.shape[1], settings)
-            scratch = descriptors.scratch(*image.shape)
+            scratch = descriptors.scratch(image.shape[1])
             live = [tracks.empty() for _ in sizes]
         current = _Frame(pyramid.gray(image, sizes), _expansions(image, sizes, settings))
         finished: list[tracks.Tracks] = []
@@ -230,8 +230,8 @@ def _advance(
     """Advance the tracks of all scales by one frame; return the live and the finished tracks."""
     still_live, finished = [], []
     for level, gray in enumerate(levels):
-        integral = descriptors.integral(gray, stable_flows[level], settings.still_flow, scratch)
-        pair = tracks.advance(live[level], flows[level], stable_flows[level], integral, settings)
+        tracks.describe(live[level], gray, stable_flows[level], scratch, settings)
+        pair = tracks.advance(live[level], flows[level], stable_flows[level])
         still_live.append(pair[0])
         finished.append(pair[1])
     return still_live, finished

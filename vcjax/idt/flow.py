@@ -177,7 +177,7 @@ def _refine(
     """Pool the equations of every pixel over the window and solve them; update `flow` in place."""
     _, height, width = first.shape
     radius = len(window) - 1
-    taps, inner = 2 * radius + 1, slice(radius, radius + width)
+    taps = 2 * radius + 1
     # Equations of the rows in the window. Each row is there twice, `taps` places apart, so that
     # the rows of any window are contiguous.
     ring = np.empty((2 * taps, 5, width + 2 * radius), np.float32)
@@ -193,11 +193,7 @@ def _refine(
         if ahead == -radius or 0 <= ahead < height:
             y = max(ahead, 0)
             _interpolate(first, second, flow, y, places, fractions, target)
-            row = ring[place]
-            _equations(first, target, flow, y, trust_x, trust_y[y], row[:, inner])
-            for i in range(5):
-                row[i, :radius] = row[i, radius]
-                row[i, radius + width :] = row[i, radius + width - 1]
+            _equations(first, target, flow, y, trust_x, trust_y[y], ring[place])
         else:  # the border is replicated
             flat[place] = flat[(place - 1) % taps]
         flat[place + taps] = flat[place]
@@ -217,7 +213,7 @@ def _equations(
     y: int,
     trust_x: Row,
     trust_y: np.float32,
-    out: Float[np.ndarray, "5 w"],
+    out: Float[np.ndarray, "5 padded"],
 ) -> None:
     """Write A^T A (three entries) and A^T b (two) of row `y`, weighted by the border weights.
 
@@ -253,10 +249,14 @@ def _equations(
 
 
 @njit(cache=True, error_model="numpy")
-def _products(a: Row, b: Row, c: Row, d: Row, out: Row) -> None:
-    """Write a b + c d to `out`."""
-    for x in range(len(out)):
+def _products(a: Row, b: Row, c: Row, d: Row, padded: Row) -> None:
+    """Write a b + c d to the middle of `padded`, and replicate it at the borders."""
+    radius = (len(padded) - len(a)) // 2
+    out = padded[radius : radius + len(a)]
+    for x in range(len(a)):
         out[x] = a[x] * b[x] + c[x] * d[x]
+    padded[:radius] = out[0]
+    padded[radius + len(a) :] = out[len(a) - 1]
 
 
 @njit(cache=True, error_model="numpy")

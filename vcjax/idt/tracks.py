@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numba import njit
 
 from vcjax.idt import descriptors
-from vcjax.idt.descriptors import Integral
 from vcjax.idt.trajectories import COLUMNS, IdtSettings, Trajectories
 
 LENGTH = 15  # steps of a finished track
@@ -54,12 +53,39 @@ def _new(
     )
 
 
+def describe(
+    tracks: Tracks,
+    gray: UInt8[np.ndarray, "h w"],
+    stabilized_flow: Float[np.ndarray, "2 h w"],
+    buffer: Float[np.ndarray, " size"],
+    settings: IdtSettings,
+) -> None:
+    """Add the descriptors of a frame around the tracks to their sums.
+
+    Args:
+        tracks: Live tracks.
+        gray: The frame, before the tracks leave it.
+        stabilized_flow: Motion (x, y) to the next frame, without camera motion.
+        buffer: The result of `descriptors.scratch`, which is overwritten.
+        settings: Constants of the method.
+    """
+    rows = tracks.slot * NUM_PERIODS + tracks.age // _PERIOD
+    sums = tracks.sums.reshape(len(tracks.sums) * NUM_PERIODS, *descriptors.SHAPE)
+    sums[rows[tracks.age % _PERIOD == 0]] = 0
+    still_flow, bin_floor = np.float32(settings.still_flow), np.float32(settings.bin_floor)
+    descriptors.add_patches(
+        gray, stabilized_flow, _places(tracks), still_flow, bin_floor, buffer, rows, sums
+    )
+
+
+def _places(tracks: Tracks) -> Float[np.ndarray, "n 2"]:
+    return tracks.points[np.arange(len(tracks.age)), tracks.age]
+
+
 def advance(
     tracks: Tracks,
     flow: Float[np.ndarray, "2 h w"],
     stabilized_flow: Float[np.ndarray, "2 h w"],
-    integral: Integral,
-    settings: IdtSettings,
 ) -> tuple[Tracks, Tracks]:
     """Advance the tracks by one frame; return the live and the finished tracks.
 
@@ -69,10 +95,8 @@ def advance(
         tracks: Live tracks.
         flow: Motion (x, y) to the next frame, in pixels of the scale.
         stabilized_flow: The same without camera motion.
-        integral: Integral histograms of the frame that the tracks leave.
-        settings: Constants of the method.
     """
-    inside = _advance(*tracks, flow, stabilized_flow, integral, np.float32(settings.bin_floor))
+    inside = _advance(tracks.age, tracks.points, tracks.steps, flow, stabilized_flow)
     finished = tracks.age == LENGTH
     return tracks.where(inside & ~finished), tracks.where(inside & finished)
 
@@ -82,23 +106,14 @@ def _advance(
     age: Int[np.ndarray, " n"],
     points: Float[np.ndarray, "n 16 2"],
     steps: Float[np.ndarray, "n 15 2"],
-    slot: Int[np.ndarray, " n"],
-    sums: Float[np.ndarray, "slots 3 4 33"],
     flow: Float[np.ndarray, "2 h w"],
     stabilized_flow: Float[np.ndarray, "2 h w"],
-    integral: Integral,
-    bin_floor: np.float32,
 ) -> Bool[np.ndarray, " n"]:
     _, height, width = flow.shape
     inside = np.empty(len(age), np.bool_)
-    bins = np.empty(descriptors.SHAPE, np.float32)
     for track in range(len(age)):
         now = age[track]
         x, y = points[track, now, 0], points[track, now, 1]
-        period = sums[slot[track], now // _PERIOD]
-        if now % _PERIOD == 0:
-            period[:] = 0
-        descriptors.add_patch(integral, x, y, bin_floor, bins, period)
         column = min(max(int(np.rint(x)), 0), width - 1)
         row = min(max(int(np.rint(y)), 0), height - 1)
         for i in range(2):
@@ -116,7 +131,7 @@ def sample(tracks: Tracks, gray: UInt8[np.ndarray, "h w"], settings: IdtSettings
     """Return the tracks and new ones, at grid points with texture and without a track nearby."""
     quality = cv2.cornerMinEigenVal(gray, 3, ksize=3)
     threshold = np.float32(settings.quality * float(quality.max()))
-    places = tracks.points[np.arange(len(tracks.age)), tracks.age]
+    places = _places(tracks)
     points = _free_points(quality, threshold, places, settings.grid)
     sums = tracks.sums
     if len(sums) < len(places) + len(points):
@@ -169,10 +184,12 @@ def finish(
         width: Width of the video in pixels.
         settings: Thresholds of a valid track.
     """
-    points = tracks.points * np.float32(scale)
-    steps = tracks.steps * np.float32(scale)
+    # columns are contiguous, so that NumPy sums over time in loops over the tracks
+    points = np.asfortranarray(tracks.points) * np.float32(scale)
+    steps = np.asfortranarray(tracks.steps) * np.float32(scale)
     valid = is_valid(points, steps, settings)
-    points, steps, sums = points[valid], steps[valid], tracks.sums[tracks.slot[valid]]
+    sums = tracks.sums[tracks.slot[valid]]
+    points, steps = np.asfortranarray(points[valid]), np.asfortranarray(steps[valid])
     mean, std = points.mean(axis=1), points.std(axis=1)
     fraction = np.clip(mean / np.array([width, height], np.float32), 0, 0.999)
     length = _lengths(np.diff(points, axis=1)).sum(axis=1)
