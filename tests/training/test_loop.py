@@ -310,6 +310,13 @@ def test_similarity_is_the_mean_cosine_of_two_videos():
     np.testing.assert_allclose(diagnostics.mean_cosine(padded, 5), np.mean(pairs), rtol=1e-5)
 
 
+def test_similarity_of_more_pairs_than_an_int32_counts():
+    count = 60_000
+    halves = np.repeat(np.eye(2, dtype=np.float32), count // 2, axis=0)
+    expected = (count / 2 - 1) / (count - 1)  # the share of pairs within a half
+    np.testing.assert_allclose(diagnostics.mean_cosine(halves, count), expected, rtol=1e-5)
+
+
 def test_collapse_of_embeddings_and_of_clusters_is_said_once_each(caplog):
     collapse = diagnostics.Collapse("tune")
     for similarity in (0.999, 0.999, 0.9, 0.999, 0.999):

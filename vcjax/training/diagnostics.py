@@ -203,7 +203,8 @@ def mean_cosine(bank: Float[Array, "rows d"], num_videos: int) -> float:
     pairs i != j of <v_i, v_j> is |sum_i v_i|^2 - n.
     """
     total = _sum_of_rows(bank)
-    return float((total @ total - num_videos) / max(1, num_videos * (num_videos - 1)))
+    # the number of pairs exceeds an int32 of JAX from 46,342 videos on
+    return (float(total @ total) - num_videos) / max(1, num_videos * (num_videos - 1))
 
 
 @jax.jit
