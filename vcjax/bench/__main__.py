@@ -23,18 +23,24 @@ from pathlib import Path
 from typing import Any
 
 from vcjax import bench
-from vcjax.bench import compile, report
-from vcjax.runtime import xla_flags
+from vcjax.runtime import extras, xla_flags
 
-_OWN_OPTIONS = {"compile": compile.main, "report": report.main}
+_OWN_OPTIONS = ("compile", "report")
 KEYS = ("name", "case", "device", "ours_s", "peer", "peer_s", "ratio", "floor_s", "fraction")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmarks named on the command line; print a table and write JSON lines."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with extras.explained():
+            _run(sys.argv[1:] if arguments is None else arguments)
+    except extras.MissingExtraError as error:
+        sys.exit(f"vcjax.bench: {error}")
+
+
+def _run(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] in _OWN_OPTIONS:
-        _OWN_OPTIONS[arguments[0]](arguments[1:])
+        importlib.import_module(f"vcjax.bench.{arguments[0]}").main(arguments[1:])
         return
     names = sorted(m.name for m in pkgutil.iter_modules(bench.__path__))
     names = [name for name in names if not name.startswith("_") and name not in _OWN_OPTIONS]
