@@ -50,7 +50,7 @@ _MODULES = ("encoding", "gmm", "model", "pca", "rows", "sketch", "vectors")
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Import all names of `__all__` at the first use of one: --help does not wait for JAX."""
+        # imports all names of __all__ at the first use of one: --help does not wait for JAX
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         for module in _MODULES:
