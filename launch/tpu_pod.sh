@@ -10,7 +10,7 @@ set -euo pipefail
 : "${RUNTIME:=tpu-ubuntu2204-base}"
 : "${PROVISIONING:=--spot}"                # empty for on-demand capacity
 : "${BUCKET:=my-bucket}"
-: "${PACKAGE:=vcjax[tpu]}"                 # requirement passed to pip install
+: "${PACKAGE:=vcjax[train,tpu]}"           # requirement passed to pip install
 : "${CONFIG:=la_idt.py}"                   # experiment[:variant]
 : "${MANIFEST:=/mnt/vcjax/videos.tsv}"
 : "${WORKDIR:=/mnt/vcjax/runs/la_idt}"

@@ -161,9 +161,11 @@ def test_the_messages_of_troubleshooting_are_printed_by_the_programs():
             assert part in source, message
 
 
+@pytest.mark.filterwarnings("ignore")  # of FiftyOne and its libraries
 def test_the_example_of_fiftyone_reads_a_run(tmp_path):
     try:
         fiftyone = importlib.import_module("fiftyone")
+        fiftyone.list_datasets()  # starts the database
     except Exception as error:  # it is not installed, or has no database
         pytest.skip(f"no FiftyOne: {error}")
     page = (ROOT / "docs" / "explore.md").read_text("utf-8")

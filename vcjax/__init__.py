@@ -23,9 +23,12 @@ def load(source: str) -> "Pretrained":
     Raises:
       FileNotFoundError: if `source` has no network.
       ValueError: if the files at `source` have another format.
+      ImportError: if the extra `train` is not installed.
     """
-    from vcjax import pretrained
+    from vcjax.runtime import extras
 
+    with extras.explained():
+        from vcjax import pretrained
     return pretrained.load(source)
 
 

@@ -248,14 +248,14 @@ def _record_problems(directory: Path) -> Iterator[str]:
 
 
 def _damaged_checkpoints(directory: Path) -> list[Path]:
-    from vcjax.runtime import checkpoint
+    from vcjax.runtime import checkpoint_files
 
     folders = directory.rglob("checkpoints")
     return [
         path
         for folder in folders
-        for step in checkpoint.committed(folder)
-        for path in checkpoint.damaged(step)
+        for step in checkpoint_files.committed(folder)
+        for path in checkpoint_files.damaged(step)
     ]
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 # JAX and the readers are imported by the functions below: --help should not wait for them
 import numpy as np
 
-from vcjax.runtime import atomic, xla_flags
+from vcjax.runtime import atomic, extras, xla_flags
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        _embed(options)
+        with extras.explained():
+            _embed(options)
     except (ValueError, OSError) as error:
         sys.exit(f"vcjax.embed: {error}")
 

@@ -31,7 +31,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vcjax.runtime import preemption, xla_flags
+from vcjax import settings
+from vcjax.runtime import extras, preemption, xla_flags
 from vcjax.runtime.config_flags import parse
 from vcjax.settings import validation
 
@@ -66,7 +67,10 @@ def main(arguments: list[str]) -> None:
     preemption.listen()
     preemption.end_if_blocked()
     try:
-        with _joined() if _DISTRIBUTED.value else contextlib.nullcontext():
+        with (
+            extras.explained(),
+            _joined() if _DISTRIBUTED.value else contextlib.nullcontext(),
+        ):
             _run(Path(_WORKDIR.value).absolute())
             return
     except (preemption.StopRequested, KeyboardInterrupt):
@@ -88,23 +92,31 @@ def _run(workdir: Path) -> None:
     validation.check(_CONFIG.value)
     devices = xla_flags.devices()
     # imported late: --help and an invalid setting should not wait for the pipeline
-    from vcjax.data import clips
-    from vcjax.models import conv3d
     from vcjax.pipeline import build
-    from vcjax.runtime import activation_dtype, compilation, stage_cache
+    from vcjax.runtime import compilation, stage_cache
 
-    stages, data = build.build(_CONFIG.value, workdir), _CONFIG.value.data
+    stages = build.build(_CONFIG.value, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     compilation.report()
     compilation.cache_in(workdir / "compiled")
-    log.info(
-        "devices: %s; activations in %s; %s; %d threads read clips",
-        ", ".join(str(d) for d in devices),
-        activation_dtype.resolve(_CONFIG.value.model.dtype),
-        conv3d.forms(devices[0].platform),
-        data.num_threads or clips.default_threads(data.num_workers),
-    )
+    log.info("devices: %s%s", ", ".join(map(str, devices)), _training(devices[0].platform))
     stage_cache.run(stages, workdir, only=_STAGES.value, keep_previous=_CONFIG.value.keep_previous)
+
+
+def _training(platform: str) -> str:
+    """Return the forms in which networks are computed, or "" if the config trains none."""
+    config = _CONFIG.value
+    if not {*settings.TRAINING_STAGES, *settings.FINETUNING_STAGES}.intersection(config.stages):
+        return ""
+    from vcjax.data import clips
+    from vcjax.models import conv3d
+    from vcjax.runtime import activation_dtype
+
+    num_threads = config.data.num_threads or clips.default_threads(config.data.num_workers)
+    return (
+        f"; activations in {activation_dtype.resolve(config.model.dtype)}; "
+        f"{conv3d.forms(platform)}; {num_threads} threads read clips"
+    )
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from vcjax.data import prepare, shards, video
 from vcjax.idt import collection as trajectories
 from vcjax.idt import storage
 from vcjax.ingest.collection import Collection
-from vcjax.runtime import checkpoint, stage_record
+from vcjax.runtime import checkpoint_files, stage_record
 
 NUM_FLIPS = int(os.environ.get("VCJAX_FLIPS", "40"))
 
@@ -49,8 +49,8 @@ def checked(run, stage):
 
 
 def read_checkpoint(run):
-    newest = checkpoint.committed(run / "ir" / "checkpoints")[0]
-    if found := checkpoint.damaged(newest):
+    newest = checkpoint_files.committed(run / "ir" / "checkpoints")[0]
+    if found := checkpoint_files.damaged(newest):
         raise ValueError(f"{found[0]}: damaged")
     with ocp.StandardCheckpointer() as checkpointer:
         return list(map(np.asarray, jax.tree.leaves(checkpointer.restore(newest / "state"))))

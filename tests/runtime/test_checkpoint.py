@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vcjax.objectives import memory_bank
-from vcjax.runtime import checkpoint, checksums, sharding
+from vcjax.runtime import checkpoint, checkpoint_files, checksums, sharding
 from vcjax.runtime.checksums import DamagedError
 
 
@@ -134,7 +134,7 @@ def test_no_sound_checkpoint_is_an_error_and_none_is_removed(tmp_path):
 
 def test_every_checkpoint_is_committed_with_checksums_of_all_its_files(tmp_path):
     _save(tmp_path, 3, 4)
-    for step in checkpoint.committed(tmp_path):
+    for step in checkpoint_files.committed(tmp_path):
         recorded = checksums.read_json(step / "checksums.json")
         assert {step / name for name in recorded} == set(_files(step))
 
@@ -162,7 +162,7 @@ def test_the_best_is_kept_and_found_again_until_another_one_is(tmp_path):
     for step in (5, 6):
         checkpoints.save(step, _state(step))
     checkpoints.close()
-    assert [path.name for path in checkpoint.committed(tmp_path)] == ["6", "5", "4"]
+    assert [path.name for path in checkpoint_files.committed(tmp_path)] == ["6", "5", "4"]
 
 
 @pytest.mark.parametrize("damaged", ["best.json", "1"])

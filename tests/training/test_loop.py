@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from vcjax.runtime import checkpoint, preemption
+from vcjax.runtime import checkpoint, checkpoint_files, preemption
 from vcjax.training import diagnostics, loop
 
 STEPS_PER_EPOCH, NUM_EPOCHS = 3, 3
@@ -129,7 +129,7 @@ def _latest(workdir):
 
 
 def _kept(workdir):
-    return {int(path.name) for path in checkpoint.committed(workdir / "toy" / "checkpoints")}
+    return {int(path.name) for path in checkpoint_files.committed(workdir / "toy" / "checkpoints")}
 
 
 @pytest.mark.parametrize("checkpoint_steps", [0, 2])

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from vcjax import bench
-from vcjax.runtime import xla_flags
+from vcjax.runtime import extras, xla_flags
 
 _OWN_OPTIONS = ("compile", "rehearsal", "report")  # have a function `main` and no `cases`
 KEYS = ("name", "case", "device", "ours_s", "peer", "peer_s", "ratio", "floor_s", "fraction")
@@ -32,7 +32,14 @@ KEYS = ("name", "case", "device", "ours_s", "peer", "peer_s", "ratio", "floor_s"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmarks named on the command line; print a table and write JSON lines."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with extras.explained():
+            _run(sys.argv[1:] if arguments is None else arguments)
+    except extras.MissingExtraError as error:
+        sys.exit(f"vcjax.bench: {error}")
+
+
+def _run(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] in _OWN_OPTIONS:
         importlib.import_module(f"vcjax.bench.{arguments[0]}").main(arguments[1:])
         return

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vcjax.runtime import atomic
+from vcjax.runtime import atomic, extras
 
 if TYPE_CHECKING:
     from vcjax.data.manifest import Manifest
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the table and the plot")
     options = parser.parse_args(arguments)
     try:
-        _measure(options)
+        with extras.explained():
+            _measure(options)
     except (ValueError, OSError) as error:
         sys.exit(f"vcjax.label-efficiency: {error}")
 

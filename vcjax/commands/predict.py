@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vcjax import embed
-from vcjax.runtime import atomic
+from vcjax.runtime import atomic, extras
 
 if TYPE_CHECKING:
     from vcjax.data.manifest import Manifest
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        _predict(options)
+        with extras.explained():
+            _predict(options)
     except (ValueError, OSError) as error:
         sys.exit(f"vcjax.predict: {error}")
 

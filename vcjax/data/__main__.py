@@ -10,6 +10,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from vcjax.runtime import extras
+
 # Each command is a module of this package with `add_arguments(parser)` and `run(options)`.
 COMMANDS = {
     "scan": "recognize the data set in a folder and write its manifest",
@@ -31,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        with extras.explained():
+            options.run(options)
     except (ValueError, OSError) as error:
         sys.exit(f"vcjax.data: {error}")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from vcjax.data import shards
-from vcjax.runtime import atomic, filesystem, progress
+from vcjax.runtime import atomic, extras, filesystem, progress
 
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 _SPLITS = {"train": "train", "validation": "test", "val": "test", "test": "test"}
@@ -142,7 +142,9 @@ def _example(record: bytes) -> Any:
     try:
         from tensorflow_datasets.proto import tf_example_pb2
     except ImportError as error:
-        raise ValueError("install vcjax[tfds] to read data sets of tensorflow-datasets") from error
+        raise extras.MissingExtraError(
+            "data sets of tensorflow-datasets need the extra tfds: pip install 'vcjax[tfds]'"
+        ) from error
     from google.protobuf.message import DecodeError
 
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 # JAX and the readers are imported by the functions below: --help should not wait for them
-from vcjax.runtime import atomic, xla_flags
+from vcjax.runtime import atomic, extras, xla_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     manifest.set_defaults(run=_manifest)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        with extras.explained():
+            options.run(options)
     except (ValueError, OSError) as error:
         sys.exit(f"vcjax.interop: {error}")
 

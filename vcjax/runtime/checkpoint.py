@@ -19,11 +19,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import AsyncOptions, MultiprocessingOptions
 
 from vcjax.runtime import checksums, hosts
+from vcjax.runtime.checkpoint_files import CHECKSUMS, committed, damaged
 from vcjax.runtime.checksums import DamagedError
 
 log = logging.getLogger(__name__)
 
-_CHECKSUMS = "checksums.json"
 _BEST = "best.json"
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 _PADDED = ("bank", "labels")  # entries padded to a multiple of the number of devices
@@ -198,28 +198,6 @@ def restore_part(
         manager.close()
 
 
-def damaged(checkpoint: Path) -> list[Path]:
-    """Return the missing and damaged files of a checkpoint, a folder DIRECTORY/STEP."""
-    try:
-        recorded = checksums.read_json(checkpoint / _CHECKSUMS)
-    except FileNotFoundError:  # a checkpoint of an older version, without checksums
-        return []
-    except DamagedError:
-        return [checkpoint / _CHECKSUMS]
-    missing = checksums.missing(recorded, checkpoint)
-    return missing + checksums.find_corrupt(recorded, checkpoint)
-
-
-def committed(directory: Path) -> list[Path]:
-    """Return the folders of the committed checkpoints in `directory`, newest first."""
-    if not directory.is_dir():
-        return []
-    return sorted(
-        (path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()),
-        key=lambda path: -int(path.name),
-    )
-
-
 class _IsBest(preservation_policy.PreservationPolicy):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
@@ -284,4 +262,4 @@ def _write_checksums(directory: Path) -> None:
     """
     for checkpoint in directory.glob(_UNFINISHED):
         files = (path for path in checkpoint.glob("*/**/*") if path.is_file())
-        checksums.write_json(checkpoint / _CHECKSUMS, checksums.checksums_of(files, checkpoint))
+        checksums.write_json(checkpoint / CHECKSUMS, checksums.checksums_of(files, checkpoint))

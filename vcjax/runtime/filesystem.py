@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vcjax.runtime import atomic
+from vcjax.runtime import atomic, extras
 
 T = TypeVar("T")
 
@@ -46,7 +46,9 @@ def path_of(path: str | os.PathLike[str]) -> Any:
     try:
         from upath import UPath
     except ImportError as error:
-        raise ValueError(f"{text}: install vcjax[remote] to read remote files") from error
+        raise extras.MissingExtraError(
+            f"{text}: remote files need the extra remote: pip install 'vcjax[remote]'"
+        ) from error
     return UPath(text)
 
 
