@@ -15,17 +15,14 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-# JAX and the readers are imported by the functions below: --help should not wait for them
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
 import fisher
-
-if TYPE_CHECKING:
-    from fisher.rows import Columns
+from fisher import files
+from fisher.rows import Columns
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,9 +103,6 @@ Default: one part of all columns"""
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from fisher import files
-    from fisher.rows import Columns
-
     sources = files.find(options.inputs)
     names = fisher.sample_items(sorted(sources), options.num_items, options.seed)
     rows = fisher.sample(
@@ -136,10 +130,7 @@ def _fit(options: argparse.Namespace) -> None:
     _describe_model(model)
 
 
-def _columns(text: str, square_root: bool) -> "Columns":
-    from fisher import files
-    from fisher.rows import Columns
-
+def _columns(text: str, square_root: bool) -> Columns:
     begin, colon, end = text.partition(":")
     if not colon:
         named = files.named_columns()
@@ -156,8 +147,6 @@ def _columns(text: str, square_root: bool) -> "Columns":
 
 
 def _encode(options: argparse.Namespace) -> None:
-    from fisher import files
-
     model = fisher.Model.load(options.model)
     sources = files.find(options.inputs)
     rows = ((name, files.read(sources[name])) for name in _bar(sorted(sources), "encode"))
@@ -167,8 +156,6 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from fisher import files
-
     for path in options.paths:
         if "has_vector" in files.array_names(path):
             vectors = fisher.FisherVectors.load(path)
@@ -180,7 +167,7 @@ def _inspect(options: argparse.Namespace) -> None:
             _describe_model(model)
 
 
-def _describe_model(model: "fisher.Model") -> None:
+def _describe_model(model: fisher.Model) -> None:
     print(f"Fisher model of {model.num_rows} rows of {model.num_dims} values, seed {model.seed}")
     for name, (columns, pca, gmm) in model.parts.items():
         end = model.num_dims if columns.end is None else columns.end
@@ -198,7 +185,7 @@ def _describe_model(model: "fisher.Model") -> None:
     print(f"source               {json.dumps(model.source)}")
 
 
-def _describe_vectors(vectors: "fisher.FisherVectors") -> None:
+def _describe_vectors(vectors: fisher.FisherVectors) -> None:
     num_items, num_values = vectors.vectors.shape
     print(f"{vectors.has_vector.sum()} of {num_items} items have a vector of {num_values} values")
     if vectors.has_vector.any():

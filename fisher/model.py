@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from fisher import files
 from fisher import rows as row_source
 from fisher import sketch as sketches
-from fisher.encoding import check_finite, mean_gradients, normalize, prepare
+from fisher.encode import check_finite, mean_gradients, normalize, prepare
 from fisher.gmm import GMM, mixture_of
 from fisher.pca import PCA
 from fisher.rows import Columns
