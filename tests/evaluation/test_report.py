@@ -135,6 +135,14 @@ def test_folds_are_held_out_in_turn_and_no_video_is_kept_from_training(manifest,
     assert f"evaluated on {N} videos" in evaluation.table(report)
 
 
+def test_training_videos_beyond_the_limit_are_left_out_with_a_word(manifest, tmp_path, caplog):
+    outputs, _ = _outputs(manifest)
+    probing = evaluation.ProbeSettings(max_train=12)
+    report = _evaluate(manifest, outputs, None, tmp_path, probing=probing)
+    assert report["asked"]["motion"] == {"fit": 12, "test": 18, "within_test": False}
+    assert "the label 'motion' is probed with 12 of 30 training videos" in caplog.text
+
+
 def test_the_group_is_told_from_held_out_videos_alone(manifest, evaluated, tmp_path):
     outputs, idt = _outputs(manifest)
     training = manifest.rows("train")

@@ -180,6 +180,14 @@ def _folds(
             sides = protocol.leave_groups_out(values, columns[folds])
         else:
             sides = [protocol.sides(values, split, is_group=name == group, seed=seed)]
+        if 0 < max_train < (most := max((len(fold.train) for fold in sides), default=0)):
+            log.warning(
+                "evaluate: the label %r is probed with %d of %d training videos, drawn at random; "
+                "--config.evaluation.max_train=0 uses all of them",
+                name,
+                max_train,
+                most,
+            )
         sides = [protocol.limited(fold, max_train, seed=seed) for fold in sides]
         if reason := protocol.first_obstacle(values, sides):
             log.warning("evaluate: no accuracy for the label %r: %s", name, reason)
