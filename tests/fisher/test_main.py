@@ -1,7 +1,5 @@
 import ast
 import doctest
-import subprocess
-import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -146,9 +144,3 @@ def test_other_errors_are_one_line(folder, readers, tmp_path):
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(SystemExit, match="text.npz: not a readable npz"):
         command.main(["inspect", str(tmp_path / "text.npz")])
-
-
-def test_help_does_not_wait_for_jax():
-    code = "import sys, fisher.__main__; print('jax' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -220,7 +220,7 @@ def _means_none(value: Any) -> bool:
 def _shown(value: Any) -> str:
     """Return `value` as it is written on the command line."""
     if isinstance(value, tuple | list):
-        return f"({', '.join(map(str, value))})"
+        return f"({', '.join(map(_shown, value))})"
     return repr(value) if isinstance(value, str) else str(value)
 
 
