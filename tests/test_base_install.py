@@ -22,7 +22,7 @@ ADVICE = "pip install 'vcjax[train]'"
 
 
 def _installed(requirements):
-    """Names of the distributions that `pip install` of the requirements brings."""
+    """Return the names of the distributions that `pip install` of the requirements brings."""
     todo, names = [(Requirement(text), "") for text in requirements], set()
     while todo:
         required, extra = todo.pop()
@@ -38,7 +38,7 @@ def _installed(requirements):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """Environment in which the import of any library outside of the base installation fails."""
+    """Return an environment in which only the base installation can be imported."""
     folder = tmp_path_factory.mktemp("missing")
     kept = {*_installed(PROJECT["dependencies"]), "pip", "setuptools", "vcjax"}
     for module, owners in metadata.packages_distributions().items():

@@ -7,7 +7,8 @@ from vcjax import doctor
 from vcjax.data import manifest as manifests
 from vcjax.data import prepare, synthetic
 from vcjax.ingest.collection import Pictures
-from vcjax.ingest.ingest import Options, ingest
+from vcjax.ingest.ingest import ingest
+from vcjax.ingest.plan import Options
 from vcjax.runtime import checkpoint, npz, stage_cache
 from vcjax.runtime.stage_cache import Stage
 

@@ -27,7 +27,7 @@ def manifest(tmp_path):
 
 @pytest.fixture
 def computed(monkeypatch):
-    """The names of the networks that were computed; the features count the computations."""
+    """Return the names of the networks that are computed; the features count the computations."""
     names = []
 
     def videos(models, manifest, config, *, clips_per_video):

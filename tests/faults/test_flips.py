@@ -25,7 +25,7 @@ NUM_FLIPS = int(os.environ.get("VCJAX_FLIPS", "40"))
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A run's folder, with its videos in prepared shards and trajectories of three, too."""
+    """Return a run's folder with prepared shards, and trajectories of three videos."""
     run = shutil.copytree(finished, tmp_path / "run")
     prepared(run)
     videos = manifests.load(run / "manifest" / "manifest.tsv").take(range(3))
@@ -70,7 +70,7 @@ def read_vectors(run):
 
 
 def read_collection(run):
-    """The frames, unless the run, started again, would find damage."""
+    """Return the frames; raise if the stage would find damage in them."""
     shards._reader.cache_clear()
     collection = Collection.open(run / "ingest" / "collection")
     if found := list(collection.damaged(collection.variants())):

@@ -11,7 +11,8 @@ from vcjax import settings
 from vcjax.data import manifest as manifests
 from vcjax.ingest import collection
 from vcjax.ingest.collection import Pictures
-from vcjax.ingest.ingest import Options, ingest
+from vcjax.ingest.ingest import ingest
+from vcjax.ingest.plan import Options
 from vcjax.ingest.variant import variant_of
 
 PICTURES = Pictures(48, "jpeg")
@@ -55,7 +56,7 @@ def _originals(tmp_path_factory, write_moving):
 
 @pytest.fixture
 def videos(_originals, tmp_path):
-    """Seven videos in a folder of the test's own."""
+    """Copy seven videos to a folder of the test."""
     for path in _originals.rglob("*.avi"):
         target = tmp_path / "videos" / path.relative_to(_originals)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def three_videos_a_part(monkeypatch):
 
 @pytest.fixture(scope="session")
 def variant():
-    """A function of changed settings: the variant of Fisher vectors that they describe."""
+    """Return a function from changed settings to their variant of Fisher vectors."""
 
     def variant(**changed):
         config = settings.apply_variants(settings.paper(), "smoke")
@@ -84,7 +85,7 @@ def variant():
 
 @pytest.fixture(scope="session")
 def run():
-    """Ingests as `vcjax ingest` does, and returns the collection."""
+    """Return a function that ingests as `vcjax ingest` does and returns the collection."""
 
     def run(videos, root, variants, *, pictures=PICTURES, max_changed_share=None, **options):
         return ingest(
@@ -102,7 +103,7 @@ def run():
 
 @pytest.fixture
 def read(monkeypatch):
-    """Paths of the videos whose frames were decoded from the originals, once per decode."""
+    """Return the paths of the decoded originals, one entry per decode."""
     from vcjax.data import readers
 
     paths = []

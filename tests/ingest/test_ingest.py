@@ -13,12 +13,12 @@ from vcjax.data.manifest import ManifestError
 from vcjax.idt import collection as trajectories
 from vcjax.idt import detection, fisher_vectors, people, storage
 from vcjax.ingest.collection import Pictures
-from vcjax.ingest.ingest import Shard
+from vcjax.ingest.plan import Shard
 from vcjax.settings import paper
 
 
 def content(root):
-    """Bytes of all files of a collection."""
+    """Return the bytes of all files of a collection by name."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
@@ -27,7 +27,7 @@ def content(root):
 
 
 def in_two_passes(videos, folder, variant):
-    """Vectors from trajectories of all videos on disk, as (fitted model, vectors)."""
+    """Return (model, vectors) from trajectory files of all videos."""
     paths = dict(zip(videos.video_ids, videos.paths, strict=True))
     boxes = variant.extraction.people or None
     trajectories.extract_collection(

@@ -33,7 +33,7 @@ def ingest(videos, tmp_path):
 
 @pytest.fixture(autouse=True)
 def random_trajectories(monkeypatch):
-    """In place of the extraction: random trajectories, which depend on the frames."""
+    """Replace the extraction by random trajectories that depend on the frames."""
 
     def extract(frames, **how):
         generator = np.random.default_rng(int(sum(frame.sum() for frame in frames)))

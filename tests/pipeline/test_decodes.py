@@ -17,7 +17,7 @@ from vcjax.runtime import stage_cache
 
 
 def _extract(frames, **how):
-    """In place of the extraction: random trajectories, which depend on the frames."""
+    """Yield random trajectories that depend on the frames."""
     generator = np.random.default_rng(int(sum(frame.sum() for frame in frames)))
     yield Trajectories(*(generator.random((20, width)) for width in COLUMNS.values()))
 

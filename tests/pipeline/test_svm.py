@@ -13,7 +13,7 @@ from vcjax.runtime import stage_cache
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """Of 24 videos whose HOF tells the action, whose HOG the scene."""
+    """Return the config of 24 videos; HOF depends on the action alone, HOG on the scene."""
     rows = ["path\tvideo_id\tsplit\taction\tscene"]
     for i in range(24):
         path = tmp_path / f"v{i:02}.avi"
@@ -38,7 +38,7 @@ def config(tmp_path, monkeypatch):
 
 
 def _extract(frames, **how):
-    """In place of the extraction: trajectories of the video whose gray value tells its number."""
+    """Yield trajectories of the video whose number is a tenth of its gray value."""
     i = round(list(frames)[0].mean() / 10)
     shift = {"hof": 0.5 * (i % 2), "hog": 0.5 * (i // 4)}
     generator = np.random.default_rng(i)

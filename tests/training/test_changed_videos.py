@@ -26,7 +26,7 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def random_trajectories():
-    """In place of the extraction: random trajectories, which depend on the frames."""
+    """Replace the extraction by random trajectories that depend on the frames."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extraction, "extract_frames", _extract)
         yield

@@ -26,7 +26,8 @@ from vcjax.data import manifest as manifests
 from vcjax.data import shards, splits
 from vcjax.data.manifest import Manifest
 from vcjax.ingest.collection import Pictures
-from vcjax.ingest.ingest import Options, Shard, check_detectors, ingest
+from vcjax.ingest.ingest import check_detectors, ingest
+from vcjax.ingest.plan import Options, Shard
 from vcjax.ingest.variant import Variant, variant_of
 from vcjax.runtime import config_flags as configs
 from vcjax.runtime import filesystem

@@ -2,18 +2,17 @@
 
 Only videos that are new, changed, or without a vector of some variant are read. The trajectories of
 the videos that a model is fitted to are staged until the model exists; every other video goes from
-its frames to its Fisher vectors in one process, and its trajectories are removed at once.
+its frames to its Fisher vectors in one process, and its trajectories are removed at once. `plan`
+lists missing results, and `parts` writes the parts.
 """
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import shutil
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -24,11 +23,12 @@ from vcjax.data import manifest as manifests
 from vcjax.data import shards, splits, verify, video
 from vcjax.data.manifest import Manifest, ManifestError, Problem
 from vcjax.idt import detection, fisher_vectors, storage
-from vcjax.ingest import one_pass
-from vcjax.ingest.collection import Collection, PartVectors, Pictures
-from vcjax.ingest.one_pass import Encoding, Job, Staged
-from vcjax.ingest.variant import Extraction, Variant, version_of
-from vcjax.runtime import filesystem, progress, worker_pool
+from vcjax.ingest import one_pass, parts
+from vcjax.ingest.collection import Collection, Pictures
+from vcjax.ingest.one_pass import Job
+from vcjax.ingest.plan import Options, Plan
+from vcjax.ingest.variant import Variant
+from vcjax.runtime import progress, worker_pool
 
 T = TypeVar("T")
 
@@ -39,23 +39,6 @@ _OTHERS = 64  # drawn videos of other machines that are read before their models
 _MAX_VANISHED = 0.5
 _TRAJECTORY_BYTES = 0.84  # per pixel of a video, measured on the clips of 320 x 240 of JHMDB
 _SAMPLE = 20  # videos whose size is read to estimate the space of trajectories
-
-
-class Shard(NamedTuple):
-    """Share of one machine, `number` (from 0) of `total`, of the parts of a collection."""
-
-    number: int = 0
-    total: int = 1
-
-
-class Options(NamedTuple):
-    """Execution of an ingest, which does not change its result."""
-
-    num_workers: int
-    on_error: str = "error"
-    shard: Shard = Shard()
-    trajectories: Path | None = None  # folder that keeps trajectory files
-    staging: Path | None = None  # local folder for unfinished work; None: in the collection
 
 
 def check_detectors(variants: Sequence[Variant]) -> None:
@@ -116,33 +99,8 @@ def ingest(
     return collection
 
 
-class _Need(NamedTuple):
-    """Results that a video lacks."""
-
-    frames: bool
-    variants: tuple[Variant, ...]
-
-
-class _Work:
+class _Work(Plan):
     """The work of one machine on a collection."""
-
-    def __init__(
-        self,
-        collection: Collection,
-        videos: Manifest,
-        variants: tuple[Variant, ...],
-        options: Options,
-    ) -> None:
-        self.collection, self.videos, self.variants = collection, videos, variants
-        self.options = options
-        self.staging = _staging(collection.root, options.staging)
-        self.paths = dict(zip(videos.video_ids, videos.paths, strict=True))
-        self.versions = {i: version_of(path) for i, path in self.paths.items()}
-        self.parts: dict[int, list[str]] = {part: [] for part in range(collection.num_parts)}
-        for video_id in videos.video_ids:
-            self.parts[collection.part_of(video_id)].append(video_id)
-        self.outdated: set[str] = set()  # keys of the variants whose model has to be fitted
-        self.problems: dict[str, str] = {}  # of this run, by video id
 
     def check_vanished(self) -> None:
         """Refuse a listing of other videos, which would empty the collection."""
@@ -168,90 +126,6 @@ class _Work:
         for path in folder.glob("*.array_record") if folder.is_dir() else ():
             if path.name not in needed and self.is_own(int(path.name.partition("-")[0])):
                 path.unlink()
-
-    def staged(self, video_id: str) -> Staged:
-        """Return the staged results of a video."""
-        return Staged(self.staging / hashlib.sha256(video_id.encode()).hexdigest()[:24])
-
-    def attempt(self, video_id: str) -> list[str]:
-        """Return the versions of all inputs of a video, whose change may mend a problem."""
-        version = self.versions[video_id]
-        extractions = dict.fromkeys(v.extraction for v in self.variants)
-        return sorted({version, *(e.version(video_id, version) for e in extractions)})
-
-    def entries(self, part: int) -> dict[str, dict[str, Any]]:
-        """Return the entries of a part's videos whose inputs are unchanged, by video id."""
-        record = self.collection.record(part)
-        if record.get("pictures") != list(self.collection.pictures):
-            return {}
-        if filesystem.size_of(self.collection.shard(record)) != record["size"]:
-            return {}
-        return {
-            entry["video_id"]: entry
-            for entry in record["videos"]
-            if entry["video_id"] in self.versions
-            and entry["version"] == self.versions[entry["video_id"]]
-            and not (entry["problem"] and entry["attempt"] != self.attempt(entry["video_id"]))
-        }
-
-    def needs(self, part: int) -> dict[str, _Need]:
-        """Return the videos of a part that have to be read, and the results that each lacks."""
-        entries = self.entries(part)
-        encoded = {}
-        for v in self.variants:
-            stored = self.collection.read_vectors(v, part)
-            keys = set(zip(stored.video_ids, stored.versions, strict=True))
-            encoded[v.key] = set() if v.key in self.outdated else keys
-        needs = {}
-        for video_id in self.parts[part]:
-            entry = entries.get(video_id)
-            if entry and entry["problem"]:
-                continue  # it fails again unless its files change
-            lacking = tuple(
-                v
-                for v in self.variants
-                if (video_id, self.source(v, video_id)) not in encoded[v.key]
-            )
-            if lacking or entry is None:
-                needs[video_id] = _Need(entry is None, lacking)
-        return needs
-
-    def source(self, variant: Variant, video_id: str) -> str:
-        """Return the version of the inputs of a vector."""
-        return variant.extraction.version(video_id, self.versions[video_id])
-
-    def is_stale(self, part: int) -> bool:
-        """Return True if a part lacks results, or holds videos that no longer exist."""
-        record = self.collection.record(part)
-        ids = [entry["video_id"] for entry in record.get("videos", ())]
-        return not record or ids != self.parts[part] or bool(self.needs(part))
-
-    def job(self, video_id: str, need: _Need, *, fitted: bool) -> Job:
-        """Return the job that stages what a video lacks, with vectors if the models are fitted."""
-        encodings = tuple(
-            Encoding(
-                v.extraction,
-                filesystem.cached(str(self.collection.model_path(v))),
-                v.fisher["variant"],
-                self.encoding_key(v),
-            )
-            for v in (need.variants if fitted else ())
-        )
-        return Job(
-            video_id,
-            self.paths[video_id],
-            self.versions[video_id],
-            self.staged(video_id).folder,
-            self.collection.pictures if need.frames else None,
-            tuple(dict.fromkeys(v.extraction for v in need.variants)),
-            encodings,
-            self.options.trajectories,
-            whole=not fitted,
-        )
-
-    def encoding_key(self, variant: Variant) -> str:
-        """Return the key of the vectors of a variant by its present model."""
-        return f"{variant.key}-{self.collection.model_digest(variant)[:12]}"
 
     def run(self, jobs: Sequence[Job], bar: Any, *, in_order: bool = False) -> Iterator[Job]:
         """Run the jobs in worker processes, collect the problems, and yield each finished job."""
@@ -342,10 +216,6 @@ class _Work:
         model = fisher_vectors.fit(video_ids, features, settings, seed=variant.seed)
         self.collection.write_model(variant, model, ids)
 
-    def is_own(self, part: int) -> bool:
-        """Return True if this machine writes `part`."""
-        return part % self.options.shard.total == self.options.shard.number
-
     def encode(self) -> None:
         """Read all own videos that lack a result, and write each part when it is complete."""
         own = [part for part in self.parts if self.is_own(part)]
@@ -375,109 +245,12 @@ class _Work:
                     waiting[self.collection.part_of(job.video_id)] += 1
                 for part in group:
                     if not waiting[part]:
-                        self.write_part(part)
+                        parts.write(self, part)
                 for job in self.run(jobs, bar, in_order=True):
                     part = self.collection.part_of(job.video_id)
                     waiting[part] -= 1
                     if not waiting[part]:
-                        self.write_part(part)
-
-    def write_part(self, part: int) -> None:
-        """Write vectors, boxes, shard and description of a part from new and old results."""
-        old, staged = self.entries(part), {i: self.staged(i) for i in self.parts[part]}
-        for variant in self.variants:
-            self.write_vectors(variant, part, staged)
-        for extraction in dict.fromkeys(v.extraction for v in self.variants):
-            if extraction.detector:
-                self.write_boxes(extraction, part, staged)
-        self.collection.write_record(part, self.write_shard(part, old, staged))
-        for results in staged.values():
-            shutil.rmtree(results.folder, ignore_errors=True)
-
-    def write_shard(
-        self, part: int, old: Mapping[str, dict[str, Any]], staged: Mapping[str, Staged]
-    ) -> dict[str, Any]:
-        """Write the frames of a part to a new shard, and return the description of the part."""
-        record, pictures = self.collection.record(part), self.collection.pictures
-        sources: list[tuple[str, int, int]] = []  # file, first record, number of records
-        entries, position = [], 0
-        for video_id, results in staged.items():
-            version, about = self.versions[video_id], results.about
-            entry: dict[str, Any] = {"video_id": video_id, "version": version, "problem": ""}
-            if video_id in self.problems:
-                entry |= {"problem": self.problems[video_id], "attempt": self.attempt(video_id)}
-            elif (about.get("version"), about.get("pictures")) == (version, [*pictures]):
-                entry |= {k: about[k] for k in ("num_frames", "fps")}
-                sources.append((str(results.frames), 0, shards.num_chunks(entry["num_frames"])))
-            else:
-                entry = dict(old[video_id])
-                if not entry["problem"]:
-                    chunks = shards.num_chunks(entry["num_frames"])
-                    path = str(self.collection.shard(record))
-                    sources.append((path, entry["position"], chunks))
-            if not entry["problem"]:
-                entry["position"] = position
-                position += sources[-1][2]
-            entries.append(entry)
-        if record and [*old.values()] == entries == record["videos"]:
-            return record  # only vectors or boxes are new
-        digest = hashlib.sha256(repr((pictures, entries)).encode()).hexdigest()[:8]
-        name = f"{part:05d}-{digest}.array_record"
-        target = self.collection.root / "parts" / name
-        filesystem.make_folder(target.parent)
-        with filesystem.writing(target) as temporary:
-            with shards.Writer(temporary) as writer:
-                for path, first, count in sources:
-                    shards.copy(path, first, count, writer)
-            size = temporary.stat().st_size
-        for entry in entries:
-            if not entry["problem"]:
-                entry["shard"] = f"parts/{name}"
-        return {"pictures": list(pictures), "shard": name, "size": size, "videos": entries}
-
-    def write_vectors(self, variant: Variant, part: int, staged: Mapping[str, Staged]) -> None:
-        """Write the vectors of a part from staged and stored vectors."""
-        stored = self.collection.read_vectors(variant, part)
-        keys = zip(stored.video_ids, stored.versions, strict=True)
-        row_of = {key: row for row, key in enumerate(keys)}
-        ids, vectors, num_rows = [], [], []
-        encoding = self.encoding_key(variant)
-        for video_id, results in staged.items():
-            row = row_of.get((video_id, self.source(variant, video_id)))
-            if video_id in self.problems:
-                continue
-            if results.vector(encoding).exists():
-                vectors.append(np.load(results.vector(encoding), allow_pickle=False))
-                num_rows.append(results.about["num_rows"][variant.extraction.key])
-            elif row is not None:
-                vectors.append(stored.vectors[row])
-                num_rows.append(int(stored.num_rows[row]))
-            else:
-                continue  # a video with a problem of an earlier run
-            ids.append(video_id)
-        new = PartVectors(
-            tuple(ids),
-            tuple(self.source(variant, video_id) for video_id in ids),
-            np.array(vectors, np.float32).reshape(len(ids), -1),
-            np.array(num_rows, np.int64),
-        )
-        self.collection.write_vectors(variant, part, new)
-
-    def write_boxes(self, extraction: Extraction, part: int, staged: Mapping[str, Staged]) -> None:
-        """Write the boxes of people of a part from staged and stored boxes."""
-        path = self.collection.boxes_path(extraction.key, part)
-        texts: dict[str, bytes] = {}
-        if path.is_file():
-            with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-                texts = {n: archive.read(n) for n in archive.namelist() if n[:-3] in staged}
-        for video_id, results in staged.items():
-            if results.boxes(extraction).exists():
-                texts[f"{video_id}.bb"] = results.boxes(extraction).read_bytes()
-        filesystem.make_folder(path.parent)
-        with filesystem.writing(path) as temporary:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name, text in texts.items():
-                    archive.writestr(name, text)
+                        parts.write(self, part)
 
     def listed_problems(self) -> list[Problem]:
         """Return the problems of this run in the order of the videos."""
@@ -522,14 +295,6 @@ class _Work:
                     file = stack.enter_context(path.open("a"))
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.staging, ignore_errors=True)
-
-
-def _staging(root: Any, folder: Path | None) -> Path:
-    """Return the local folder of unfinished work."""
-    if folder is None and not filesystem.is_remote(root):
-        return Path(root) / "staging"
-    name = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-    return (folder or filesystem.cache_folder()) / f"staging-{name}"
 
 
 def _trajectory_bytes(jobs: Sequence[Job]) -> float:

@@ -13,7 +13,8 @@ from vcjax import settings
 from vcjax.data import manifest as manifests
 from vcjax.data.manifest import Manifest
 from vcjax.ingest.collection import Collection, Pictures
-from vcjax.ingest.ingest import Options, check_detectors, ingest
+from vcjax.ingest.ingest import check_detectors, ingest
+from vcjax.ingest.plan import Options
 from vcjax.ingest.variant import Variant
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime.stage_cache import Stage

@@ -18,7 +18,8 @@ from vcjax.evaluation import measures, transfer_results
 from vcjax.evaluation.outputs import ModelOutputs
 from vcjax.evaluation.protocol import TrainTest
 from vcjax.ingest.collection import Collection
-from vcjax.ingest.ingest import Options, ingest
+from vcjax.ingest.ingest import ingest
+from vcjax.ingest.plan import Options
 from vcjax.pipeline import workdir as workdirs
 from vcjax.runtime import filesystem, hosts
 from vcjax.runtime.stage_cache import Stage
