@@ -9,7 +9,12 @@ function node(tag) {
     tag, attributes: {}, children: [], listeners: {}, style: { setProperty() {} }, value: "",
     checked: true, hidden: false, textContent: "", classList: { add() {} },
     setAttribute(name, value) { this.attributes[name] = value; },
-    append(...children) { this.children.push(...children); },
+    getAttribute(name) { return this.attributes[name]; },
+    contains(other) { return all(this, other?.tag).includes(other); },
+    focus() { document.activeElement = this; },
+    append(...children) {
+      this.children = this.children.filter(child => !children.includes(child)).concat(children);
+    },
     replaceChildren(...children) { this.children = children; },
     addEventListener(name, listener) { this.listeners[name] = listener; },
   };
@@ -17,12 +22,18 @@ function node(tag) {
 const nodes = {};
 const byId = id => (nodes[id] ??= Object.assign(node("div"), id === "data" ? { textContent: data } : {}));
 Object.assign(globalThis, {
-  document: { createElement: node, createElementNS: (_, tag) => node(tag), getElementById: byId },
+  document: {
+    createElement: node, createElementNS: (_, tag) => node(tag), getElementById: byId,
+    querySelectorAll: selector => selector === "#clusters figure" ? clusterFigures() : [],
+  },
   location: { hash: "" },
   history: { replaceState() {} },
 });
 const all = (root, tag) =>
   (root.children ?? []).flatMap(child => [...(child.tag === tag ? [child] : []), ...all(child, tag)]);
+const sides = (name, tag) => [0, 1].flatMap(side => all(byId(`${name}${side}`), tag));
+const clusterFigures = () => sides("clusters", "figure");
+const marked = kind => sides("map", "circle").filter(point => point.attributes.class === kind);
 
 (0, eval)(script);
 const drawn = {};
@@ -32,12 +43,30 @@ for (const option of byId("label").children) {
     id => all(byId(id), "figure").length + all(byId(id), "circle").length);
   drawn[option.children[0]] = { counts, colors: byId("colors").children.length };
 }
+const before = [...sides("map", "circle"), ...clusterFigures()];
 const clip = all(byId("near0"), "figure")[1];
+clip.focus();
 clip.listeners.keydown({ key: "Enter", preventDefault() {} });
+const after = new Set([...sides("map", "circle"), ...clusterFigures()]);
+const entered = document.activeElement === all(byId("near0"), "figure")[0];
+const chosen = byId("search").value;
+const isChosen = figure => figure.attributes["aria-current"] === true;
+const shownChosen = clusterFigures().filter(isChosen).map(figure => figure.attributes["data-video"]);
+const last = all(byId("map0"), "circle").at(-1), onTop = last.attributes.class;
+const svg = all(byId("map0"), "svg")[0];
+for (const key of ["ArrowRight", "ArrowLeft"])  // at an end of the map one of them has no video
+  if (all(byId("map0"), "circle").at(-1) === last) svg.listeners.keydown({ key, preventDefault() {} });
+const moved = all(byId("map0"), "circle").at(-1);
 byId("tracks").listeners.change();
+byId("search").value = "";
+byId("search").listeners.input();
 const names = all(byId("near0"), "div").filter(x => x.attributes.role === "img");
 console.log(JSON.stringify({
-  drawn, title: document.title, chosen: byId("search").value,
+  drawn, title: document.title, chosen, entered, shownChosen,
+  kept: before.every(node => after.has(node)),
+  marks: [marked("near").length, marked("chosen").length],
+  onTop, moved: moved !== last,
+  matches: byId("matches").textContent,
   named: names.every(x => x.attributes["aria-label"]),
   hasTracks: !byId("withTracks").hidden, hasPredictions: !byId("confusions").hidden,
 }));

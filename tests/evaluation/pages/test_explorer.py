@@ -1,6 +1,7 @@
 """The explorer's data, and the page in a real browser where there is one."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ from vcjax.data import synthetic, verify
 from vcjax.evaluation.__main__ import main
 from vcjax.evaluation.pages import explorer
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 NODE = shutil.which("node")
 NUM = 24
 MARKUP = "</script><script>document.title='taken'</script>"
@@ -120,13 +122,17 @@ def _browse(page, profile):
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+def _script(runs, folder):
+    """Return the result of the page's script on the minimal document of `page.js`."""
+    explorer.write(runs, folder / "two.html")
+    command = [NODE, Path(__file__).with_name("page.js"), folder / "two.html"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return json.loads(done.stdout)
+
+
 @pytest.mark.skipif(NODE is None, reason="no node")
 def test_the_script_draws_every_label_and_obeys_the_keyboard(runs, tmp_path):
-    explorer.write(runs, tmp_path / "two.html")
-    script = Path(__file__).with_name("page.js")
-    command = [NODE, script, tmp_path / "two.html"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    page = json.loads(done.stdout)
+    page = _script(runs, tmp_path)
     assert list(page["drawn"]) == ["motion", "cluster on the left", "cluster on the right"]
     neighbors, clusters = 13, 16  # the video itself and 12 neighbors; all training videos
     for drawn in page["drawn"].values():
@@ -135,6 +141,18 @@ def test_the_script_draws_every_label_and_obeys_the_keyboard(runs, tmp_path):
     assert page["title"] == "Explorer: round and motion"
     assert page["chosen"] in {"video00001", f"zz{MARKUP}"}  # the neighbor that was entered
     assert page["named"] and page["hasPredictions"] and not page["hasTracks"]
+    assert page["entered"]  # the focus is on the selected video, not lost with its old thumbnail
+    assert page["moved"]  # an arrow key on the map selects another video
+    assert page["matches"] == ""  # of an empty search
+
+
+@pytest.mark.skipif(NODE is None, reason="no node")
+def test_a_selection_keeps_maps_and_clusters_and_marks_the_video_there(runs, tmp_path):
+    page = _script(runs, tmp_path)
+    assert page["kept"]
+    assert page["marks"] == [24, 2]  # on two maps: 12 neighbors and the video
+    assert page["onTop"] == "chosen"
+    assert set(page["shownChosen"]) <= {page["chosen"]}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
@@ -153,7 +171,7 @@ console.log("typed");
     left, right = (part.split("<h2>")[0] for part in dom.split('class="thumbs neighbors"')[1:])
     neighbors = re.findall(r'<figure title="(video\d+|zz)', left)
     assert {*neighbors[:2]} == {"video00004", "video00006"}
-    same = re.findall(r'<figcaption class="same">\d+\. (\w+)<', right)
+    same = re.findall(r'<figcaption class="same(?: shared)?">\d+\. (\w+)<', right)
     assert same == ["walk"] * 7  # all others of its motion come first
     assert dom.count("<circle") == 2 * NUM and "Cluster 0: 6 videos" in dom
     assert '<path fill="none"' in dom
