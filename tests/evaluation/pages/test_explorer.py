@@ -109,6 +109,15 @@ def test_a_map_keeps_what_is_apart_apart():
     assert gap > 2 * spread
 
 
+def test_a_long_learning_curve_is_thinned_evenly_up_to_its_last_point(tmp_path):
+    lines = [{"stage": "ir", "step": s, "epoch": float(s), "loss": s / 2} for s in range(1, 1201)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    points = np.array(explorer.curves(path)["ir"]["loss"])
+    assert len(points) == 400 and points[-1].tolist() == [1200, 600]
+    np.testing.assert_array_equal(np.diff(points[:, 0]), 3)
+
+
 def test_runs_without_an_evaluation_say_what_to_do(tmp_path):
     with pytest.raises(SystemExit, match="run the stage evaluate first"):
         main(["explore", str(tmp_path), "--out", str(tmp_path / "x.html")])

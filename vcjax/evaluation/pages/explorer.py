@@ -7,6 +7,7 @@ matrices and learning curves, for two representations at a time (the comparison 
 import base64
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ _MAX_BYTES = 14e6  # of all thumbnails in base64
 _BYTES_A_FRAME = 3600  # of one thumbnail in base64, estimated
 _BYTES_A_FRAME_WITH_TRACKS = 8200  # likewise with tracks
 _MAX_FRAMES = 8  # of each video
+_MAX_POINTS = 500  # of a learning curve
 _NUM_THREADS = 2  # that decode videos
 _QUALITY = 60  # of the JPEGs
 _SIZE = (96, 72)  # width and height of a thumbnail in pixels
@@ -248,7 +250,10 @@ def plane(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:
 
 
 def curves(path: Path) -> dict[str, dict[str, list[list[float]]]]:
-    """Return stage -> metric -> pairs [epoch, value] from the lines of `metrics.jsonl`."""
+    """Return stage -> metric -> pairs [epoch, value] from the lines of `metrics.jsonl`.
+
+    A curve of more than 500 points is thinned evenly and keeps its last point.
+    """
     points: dict[str, dict[str, list[list[float]]]] = {}
     for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
@@ -261,7 +266,13 @@ def curves(path: Path) -> dict[str, dict[str, list[list[float]]]]:
             if isinstance(value, int | float) and np.isfinite(value):
                 stage = points.setdefault(event["stage"], {})
                 stage.setdefault(key, []).append([round(event["epoch"], 3), value])
-    return points
+    return {
+        stage: {
+            key: values[:: -math.ceil(len(values) / _MAX_POINTS)][::-1]
+            for key, values in of.items()
+        }
+        for stage, of in points.items()
+    }
 
 
 def _tables(report: Mapping[str, Any]) -> list[list[list[str]]]:
