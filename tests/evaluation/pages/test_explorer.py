@@ -164,6 +164,14 @@ def test_a_selection_keeps_maps_and_clusters_and_marks_the_video_there(runs, tmp
     assert set(page["shownChosen"]) <= {page["chosen"]}
 
 
+@pytest.mark.skipif(NODE is None, reason="no node")
+def test_an_address_selects_the_spaces_the_label_and_the_video(runs, tmp_path):
+    page = _script(runs, tmp_path)
+    assert page["opened"] == [1, 0, "motion", "video00005"]
+    assert page["link"] == "#left=motion%2Fla&right=round%2Fla&label=motion&video=video00005"
+    assert page["fallback"] == [1, 1, "motion"]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 def test_the_page_works_in_a_browser(runs, tmp_path):
     page = tmp_path / "two.html"
