@@ -1,115 +1,86 @@
 """Draw the pictures of the documentation from rendered videos.
 
-    python docs/pictures.py --workdir runs/pictures
+    python docs/pictures.py --workdir runs/rendered
 
 The videos are explored by `vcjax main --config=explore.py:rendered`; complete stages are not
-repeated. Maps and neighbors are drawn by matplotlib from the data of the page, without a browser.
+repeated. `explore.png` is a screenshot of the page, whose title is the name of the folder. It needs
+a Chromium on PATH, or the file that the environment variable CHROMIUM names, and is skipped
+without one.
 """
 
 import argparse
-import base64
-import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from PIL import Image
 
 DOCS = Path(__file__).parent
 _NUM_VIDEOS = 64
 _NUM_NEIGHBORS = 5
-_MAX_WIDTH = 1100  # pixels
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_WINDOW = "1000,968"  # width and height of the screenshot in CSS pixels
+_SCALE = 1.2  # pixels of the screenshot per CSS pixel
+_MAX_WIDTH = 1100  # pixels of the other pictures
 _MAX_BYTES = 300_000
 
 
 def main() -> None:
     """Explore rendered videos and write the pictures into the folder of this file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--workdir", type=Path, default=Path("runs/pictures"))
+    parser.add_argument("--workdir", type=Path, default=Path("runs/rendered"))
     workdir = parser.parse_args().workdir
     command = [sys.executable, "-m", "vcjax.main", "--config=explore.py:rendered"]
     command += [f"--config.data.rendered.num_videos={_NUM_VIDEOS}", f"--workdir={workdir}"]
     subprocess.run(command, check=True)
     folder = workdir / "explore"
-    page = _page(folder / "index.html")
-    draw_maps(page, DOCS / "explore.png")
+    _screenshot(folder / "index.html", DOCS / "explore.png")
     for name in ("looks", "motion"):
         with Image.open(folder / name / "clusters.png") as sheet:
-            _save(sheet.convert("RGB").crop((0, 0, sheet.width, 6 * 94 + 10)), f"{name}.png")
+            rows = sheet.convert("RGB").crop((0, 0, sheet.width, 6 * 94 + 10))
+            rows.thumbnail((_MAX_WIDTH, _MAX_WIDTH))
+            _save(rows, f"{name}.png")
     _draw_labels(workdir)
 
 
-def _page(path: Path) -> dict[str, Any]:
-    """Return the data of an explorer page."""
-    found = re.search(r'id="data">(.*?)</script>', path.read_text("utf-8"), re.S)
-    assert found, path
-    return dict(json.loads(found[1]))
+def _screenshot(page: Path, path: Path) -> None:
+    """Photograph the upper part of an explorer page in a headless Chromium, if there is one."""
+    browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if browser is None:
+        print(f"{path}: skipped, no Chromium on PATH; CHROMIUM=FILE names one", file=sys.stderr)
+        return
+    selection = urlencode(
+        {"left": "looks", "right": "motion", "label": "motion", "video": _clearest(page)}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "page.png"
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [f"--user-data-dir={folder}/profile", "--virtual-time-budget=3000"]
+        command += ["--force-prefers-reduced-motion", f"--force-device-scale-factor={_SCALE}"]
+        command += [f"--window-size={_WINDOW}", f"--screenshot={picture}"]
+        address = f"{page.absolute().as_uri()}#{selection}"
+        subprocess.run([*command, address], check=True, capture_output=True)
+        with Image.open(picture) as shot:
+            _save(shot.convert("RGB"), path.name, num_colors=256)
 
 
-def draw_maps(page: dict[str, Any], path: Path) -> None:
-    """Draw the maps of looks and of motion, with the neighbors of one video below each."""
-    (run,) = page["runs"]
-    sources = {source["name"]: source for source in run["sources"]}
-    values = [video["labels"]["motion"] for video in run["videos"]]
-    chosen = _clearest(sources["motion"], values)
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
-    sides = figure.subfigures(1, 2)
-    for side, (name, title) in zip(
-        sides,
-        (("looks", "Looks (HOG along the tracks)"), ("motion", "Motion (HOF and MBH)")),
-        strict=True,
-    ):
-        grid = side.subplot_mosaic(
-            [["map"] * (_NUM_NEIGHBORS + 1), [str(i) for i in range(_NUM_NEIGHBORS + 1)]],
-            height_ratios=[4, 1],
-        )
-        _draw_map(grid["map"], sources[name], values, chosen, title)
-        rows = [chosen, *sources[name]["neighbors"][chosen][:_NUM_NEIGHBORS]]
-        for place, row in enumerate(rows):
-            axes = grid[str(place)]
-            axes.imshow(_frame(page["thumbs"][run["videos"][row]["thumb"]]))
-            is_same = values[row] == values[chosen]
-            label = f"{place}. {values[row]}" if place else values[row]
-            axes.set_title(label, fontsize=8, color="#1b7f4d" if is_same and place else "#444")
-            axes.axis("off")
-    figure.savefig(path, dpi=100, pil_kwargs={"quantize": 128})
-    _save(Image.open(path).convert("RGB"), path.name)
-
-
-def _draw_map(
-    axes: Any, source: dict[str, Any], values: list[str], chosen: int, title: str
-) -> None:
-    places, names = np.array(source["map"]), sorted(set(values))
-    for index, name in enumerate(names):
-        shown = np.array(values) == name
-        color = colormaps["tab10"](index % 10)
-        axes.scatter(*places[shown].T, s=28, color=color, label=name)
-    axes.scatter(*places[chosen], s=130, facecolors="none", edgecolors="#d1495b", linewidths=2)
-    ami = source["ami"]
-    axes.set_title(f"{title}\nAMI with motion {ami['motion']:.2f}, with scene {ami['scene']:.2f}")
-    axes.set(xticks=[], yticks=[])
-    axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.01), frameon=False)
-
-
-def _clearest(source: dict[str, Any], values: list[str]) -> int:
-    """Return the video with the most neighbors of its own motion, the first of several."""
+def _clearest(page: Path) -> str:
+    """Return the first video with the most neighbors of its own motion, by motion."""
+    data = re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.S)
+    assert data, page
+    (run,) = json.loads(data[1])["runs"]
+    source = next(source for source in run["sources"] if source["name"] == "motion")
+    values = np.array([video["labels"]["motion"] for video in run["videos"]])
     near = np.array([row[:_NUM_NEIGHBORS] for row in source["neighbors"]])
-    same = np.array(values)[near] == np.array(values)[:, None]
-    return int(same.sum(axis=1).argmax())
-
-
-def _frame(thumb: dict[str, Any]) -> Image.Image:
-    """Return the middle frame of a filmstrip with tracks."""
-    strip = thumb["tracks"]
-    picture = Image.open(io.BytesIO(base64.b64decode(strip["uri"].partition(",")[2])))
-    width, middle = picture.width // strip["frames"], strip["frames"] // 2
-    return picture.crop((middle * width, 0, (middle + 1) * width, picture.height))
+    same = values[near] == values[:, None]
+    return str(run["videos"][int(same.sum(axis=1).argmax())]["id"])
 
 
 def _draw_labels(workdir: Path) -> None:
@@ -128,10 +99,9 @@ def _draw_labels(workdir: Path) -> None:
         _save(plot.convert("RGB"), "label_efficiency.png")
 
 
-def _save(picture: Image.Image, name: str) -> None:
-    picture.thumbnail((_MAX_WIDTH, _MAX_WIDTH * 2))
+def _save(picture: Image.Image, name: str, num_colors: int = 128) -> None:
     path = DOCS / name
-    picture.quantize(128, Image.Quantize.FASTOCTREE).save(path, optimize=True)
+    picture.quantize(num_colors, Image.Quantize.FASTOCTREE).save(path, optimize=True)
     size = path.stat().st_size
     assert size < _MAX_BYTES, f"{path}: {size} bytes"
     print(f"{path}: {size} bytes")

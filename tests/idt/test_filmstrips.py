@@ -29,6 +29,12 @@ def test_a_strip_shows_colored_tracks(job):
     assert saturated(tiles[-1]) > saturated(plain) + 0.01
 
 
+@pytest.mark.parametrize(("shape", "fitted"), [((90, 160), (72, 128)), ((160, 90), (96, 54))])
+def test_frames_of_a_strip_have_no_bars(shape, fitted):
+    tile = filmstrips.fit(np.full((*shape, 3), 7, np.uint8))
+    assert tile.shape == (*fitted, 3) and (tile == 7).all()
+
+
 def test_a_strip_is_drawn_again_only_if_the_video_is_newer(job):
     filmstrips.write(job)
     assert filmstrips.write(job) == 0

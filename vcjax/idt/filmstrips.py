@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from vcjax.idt.tracks import Tracks
 
 NUM_FRAMES = 8
-WIDTH, HEIGHT = 128, 96  # pixels of a frame in the strip
+WIDTH, HEIGHT = 128, 96  # largest size of a frame in the strip in pixels
 _STEP = 3  # frames of the video from one frame of the strip to the next
 _BEFORE = 10  # frames that are tracked before the first frame of the strip
 _MAX_SIDE = 192  # pixels of the frames that are tracked, for speed
 _ZOOM = 2  # of these frames while tracks are drawn
-_PAPER = (255, 255, 255)
 _CAMERA = (150, 150, 150)  # color of tracks that move with the camera or not at all
 _MIN_AGE = 4  # steps of a drawn track
 _QUALITY = 70  # of the JPEG
@@ -86,7 +85,7 @@ def _tiles(path: str, num_frames: int) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     first = span - 1 - (NUM_FRAMES - 1) * _STEP
     for step in extraction.follow(frames, motion, settings):
         if step.frame >= max(first, 0) and (step.frame - first) % _STEP == 0:
-            yield _tile(_draw(step, settings))
+            yield fit(_draw(step, settings))
 
 
 def _draw(step: "Step", settings: IdtSettings) -> UInt8[np.ndarray, "h w 3"]:
@@ -123,6 +122,8 @@ def direction_color(x: float, y: float) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _tile(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    padded = ImageOps.pad(Image.fromarray(frame), (WIDTH, HEIGHT), color=_PAPER)
-    return np.asarray(padded)
+def fit(
+    frame: UInt8[np.ndarray, "h w 3"], size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return a frame resized to at most the width and height of `size`, without padding."""
+    return np.asarray(ImageOps.contain(Image.fromarray(frame), size))

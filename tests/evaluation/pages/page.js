@@ -19,7 +19,7 @@ function node(tag) {
     addEventListener(name, listener) { this.listeners[name] = listener; },
   };
 }
-const nodes = {};
+const nodes = {}, window = {};
 const byId = id => (nodes[id] ??= Object.assign(node("div"), id === "data" ? { textContent: data } : {}));
 Object.assign(globalThis, {
   document: {
@@ -27,7 +27,8 @@ Object.assign(globalThis, {
     querySelectorAll: selector => selector === "#clusters figure" ? clusterFigures() : [],
   },
   location: { hash: "" },
-  history: { replaceState() {} },
+  addEventListener(name, listener) { window[name] = listener; },
+  history: { replaceState(state, title, address) { location.hash = address; } },
 });
 const all = (root, tag) =>
   (root.children ?? []).flatMap(child => [...(child.tag === tag ? [child] : []), ...all(child, tag)]);
@@ -60,9 +61,16 @@ const moved = all(byId("map0"), "circle").at(-1);
 byId("tracks").listeners.change();
 byId("search").value = "";
 byId("search").listeners.input();
+location.hash = "#left=motion%2Fla&right=round%2Fla&label=motion&video=video00005";
+window.hashchange();
+const opened = ["left", "right", "label", "search"].map(id => byId(id).value);
+const link = location.hash;
+location.hash = "#left=1&right=none&label=none";  // by index, and names that the page lacks
+window.hashchange();
+const fallback = ["left", "right", "label"].map(id => byId(id).value);
 const names = all(byId("near0"), "div").filter(x => x.attributes.role === "img");
 console.log(JSON.stringify({
-  drawn, title: document.title, chosen, entered, shownChosen,
+  opened, link, fallback, drawn, title: document.title, chosen, entered, shownChosen,
   kept: before.every(node => after.has(node)),
   marks: [marked("near").length, marked("chosen").length],
   onTop, moved: moved !== last,

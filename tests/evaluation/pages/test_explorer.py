@@ -89,6 +89,7 @@ def test_two_runs_share_their_pictures(runs, tmp_path, capsys):
     assert [run["name"] for run in data["runs"]] == ["round", "motion"]
     assert len(data["thumbs"]) == NUM and data["pair"] == [0, 1]
     assert all(thumb["uri"].startswith("data:image/jpeg;base64,") for thumb in data["thumbs"])
+    assert {thumb["ratio"] for thumb in data["thumbs"]} == {1.3333}
 
 
 def test_pictures_of_many_videos_stay_within_20_mb(monkeypatch):
@@ -164,6 +165,14 @@ def test_a_selection_keeps_maps_and_clusters_and_marks_the_video_there(runs, tmp
     assert set(page["shownChosen"]) <= {page["chosen"]}
 
 
+@pytest.mark.skipif(NODE is None, reason="no node")
+def test_an_address_selects_the_spaces_the_label_and_the_video(runs, tmp_path):
+    page = _script(runs, tmp_path)
+    assert page["opened"] == [1, 0, "motion", "video00005"]
+    assert page["link"] == "#left=motion%2Fla&right=round%2Fla&label=motion&video=video00005"
+    assert page["fallback"] == [1, 1, "motion"]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 def test_the_page_works_in_a_browser(runs, tmp_path):
     page = tmp_path / "two.html"
@@ -184,3 +193,43 @@ console.log("typed");
     assert same == ["walk"] * 7  # all others of its motion come first
     assert dom.count("<circle") == 2 * NUM and "Cluster 0: 6 videos" in dom
     assert '<path fill="none"' in dom
+
+
+MEASURE = """<script>
+addEventListener("load", () => {
+  const { scrollWidth, clientWidth } = document.documentElement;
+  const light = color => color.match(/[\\d.]+/g).slice(0, 3).map(x => x / 255)
+    .map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
+  const contrast = (text, page) => {
+    const [low, high] = [light(text), light(page)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const pages = [document.body, document.querySelector(".panes > div")].map(
+    node => getComputedStyle(node).backgroundColor);
+  const texts = ["body", "p", "h3", "figcaption", "figcaption.same", "nav a", ".legend"].map(
+    name => getComputedStyle(document.querySelector(name)).color);
+  console.log("measured " + JSON.stringify({
+    width: [scrollWidth, clientWidth], dark: matchMedia("(prefers-color-scheme: dark)").matches,
+    contrast: Math.min(...texts.flatMap(text => pages.map(page => contrast(text, page)))),
+    requests: performance.getEntriesByType("resource").map(entry => entry.name) }));
+});
+</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_the_page_is_readable_on_a_phone_and_in_the_dark(runs, tmp_path):
+    explorer.write(runs, tmp_path / "two.html")
+    text = (tmp_path / "two.html").read_text()
+    (tmp_path / "two.html").write_text(text.replace("</body>", MEASURE))
+    frame = '<iframe src="two.html" style="width: {}px; height: 700px; color-scheme: {}"></iframe>'
+    frames = frame.format(360, "dark") + frame.format(1200, "light")
+    (tmp_path / "frames.html").write_text(f"<!doctype html>{frames}")
+    _, console = _browse((tmp_path / "frames.html").as_uri(), tmp_path / "profile")
+    assert len(console) == 2  # no errors
+    pages = [json.loads(re.search(r"measured (\{.*\})", line)[1]) for line in console]
+    phone, desktop = sorted(pages, key=lambda page: page["width"][1])
+    assert phone["dark"] and not desktop["dark"]
+    for page, width in ((phone, 360), (desktop, 1200)):
+        assert page["width"][0] == page["width"][1] and 0 <= width - page["width"][1] <= 20
+        assert page["contrast"] >= 4.5 and page["requests"] == []  # WCAG 2, level AA

@@ -1,7 +1,7 @@
 """Images of clusters: frames of their most central videos side by side (Fig. 2 and 3)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,30 +20,39 @@ _SPACE = 10  # pixels between videos and between rows of the overview
 _CAPTION = 210  # pixels of text before a row of the overview
 _MOMENTS = (1, 2)  # indices of the NUM_FRAMES frames that the overview shows
 
+Tile = UInt8[np.ndarray, "h w 3"]
 Tiles = UInt8[np.ndarray, "t h w 3"]
 
 
-def read(path: str | Path, num_frames: int, count: int = NUM_FRAMES) -> Tiles:
+def tile(frame: Tile) -> Tile:
+    """Return a frame resized and padded to HEIGHT x WIDTH pixels."""
+    padded = ImageOps.pad(Image.fromarray(frame), (WIDTH, HEIGHT), color=_PAPER)
+    return np.asarray(padded)
+
+
+def read(
+    path: str | Path,
+    num_frames: int,
+    count: int = NUM_FRAMES,
+    resize: Callable[[Tile], Tile] = tile,
+) -> Tiles:
     """Return `count` thumbnails, RGB in [0, 255], evenly spaced over a video of `num_frames`.
 
-    Frames that cannot be decoded are gray.
+    Frames that cannot be decoded are gray. `resize` makes a thumbnail of a frame.
     """
-    tiles = np.full((count, HEIGHT, WIDTH, 3), _GREY, np.uint8)
     positions = ((np.arange(count) + 0.5) * max(num_frames, 1) / count).astype(int)
+    tiles: dict[int, Tile] = {}
     try:
         for index, frame in video.frames_at(path, sorted(set(positions.tolist()))):
-            tiles[positions == index] = tile(frame)
+            tiles[index] = resize(frame)
     except (video.DecodeError, OSError) as error:
         log.warning(
             "evaluate: frames that cannot be decoded are gray in the images of clusters: %s", error
         )
-    return tiles
-
-
-def tile(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Return a frame resized and padded to HEIGHT x WIDTH pixels."""
-    padded = ImageOps.pad(Image.fromarray(frame), (WIDTH, HEIGHT), color=_PAPER)
-    return np.asarray(padded)
+    gray = np.full(next((t.shape for t in tiles.values()), (HEIGHT, WIDTH, 3)), _GREY, np.uint8)
+    shown = [tiles.get(position, gray) for position in positions.tolist()]
+    # the size of frames can change within a file
+    return np.stack([tile if tile.shape == gray.shape else gray for tile in shown])
 
 
 def contact_sheet(videos: Sequence[Tiles]) -> Image.Image:

@@ -5,6 +5,7 @@ matrices and learning curves, for two representations at a time (the comparison 
 """
 
 import base64
+import functools
 import io
 import json
 import math
@@ -38,7 +39,7 @@ _MAX_FRAMES = 8  # of each video
 _MAX_POINTS = 500  # of a learning curve
 _NUM_THREADS = 2  # that decode videos
 _QUALITY = 60  # of the JPEGs
-_SIZE = (96, 72)  # width and height of a thumbnail in pixels
+_SIZE = (96, 72)  # largest width and height of a thumbnail in pixels
 
 
 TRACKS = "tracks"  # folder of the filmstrips with tracks
@@ -325,12 +326,13 @@ def _add_tracks(
 
 
 def _jpeg(tiles: UInt8[np.ndarray, "t h w 3"]) -> dict[str, Any]:
-    """Return a filmstrip as a data URI, with its number of frames."""
+    """Return a filmstrip as a data URI, with its number of frames and their width by height."""
     file = io.BytesIO()
     strip = Image.fromarray(np.concatenate(list(tiles), axis=1))
     strip.save(file, "JPEG", quality=_QUALITY, optimize=True)
     text = base64.b64encode(file.getvalue()).decode()
-    return {"frames": len(tiles), "uri": f"data:image/jpeg;base64,{text}"}
+    ratio = round(tiles.shape[2] / tiles.shape[1], 4)
+    return {"frames": len(tiles), "ratio": ratio, "uri": f"data:image/jpeg;base64,{text}"}
 
 
 def _thumbs(runs: Sequence[Manifest]) -> tuple[list[dict[str, Any] | None], list[list[int]]]:
@@ -346,11 +348,10 @@ def _thumbs(runs: Sequence[Manifest]) -> tuple[list[dict[str, Any] | None], list
     affordable = int(_MAX_BYTES / _BYTES_A_FRAME / max(len(counts), 1))
     frames = min(max(affordable, 1), _MAX_FRAMES)
 
+    resize = functools.partial(filmstrips.fit, size=_SIZE)
+
     def strip(path: str) -> dict[str, Any] | None:
-        tiles = contact_sheets.read(path, counts[path], frames)
-        joined = Image.fromarray(np.concatenate(list(tiles), axis=1))
-        small = np.asarray(joined.resize((_SIZE[0] * frames, _SIZE[1])))
-        return _jpeg(np.stack(np.split(small, frames, axis=1)))
+        return _jpeg(contact_sheets.read(path, counts[path], frames, resize))
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         reading = pool.map(strip, counts)
