@@ -11,6 +11,7 @@ from vcjax.data.manifest import Manifest
 from vcjax.evaluation import probes, protocol
 from vcjax.evaluation.agreement import agreement_of
 from vcjax.evaluation.protocol import TrainTest
+from vcjax.runtime import progress
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +59,13 @@ def evaluate(
         else:
             splits[name] = folds
     report: dict[str, Any] = {"dataset": dataset, "seed": seed, "models": {}}
-    for kind, rows in vectors.items():
-        report["models"][f"IDT {kind}"] = {
-            **_accuracies(rows, has_vector, columns, splits, penalty),
-            "clusters": agreement_of(clusters[kind], has_vector[clustered], columns, clustered),
-        }
+    num_probes = len(vectors) * sum(len(folds) for folds in splits.values())
+    with progress.bar(desc="svm", unit="probe", total=num_probes) as bar:
+        for kind, rows in vectors.items():
+            report["models"][f"IDT {kind}"] = {
+                **_accuracies(rows, has_vector, columns, splits, penalty, bar),
+                "clusters": agreement_of(clusters[kind], has_vector[clustered], columns, clustered),
+            }
     report["chance"] = {
         name: protocol.chance(columns[name][np.concatenate([fold.test for fold in folds])])
         for name, folds in splits.items()
@@ -80,8 +83,9 @@ def _accuracies(
     columns: Mapping[str, np.ndarray],
     splits: Mapping[str, Sequence[TrainTest]],
     penalty: float,
+    bar: Any,
 ) -> dict[str, dict[str, float]]:
-    """Return the accuracy of each probe on each label, over the test rows of all folds."""
+    """Return the accuracy of each probe on each label, over all folds; advance `bar` by fold."""
     neighbor, linear = {}, {}
     for name, folds in splits.items():
         values = columns[name]
@@ -98,6 +102,7 @@ def _accuracies(
                 penalty=penalty,
             )
             linear_correct.append(predictions == values[test])
+            bar.update()
         neighbor[name] = float(np.concatenate(neighbor_correct).mean())
         linear[name] = float(np.concatenate(linear_correct).mean())
     return {"neighbor": neighbor, "linear": linear}
