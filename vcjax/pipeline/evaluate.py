@@ -46,6 +46,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         if "fisher" in inputs:
             labels, table = _idt_clusters(workdir, manifest, config)
         _write_clusters(workdir, manifest, outputs, table, trained)
+        del table  # a row per video and run of K-means, with its texts
         idt = None if labels is None else _idt_outputs(workdir, manifest, config, labels)
         report = evaluation.evaluate(
             manifest,
