@@ -139,9 +139,8 @@ def _write_clusters(
             for name, output in outputs.items()
         ),
         filter(None, [idt]),
-        (clusters_table.read(path) for path in stages if path.exists()),
     )
-    clusters_table.write(workdir / clusters_table.FILE, tables)
+    clusters_table.write(workdir / clusters_table.FILE, tables, filter(Path.exists, stages))
 
 
 def clusters_of(
