@@ -1,3 +1,7 @@
+import contextlib
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
 import pytest
 
 from vcjax.bench import rehearsal
@@ -5,8 +9,13 @@ from vcjax.bench import rehearsal
 
 @pytest.mark.slow
 def test_all_stages_complete_on_stand_ins_and_each_has_a_row(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device in the processes of the stages
-    rehearsal.main(["--num_videos=60", f"--folder={tmp_path}"])
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device in the process of the stages
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # most of the time is compilation
+    # one process for all stages, since each would import the libraries and compile on its own
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        shared = contextlib.nullcontext(pool)
+        monkeypatch.setattr(rehearsal, "ProcessPoolExecutor", lambda *_: shared)
+        rehearsal.main(["--num_videos=60", f"--folder={tmp_path}"])
     header, rule, *lines = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in (header, *lines)]
     columns, *rows = cells

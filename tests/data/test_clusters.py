@@ -25,6 +25,17 @@ def test_a_table_survives_the_file(tmp_path):
     assert loaded.of("idt", run=1) == {"a": 1, 'b,"c"': 1, "d": clusters.NONE}
 
 
+def test_rows_of_files_follow_the_rows_of_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "_BLOCK", 4)
+    clusters.write(tmp_path / "a.csv", _tables())
+    clusters.write(tmp_path / "b.csv", _tables(), [tmp_path / "a.csv"])
+    clusters.write(tmp_path / "c.csv", _tables() * 2)
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "c.csv").read_bytes()
+    (tmp_path / "a.csv").write_text("video_id,cluster\na,1\n")
+    with pytest.raises(ValueError, match="not a table of clusters: its columns are"):
+        clusters.write(tmp_path / "b.csv", [], [tmp_path / "a.csv"])
+
+
 def test_a_video_without_a_vector_has_no_distance(tmp_path):
     clusters.write(tmp_path / "c.csv", _tables())
     with (tmp_path / "c.csv").open(newline="") as file:

@@ -1,6 +1,7 @@
 """The cache of compiled programs, the log line, and SIGTERM while the main thread is blocked."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -101,3 +102,18 @@ def test_a_folder_that_cannot_be_written_is_not_used(cache, tmp_path, caplog):
     (tmp_path / "file").touch()
     compilation.cache_in(tmp_path / "file" / "a")
     assert cache() is None and "compiled programs are not kept" in caplog.text
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns memory on demand")
+def test_memory_that_a_long_compilation_freed_is_returned_to_the_system():
+    def resident_megabytes():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE") / 1e6
+
+    blocks = [b"x" * 10_000 for _ in range(10_000)]
+    del blocks[:-1]  # the last block keeps the freed ones before it in the process
+    held = resident_megabytes()
+    compilation._on_event(compilation._END, 0.01)
+    assert resident_megabytes() > held - 5
+    compilation._on_event(compilation._END, 60.0)
+    assert resident_megabytes() < held - 50

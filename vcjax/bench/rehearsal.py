@@ -204,6 +204,7 @@ def _run(config: ConfigDict, folder: Path, name: str) -> None:
     with mock.patch.object(settings, "resolve", few_steps):
         stages = build.build(config, workdir)
         workdir.mkdir(exist_ok=True)
+        compilation.report()
         compilation.cache_in(workdir / "compiled")
         stage_cache.run(stages, workdir, only=[name])
 

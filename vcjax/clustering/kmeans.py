@@ -117,7 +117,9 @@ def _check_points(
 @jax.jit
 def _first_not_finite(sides: tuple[Array, ...], counts: Bool[Array, " rows"]) -> Int[Array, ""]:
     """Return the first counted row with a value that is not finite, or -1."""
-    finite = jnp.stack([jnp.isfinite(side).all(axis=1) for side in sides]).all(axis=0)
+    # The largest magnitude is NaN or infinite if any value is. `isfinite(side).all(axis=1)` would
+    # store a truth value per element on CPUs, a quarter of the points.
+    finite = jnp.stack([jnp.isfinite(jnp.abs(side).max(axis=1)) for side in sides]).all(axis=0)
     bad = counts & ~finite
     return jnp.where(bad.any(), jnp.argmax(bad), -1)
 
@@ -165,8 +167,9 @@ def distances(
     for side in points if isinstance(points, Sequence) else [points]:
         rows = np.asarray(side, np.float32)
         for members in clusters:
-            offsets = rows[members] - rows[members].mean(axis=0)
-            squared[members] += np.square(offsets).sum(axis=1)
+            offsets = rows[members]  # a copy, changed in place: a cluster may have all points
+            offsets -= offsets.mean(axis=0)
+            squared[members] += np.square(offsets, out=offsets).sum(axis=1)
     return np.sqrt(squared)
 
 

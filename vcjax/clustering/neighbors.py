@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from vcjax.runtime import checks
 
+_MAX_BYTES = 128 << 20  # of the similarities of a tile; 1024 queries reach it at 32,768 rows
+
 
 @checks.arguments
 def nearest(
@@ -26,7 +28,8 @@ def nearest(
       queries: Queries, unit L2 norm.
       rows: Rows to search, unit L2 norm.
       num_neighbors: Number k of neighbors per query.
-      tile: Number of queries whose similarities to all rows are held at once.
+      tile: Number of queries whose similarities to all rows are held at once; fewer if the
+        similarities would take more than 128 MiB.
 
     Raises:
       ValueError: if shapes do not match, or if there are fewer rows than neighbors.
@@ -35,6 +38,7 @@ def nearest(
     checks.count("tile", tile)
     if num_neighbors > len(rows):
         raise ValueError(f"num_neighbors is {num_neighbors}, but there are {len(rows)} rows")
+    tile = max(1, min(tile, _MAX_BYTES // (4 * len(rows))))
     rows = jnp.asarray(rows)
     tiles = [
         np.asarray(_nearest(jnp.asarray(queries[start : start + tile]), rows, num_neighbors))

@@ -5,6 +5,7 @@
 
 import csv
 import io
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from vcjax.runtime import atomic
 
 FILE = "clusters.csv"
+_BLOCK = 1 << 16  # rows whose texts are held at once
 NONE = -1  # cluster of a video that has no point in the space, such as one without trajectories
 
 
@@ -80,17 +82,28 @@ def table(
     )
 
 
-def write(path: Path, tables: Iterable[ClusterTable]) -> None:
-    """Write the rows of `tables` as CSV, atomically."""
+def write(path: Path, tables: Iterable[ClusterTable], files: Iterable[Path] = ()) -> None:
+    """Write the rows of `tables` as CSV, then the rows of `files` of the same format, atomically.
+
+    Raises:
+        ValueError: If one of `files` was not written by `write`.
+    """
+    header = f"{','.join(ClusterTable._fields)}\n"
     with atomic.atomic_write(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
+        text.write(header)
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(ClusterTable._fields)
         for rows in tables:
-            texts = ("" if np.isnan(d) else f"{d:.6g}" for d in rows.distance.tolist())
-            columns = (column.tolist() for column in rows[:-1])
-            writer.writerows(zip(*columns, texts, strict=True))
+            for begin in range(0, len(rows.run), _BLOCK):
+                *columns, distances = (x[begin : begin + _BLOCK].tolist() for x in rows)
+                texts = ("" if np.isnan(d) else f"{d:.6g}" for d in distances)
+                writer.writerows(zip(*columns, texts, strict=True))
         text.detach()  # flushes; `file` stays open
+        for source in files:
+            with source.open("rb") as stored:
+                if (line := stored.readline()) != header.encode():
+                    raise ValueError(f"{source}: not a table of clusters: its columns are {line!r}")
+                shutil.copyfileobj(stored, file)
 
 
 def read(source: str | Path) -> ClusterTable:

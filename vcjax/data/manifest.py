@@ -130,7 +130,8 @@ def _read(source: Any) -> tuple[Manifest, list[str]]:
         raise ManifestError(f"{filesystem.absolute(str(source))}: no such folder or file")
     else:
         columns, remarks = tables.read(source)
-        columns.setdefault("split", folders.sides(_folders(columns["path"])))
+        if "split" not in columns:
+            columns["split"] = folders.sides(_folders(columns["path"]))
     return _from_columns(source, columns), remarks
 
 

@@ -159,18 +159,23 @@ def _where_present(
     test_has_vector: np.ndarray,
 ) -> np.ndarray:
     """Return `predict` on the rows with a vector, and the most frequent label for the rest."""
-    checks.finite("x_train", x_train[train_has_vector])
-    checks.finite("x_test", x_test[test_has_vector])
+    checks.finite("x_train", _rows(x_train, train_has_vector))
+    checks.finite("x_test", _rows(x_test, test_has_vector))
     classes, counts = np.unique(y_train, return_counts=True)
     predictions = np.full(len(x_test), classes[counts.argmax()], y_train.dtype)
     y_present = y_train[train_has_vector]
     if len(set(y_present)) > 1 and test_has_vector.any():
         predictions[test_has_vector] = predict(
-            x_train[train_has_vector].astype(np.float64),
+            _rows(x_train, train_has_vector).astype(np.float64, copy=False),
             y_present,
-            x_test[test_has_vector].astype(np.float64),
+            _rows(x_test, test_has_vector),
         )
     return predictions
+
+
+def _rows(x: np.ndarray, has_vector: np.ndarray) -> np.ndarray:
+    """Return the rows that have a vector; `x` itself, without a copy, if all have."""
+    return x if has_vector.all() else x[has_vector]
 
 
 def _regress(
@@ -213,7 +218,8 @@ def _predict(
         warnings.simplefilter("ignore", ConvergenceWarning)
         # scikit-learn suspects a regression if there is one row for each of many classes.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
-        return model.fit(x_train, y_train).predict(x_test)
+        # The test rows are converted after the fit, which holds copies of the training rows.
+        return model.fit(x_train, y_train).predict(x_test.astype(x_train.dtype, copy=False))
 
 
 @checks.arguments

@@ -1,5 +1,6 @@
 """The stage `evaluate`: the report and the HTML pages."""
 
+import gc
 import itertools
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -45,7 +46,9 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         labels, table = None, None
         if "fisher" in inputs:
             labels, table = _idt_clusters(workdir, manifest, config)
+            gc.collect()  # until then, JAX keeps the vectors, whose memory it used without a copy
         _write_clusters(workdir, manifest, outputs, table, trained)
+        del table  # a row per video and run of K-means, with its texts
         idt = None if labels is None else _idt_outputs(workdir, manifest, config, labels)
         report = evaluation.evaluate(
             manifest,
@@ -138,9 +141,8 @@ def _write_clusters(
             for name, output in outputs.items()
         ),
         filter(None, [idt]),
-        (clusters_table.read(path) for path in stages if path.exists()),
     )
-    clusters_table.write(workdir / clusters_table.FILE, tables)
+    clusters_table.write(workdir / clusters_table.FILE, tables, filter(Path.exists, stages))
 
 
 def clusters_of(

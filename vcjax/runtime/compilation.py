@@ -1,5 +1,7 @@
-"""Compilations by XLA: a persistent cache of their results, and a log line during a long one."""
+"""Compilations by XLA: a persistent cache of their results, a log line, and their freed memory."""
 
+import contextlib
+import ctypes
 import logging
 import os
 import threading
@@ -12,6 +14,7 @@ log = logging.getLogger(__name__)
 _BEGIN = "/jax/core/compile/jaxpr_to_mlir_module_duration"  # recorded right before XLA compiles
 _END = "/jax/core/compile/backend_compile_duration"
 _LONG = 5.0  # seconds of a compilation before the log line
+_LARGE = 1.0  # seconds of a compilation after which freed memory is returned
 _running: threading.Timer | None = None  # the pending log line of the compilation in progress
 
 
@@ -33,7 +36,7 @@ def cache_in(directory: Path) -> None:
 
 
 def report() -> None:
-    """Log a line whenever a compilation takes more than a few seconds."""
+    """Log a line during a long compilation, and return its freed memory to the system after it."""
     jax.monitoring.register_event_duration_secs_listener(_on_event)
 
 
@@ -54,3 +57,14 @@ def _on_event(event: str, duration_secs: float, **metadata: str | int) -> None:
         _running = threading.Timer(_LONG, log.info, ("compiling %s", name))
         _running.daemon = True
         _running.start()
+    elif duration_secs > _LARGE:
+        _return_freed_memory()
+
+
+def _return_freed_memory() -> None:
+    """Return memory that was freed to the operating system, if the C library is glibc.
+
+    Otherwise a few hundred megabytes that XLA used to compile remain in the process.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -49,7 +49,8 @@ def describe(
     order = with_point[np.argsort(labels[with_point], kind="stable")]
     for rows in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else ():
         number, members = int(labels[rows[0]]), points[places[rows]]
-        distance = np.linalg.norm(members - members.mean(axis=0), axis=1)
+        members -= members.mean(axis=0)  # a copy of these points, changed in place
+        distance = np.linalg.norm(members, axis=1)
         nearest = rows[np.argsort(distance, kind="stable")]
         described.append(_cluster(number, nearest, columns, num_nearest))
     described.sort(key=lambda cluster: -cluster.size)
