@@ -92,8 +92,9 @@ def test_whatever_is_left_out_is_counted_by_reason(tmp_path, caplog, capsys):
     (folder / "gone.mp4").symlink_to(tmp_path / "nothing.mp4")
     (folder / "self.mp4").symlink_to(folder / "self.mp4")
     os.mkfifo(folder / "pipe.mp4")
+    (folder / "device.mp4").symlink_to("/dev/null")
     line = (
-        "left out: 2 dangling links, 3 hidden, 1 not regular files, "
+        "left out: 2 dangling links, 3 hidden, 2 not regular files, "
         "4 with other suffixes (.jpg 2, none 1, .txt 1)"
     )
     with caplog.at_level(logging.WARNING):

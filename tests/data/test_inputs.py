@@ -249,6 +249,148 @@ def test_a_change_of_resolution_is_refused_by_name(tmp_path, write_video, suffix
         video.clip(path, 16, 8)
 
 
+MORE = {  # codecs and containers of which a part may also be whole
+    "h264.h264": B_FRAMES,
+    "hevc.hevc": {"codec": "libx265", "g": "12"},
+    "mpeg2.m2v": {"codec": "mpeg2video", "g": "12", "bf": "2"},
+    "mpeg2.mxf": {"codec": "mpeg2video", "g": "12"},
+    "vp9.ivf": {"codec": "libvpx-vp9", "g": "12"},
+    "h264.nut": B_FRAMES,
+    "dv.dv": {"codec": "dvvideo", "size": (576, 720)},
+    "dv.avi": {"codec": "dvvideo", "size": (576, 720)},
+    "8 x 8 pixels, h264.mp4": {"size": (8, 8)},
+    "2 x 2 pixels, vp9.webm": {"codec": "libvpx-vp9", "size": (2, 2)},
+    "35 x 17 pixels, vp9.webm": {"codec": "libvpx-vp9", "size": (17, 35)},
+    "1 x 1 pixels, ffv1.mkv": {"codec": "ffv1", "size": (1, 1)},
+    "16 x 2000 pixels, h264.mp4": {"size": (2000, 16)},
+    "gaps of seconds, h264.mp4": {"pts": lambda t: t + 175 * (t > 10) + 275 * (t > 20)},
+    "gaps of seconds, h264.mkv": {"pts": lambda t: t + 175 * (t > 10) + 275 * (t > 20)},
+    "one picture in 2 seconds, h264.mp4": {"pts": lambda t: 50 * t},
+    "interlaced h264.mp4": B_FRAMES | {"x264-params": "tff=1"},
+    "interlaced mpeg2.ts": {"codec": "mpeg2video", "g": "12", "flags": "+ildct+ilme"},
+    "av1 with film grain, av1.mp4": {"codec": "libsvtav1", "svtav1-params": "film-grain=20"},
+    "open groups and B-pyramid, h264.mkv": {"x264-params": "open-gop=1:keyint=12:b-pyramid=2"},
+    "h264.mp4 with intra refresh": {"x264-params": "intra-refresh=1:keyint=25:bframes=0"},
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_more_kinds_are_read_to_their_end(tmp_path, write_video, name):
+    suffix = name.rpartition(".")[2].split()[0]
+    path = write_video(tmp_path / f"video.{suffix}", NUM_FRAMES, **MORE[name])
+    height, width = MORE[name].get("size", (48, 64))
+    assert assert_whole(path, NUM_FRAMES).shape[1:] == (height, width, 3)
+    if "pts" not in MORE[name]:
+        assert video.probe(path, decode=True).fps == 25
+
+
+OPEN = {  # encoders of open groups of pictures; H.264 frames at the start are left out by decoders
+    "hevc": {"codec": "libx265", "x265-params": "open-gop=1:keyint=12:bframes=4:scenecut=0"},
+    "mpeg2video": {"codec": "mpeg2video", "g": "12", "bf": "2"},
+    "h264": {"g": "12", "bf": "0"},
+}
+
+
+@pytest.mark.parametrize("codec", OPEN)
+@pytest.mark.parametrize("suffix", [".ts", ".mkv", ".mp4"])
+def test_frames_without_their_key_frame_do_not_shift_clips(tmp_path, write_video, codec, suffix):
+    """As in a recording of a broadcast, the first frames refer to missing frames."""
+    source = write_video(tmp_path / "source.mp4", NUM_FRAMES, **OPEN[codec])
+    keys = itertools.count()
+    kept = []
+
+    def later(packet):
+        if codec == "h264":  # the first key frame is missing
+            later = bool(kept) or not packet.is_keyframe
+        else:  # the second group of pictures is the first, with the B-frames before it
+            later = bool(kept) or (packet.is_keyframe and next(keys) > 0)
+        kept.extend([packet.pts] if later else [])
+        return packet if later else None
+
+    path = remuxed(source, tmp_path / f"recorded{suffix}", later)
+    shown = np.stack(list(video.frames(path)))
+    with av.open(source) as container:
+        order = sorted(p.pts for p in container.demux(video=0) if p.pts is not None)
+        container.seek(0)
+        second = [p.pts for p in container.demux(video=0) if p.is_keyframe][1]
+    expected = np.stack(list(video.frames(source)))[order.index(second) :]
+    np.testing.assert_array_equal(shown, expected)
+    for start in (0, 1, 5, 12, len(shown) - 4):
+        clip = video.clip(path, start, 6)
+        np.testing.assert_array_equal(clip, shown[(start + np.arange(6)) % len(shown)], str(start))
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mov"])
+def test_a_palette_is_kept_by_a_clip(tmp_path, suffix):
+    path = tmp_path / f"video{suffix}"
+    palette = np.random.default_rng(0).integers(0, 256, (256, 4)).astype(np.uint8)
+    palette[:, 3] = 255
+    pictures = np.random.default_rng(1).integers(0, 256, (20, 48, 64)).astype(np.uint8)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("rawvideo", rate=Fraction(25))
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "pal8"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray((picture, palette), "pal8")))
+        container.mux(stream.encode())
+    whole = assert_whole(path, 20)
+    colors = {tuple(color) for color in whole[0].reshape(-1, 3).tolist()}
+    assert len(colors) > 200
+
+
+def filtered(source, path, name):
+    """Copy the H.264 stream of a ts file through a filter of FFmpeg."""
+    with av.open(source) as packets, av.open(path, "w") as container:
+        template = packets.streams.video[0]
+        stream = container.add_stream_from_template(template)
+        chain = BitStreamFilterContext(name, template)
+        for packet in packets.demux(video=0):
+            for part in chain.filter(packet if packet.dts is not None else None):
+                part.stream = stream
+                container.mux(part)
+    return path
+
+
+@pytest.mark.parametrize("left", [2, 8, 16])
+def test_the_margins_of_a_picture_are_cropped(tmp_path, write_video, left):
+    source = write_video(tmp_path / "source.ts", NUM_FRAMES, **B_FRAMES)
+    options = f"crop_left={left}:crop_top=4:crop_right=2:crop_bottom=6"
+    path = filtered(source, tmp_path / "cropped.ts", f"h264_metadata={options}")
+    shown = assert_whole(path, NUM_FRAMES)
+    expected = np.stack(list(video.frames(source)))[:, 4:-6, left:-2]
+    np.testing.assert_array_equal(shown, expected)
+    assert video.declared_size(path) == shown.shape[1:3]
+
+
+def test_an_orientation_without_a_container_holds_for_clips(tmp_path, write_video):
+    source = write_video(tmp_path / "source.ts", NUM_FRAMES, **B_FRAMES)
+    options = "display_orientation=insert:rotate=90"
+    path = filtered(source, tmp_path / "turned.ts", f"h264_metadata={options}")
+    turned = np.rot90(np.stack(list(video.frames(source))), 1, (1, 2))
+    np.testing.assert_array_equal(assert_whole(path, NUM_FRAMES), turned)
+
+
+@pytest.mark.parametrize("suffix", [".wmv", ".mkv", ".mp4", ".ts"])
+def test_sound_that_ends_later_is_no_damage(tmp_path, suffix):
+    path = tmp_path / f"video{suffix}"
+    codecs = ("wmv2", "wmav2") if suffix == ".wmv" else ("libx264", "aac")
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codecs[0], rate=Fraction(25))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream(codecs[1], rate=44100, layout="mono")
+        sound.bit_rate = 64_000
+        for value in range(20):
+            picture = np.full((48, 64, 3), 5 * value, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+        for _ in range(200):
+            noise = np.random.default_rng(0).normal(0, 0.1, (1, 1024)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+            frame.sample_rate = 44100
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    assert_whole(path, 20)
+
+
 NO_FILES = ["pipe", "socket", "folder"]
 
 
@@ -265,11 +407,11 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path, monkeypatc
     ):
         with pytest.raises(video.DecodeError, match="video.mp4: not a regular file"):
             read(path)
-    with pytest.raises(video.DecodeError, match="video.mp4"):
+    with pytest.raises(video.DecodeError, match="video.mp4: not a regular file"):
         video.probe(path, decode=True)
     table = tmp_path / "table.tsv"
     table.write_text("path\nvideo.mp4\n")
-    with pytest.raises(manifest.ManifestError, match="1 of 1 videos.*\n.*video.mp4: "):
+    with pytest.raises(manifest.ManifestError, match="1 of 1 videos.*\n.*video.mp4: not a reg"):
         verify.verify(manifest.read(table), on_error="error", decode=True, num_workers=1)
 
 
@@ -430,6 +572,13 @@ def verdicts():
     yield "avi that declares too many frames", read
     for suffix in ("mkv", "mp4", "mov"):
         yield f"{suffix} of two video streams", "the default stream is read"
+    yield from ((name, read) for name in MORE)
+    for name in OPEN:
+        yield f"{name} that begins before its first key frame", "read from the key frame on"
+    yield "avi or mov with a palette", read
+    yield "h264 with margins to crop", "cropped as shown"
+    yield "h264.ts with an orientation in the stream", "turned as shown"
+    yield "wmv, mkv, mp4 or ts with sound that ends later", read
     yield from ((f"{suffix} whose resolution changes", refused) for suffix in ("ts", "mkv"))
 
 

@@ -209,6 +209,13 @@ def test_equal_contents_are_found_also_across_the_split(tmp_path, capsys):
     assert manifest.read(tmp_path / "manifest.tsv").split == ("test", *["train"] * 4)
 
 
+def test_a_long_group_of_equal_contents_is_a_few_names_and_a_count(tmp_path, capsys):
+    write(tmp_path / "videos", {f"{i:02d}.mp4": "same" for i in range(30)})
+    main(["scan", str(tmp_path / "videos"), f"--out={tmp_path / 'manifest.tsv'}"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " = " in line]
+    assert line.count(" = ") == 9 and line.endswith("09.mp4, and 20 more")
+
+
 def test_what_is_missing_is_counted_and_listed(tmp_path, capsys):
     write(tmp_path / "videos", UCF101 | {"YoYo/v_YoYo_g08_c01.avi": "x"})
     out = tmp_path / "new" / "manifest.tsv"

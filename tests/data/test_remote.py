@@ -140,3 +140,9 @@ def test_scan_and_prepare_take_addresses(videos, out, tmp_path, capsys):
 def test_a_file_address_is_a_path(collection):
     folder = collection.paths[0].rpartition("/class0")[0]
     assert manifest.read(f"file://{folder}").paths == collection.paths
+
+
+@pytest.mark.parametrize("address", ["rtsp://camera/x.mp4", "nonsense://x/y.mp4"])
+def test_an_address_without_a_file_system_is_named(address, tmp_path):
+    with pytest.raises(ValueError, match=f"^{address}: .*; copy the file to a local folder"):
+        filesystem.path_of(address)

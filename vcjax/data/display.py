@@ -1,7 +1,7 @@
 """Frames as a player shows them: in RGB, and turned and mirrored by the display matrix."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -11,24 +11,36 @@ from jaxtyping import UInt8
 Frame = UInt8[np.ndarray, "h w 3"]
 
 
-def pictures(frames: Iterable[av.VideoFrame]) -> Iterator[Frame]:
-    """Yield the frames as RGB, turned and mirrored as the first of them states."""
+class Decoded(NamedTuple):
+    """A decoded frame and the linear part of its display matrix: a, b, c, d."""
+
+    frame: av.VideoFrame
+    matrix: tuple[int, int, int, int]  # (x, y) is shown at (a x + c y, b x + d y)
+
+
+def decoded(frames: Iterable[av.VideoFrame]) -> Iterator[Decoded]:
+    """Yield the frames with the display matrix of the first frame.
+
+    In a stream without container, a message before each key frame states the matrix, so the first
+    frame has to be a key frame.
+    """
     matrix = None
     for frame in frames:
         matrix = matrix or _display(frame)
-        yield _rgb(frame, matrix)
+        yield Decoded(frame, matrix)
 
 
-def _rgb(frame: av.VideoFrame, matrix: tuple[int, int, int, int]) -> Frame:
+def picture(shown: Decoded) -> Frame:
+    """Return a frame in RGB, turned and mirrored as its matrix states."""
     # For a small frame, starting threads costs more than the conversion.
-    picture = frame.to_ndarray(format="rgb24", threads=1)
-    a, b, c, d = matrix  # (x, y) is shown at (a x + c y, b x + d y)
+    rgb = shown.frame.to_ndarray(format="rgb24", threads=1)
+    a, b, c, d = shown.matrix
     if abs(b) > abs(a):
-        picture, across, down = picture.swapaxes(0, 1), c, b
+        rgb, across, down = rgb.swapaxes(0, 1), c, b
     else:
         across, down = a, d
-    picture = picture[:, ::-1] if across < 0 else picture
-    return np.ascontiguousarray(picture[::-1] if down < 0 else picture)
+    rgb = rgb[:, ::-1] if across < 0 else rgb
+    return np.ascontiguousarray(rgb[::-1] if down < 0 else rgb)
 
 
 def _display(frame: av.VideoFrame) -> tuple[int, int, int, int]:

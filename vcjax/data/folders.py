@@ -90,7 +90,8 @@ def _local(folder: Path, reasons: Counter[str]) -> list[Path]:
             elif path.is_file() if link else entry.is_file():
                 files.append(path)
             else:
-                reasons["dangling links" if link else "not regular files"] += 1
+                is_dangling = link and not os.path.exists(path)
+                reasons["dangling links" if is_dangling else "not regular files"] += 1
     return files
 
 

@@ -57,11 +57,14 @@ class End:
         return self._is_corrupt or (is_stated and missing > slack)
 
     def _missing(self) -> Fraction | None:
-        """Return the seconds missing at the end, None if the container states no duration."""
+        """Return the seconds missing at the end, None if the container states no duration.
+
+        An ASF file states a duration of all its streams, which FFmpeg copies to each of them.
+        """
         if self._container.format.name not in _STATES_DURATION or not self._ends:
             return None
         stream = self._stream
-        if stream.duration and stream.time_base:
+        if stream.duration and stream.time_base and self._container.format.name != "asf":
             end = ((stream.start_time or 0) + stream.duration) * stream.time_base
             return end - self._ends.get(stream.index, Fraction(0))
         if not self._container.duration:

@@ -4,19 +4,22 @@ PyAV decodes frame by frame with constant memory, seeks to key frames and drops 
 """
 
 import abc
+import bisect
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import av
 import av.container
+from av.codec.context import Flags
 from av.stream import Disposition
 
 from vcjax.data import display, missing_time, shards, tfds_videos
-from vcjax.data.display import Frame
+from vcjax.data.display import Decoded, Frame
 from vcjax.runtime import filesystem
 
 
@@ -76,18 +79,18 @@ class _VideoFile:
     def probe(self, *, decode: bool) -> VideoInfo:
         path = self._path
         try:
-            if not filesystem.file_version(path)[0]:
+            num_bytes, _ = filesystem.file_version(path)
+            if not num_bytes and (filesystem.is_remote(path) or Path(path).is_file()):
                 raise DecodeError(f"{path}: the file is empty")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DecodeError(f"{path}: no such file") from error
         except OSError as error:  # for example a file name that is too long
             raise DecodeError(f"{path}: {_reason(error)}") from error
-        with _open(path) as container:
+        with _open(path) as container, _decode_errors(path, av.FFmpegError):
             stream = _stream(path, container)
-            rate = float(stream.average_rate or 0)
             seekable = _is_seekable(container, stream)
-            info = VideoInfo(_length(stream), stream.height, stream.width, rate, seekable)
-            exact = bool(_exact_step(stream))
+            info = VideoInfo(_length(stream), stream.height, stream.width, _rate(stream), seekable)
+            exact = decode and bool(_exact_times(container, stream))
         if not decode and info.num_frames:
             return info
         num_frames = sum(1 for _ in self._decode_whole())
@@ -95,7 +98,7 @@ class _VideoFile:
         return info._replace(num_frames=num_frames, seekable=seekable)
 
     def frames(self) -> Iterator[Frame]:
-        return display.pictures(self._decode_whole())
+        return map(display.picture, self._decode_whole())
 
     def read(self, indices: Sequence[int]) -> list[Frame]:
         start, span = indices[0], indices[-1] - indices[0] + 1
@@ -106,9 +109,9 @@ class _VideoFile:
             whole = list(islice(self._decode_whole(), span)) if start else decoded.copy()
             while len(decoded) < span:
                 decoded += whole
-        return list(display.pictures(decoded[index - start] for index in indices))
+        return [display.picture(decoded[index - start]) for index in indices]
 
-    def _decode_whole(self) -> Iterator[av.VideoFrame]:
+    def _decode_whole(self) -> Iterator[Decoded]:
         """Yield every frame in the pixel format of the file.
 
         Raises:
@@ -123,9 +126,10 @@ class _VideoFile:
             end = missing_time.End(path, container, stream)
             counts = f"of {_length(stream) or 'unknown'} frames can be decoded"
             try:
-                for frame in _same_size(path, _decode(end.watch(container.demux()), stream), 0):
+                frames = _same_size(path, _decode(end.watch(container.demux()), stream), 0)
+                for shown in display.decoded(frames):
                     count += 1
-                    yield frame
+                    yield shown
             except av.FFmpegError as error:
                 reason = f"{_reason(error)}: damaged or truncated"
                 raise DecodeError(f"{path}: {reason}, {count} {counts}") from error
@@ -134,7 +138,7 @@ class _VideoFile:
             if end.is_early():
                 raise DecodeError(f"{path}: truncated, {count} {counts}")
 
-    def _seek_and_decode(self, start: int, span: int) -> list[av.VideoFrame] | None:
+    def _seek_and_decode(self, start: int, span: int) -> list[Decoded] | None:
         """Return up to `span` frames from frame `start` on, None if this requires all before it.
 
         Frames are identified by their time stamps. If the frames after the seek have other time
@@ -145,13 +149,9 @@ class _VideoFile:
             stream = _stream(path, container)
             if not _is_seekable(container, stream):
                 return None
-            shown: Sequence[int]
-            if step := _exact_step(stream):
-                first = stream.start_time or 0
-                shown = range(first, first + stream.frames * step, step)
-            else:
-                shown = _times(path, filesystem.file_version(path))
-            expected = list(shown[start : start + span])
+            times: Sequence[int] = _exact_times(container, stream)
+            times = times or _times(path, filesystem.file_version(path))
+            expected = list(times[start : start + span])
             if not expected or not stream.time_base:
                 return None
             # Some demuxers search for the time of decoding, which is before the time of display.
@@ -160,20 +160,19 @@ class _VideoFile:
                 container.seek(int(expected[0] - early), stream=stream)
             except av.FFmpegError:  # there is no such time in the index
                 return None
-            decoded, key = [], None
-            for frame in _decode(container.demux(stream), stream):
-                key = frame.pts if key is None and frame.key_frame else key
-                if key is None or frame.pts is None or frame.pts < key:
-                    continue  # refers to frames before the key frame
-                if frame.is_corrupt:
+            decoded: list[Decoded] = []
+            for shown in display.decoded(_from_key_frame(_decode(container.demux(stream), stream))):
+                if shown.frame.is_corrupt:
                     raise DecodeError(f"{path}: a frame before frame {start + span} is damaged")
-                if frame.pts >= expected[0]:
-                    decoded.append(frame)
+                if (shown.frame.pts or 0) >= expected[0]:
+                    decoded.append(shown)
                 if len(decoded) == len(expected):
                     break
-            if [frame.pts for frame in decoded] != expected:
+            if [shown.frame.pts for shown in decoded] != expected:
                 return None
-            return list(_same_size(path, iter(decoded), start))
+            for _ in _same_size(path, (shown.frame for shown in decoded), start):
+                pass
+            return decoded
 
 
 class _StoredVideo(abc.ABC):
@@ -223,6 +222,7 @@ _STORAGE_ERRORS = (ValueError, IndexError, RuntimeError, OSError, av.FFmpegError
 _BY_DECODING_TIME = ("mpegts", "mpeg", "flv")
 _EARLY = Fraction(1)  # seconds between decoding and display, at most
 _MAX_EMPTY = 8  # bytes of a packet that may be a frame that is not coded
+_MAY_BEGIN_OPEN = ("mpeg1video", "mpeg2video", "hevc")  # with B-frames of a missing key frame
 _MAY_SKIP = ("mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2", "h263", "vc1", "wmv3")
 
 
@@ -231,6 +231,18 @@ def _decode(packets: Iterator[av.Packet], stream: av.VideoStream) -> Iterator[av
         # An empty packet repeats the frame before it; the decoder would take it for the end.
         if packet.size or packet.dts is None:
             yield from stream.codec_context.decode(packet if packet.size else None)
+
+
+def _from_key_frame(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """Yield the first key frame and the frames after it, without frames that refer to earlier ones.
+
+    Frames without a time are left out.
+    """
+    key = None
+    for frame in frames:
+        key = frame.pts if key is None and frame.key_frame else key
+        if key is not None and frame.pts is not None and frame.pts >= key:
+            yield frame
 
 
 def _same_size(path: str, frames: Iterator[av.VideoFrame], start: int) -> Iterator[av.VideoFrame]:
@@ -258,6 +270,31 @@ def _length(stream: av.VideoStream) -> int:
     return sum(entry.size > 0 and not entry.is_discard for entry in entries)
 
 
+def _rate(stream: av.VideoStream) -> float:
+    """Return the frames per second of a stream, 0 if unknown."""
+    average, base = stream.average_rate, stream.base_rate
+    # All times are multiples of 1 / base, so a much higher average is a wrong estimate.
+    if average and not (base and average > 2 * base):
+        return float(average)
+    return float(stream.guessed_rate or base or 0)
+
+
+def _exact_times(container: av.container.InputContainer, stream: av.VideoStream) -> range:
+    """Return the times of all frames if they follow from the header, else an empty range.
+
+    The first packet is read, since frames before the first key frame cannot be decoded.
+    """
+    step, first = _exact_step(stream), stream.start_time or 0
+    if not step or not _begins_with_key_frame(next(container.demux(stream)), first):
+        return range(0)
+    return range(first, first + stream.frames * step, step)
+
+
+def _begins_with_key_frame(packet: av.Packet, first: int) -> bool:
+    """Return True if the first packet is a key frame, and no frame is shown before it."""
+    return packet.is_keyframe and (packet.pts is None or packet.pts <= first)
+
+
 def _exact_step(stream: av.VideoStream) -> int:
     """Return the time between two frames if it is constant and exact, else 0."""
     rate, base = stream.average_rate, stream.time_base
@@ -277,6 +314,8 @@ def _has_tiny(sizes: Iterable[int]) -> bool:
 
 
 def _is_seekable(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    if stream.codec_context.pix_fmt == "pal8":  # a demuxer gives a palette once, where it changes
+        return False
     # After a seek in an AVI file the time stamps of B-frames are wrong.
     return container.format.name != "avi" or not stream.codec_context.has_b_frames
 
@@ -290,17 +329,36 @@ def _times(path: str, version: tuple[int, str]) -> tuple[int, ...]:
     del version  # part of the key
     times: list[int] = []
     sizes: list[int] = []
+    head: av.Packet | None = None
     with _open(path) as container, _decode_errors(path, av.FFmpegError):
         stream = _stream(path, container)
         for packet in container.demux(stream):
+            head = head or packet
             if packet.size and not packet.is_discard and not _is_hidden(packet, stream):
                 if packet.pts is None:
                     return ()
                 times.append(packet.pts)
                 sizes.append(packet.size)
-    if len(set(times)) < len(times):
+        name = stream.codec.name
+    if len(set(times)) < len(times) or (name in _MAY_SKIP and _has_tiny(sizes)):
         return ()
-    return () if stream.codec.name in _MAY_SKIP and _has_tiny(sizes) else tuple(sorted(times))
+    times.sort()
+    if times and head and _begins_with_key_frame(head, times[0]) and name not in _MAY_BEGIN_OPEN:
+        return tuple(times)
+    first = _first_times(path)
+    shown = bisect.bisect_left(times, first[0]) if first else 0
+    return tuple(times[shown:]) if first == times[shown : shown + len(first)] else ()
+
+
+def _first_times(path: str) -> list[int]:
+    """Return the times of the first few frames that can be decoded.
+
+    If a stream begins between key frames, its first frames refer to missing frames.
+    """
+    with _open(path) as container, _decode_errors(path, av.FFmpegError):
+        stream = _stream(path, container)
+        frames = _decode(container.demux(stream), stream)
+        return [frame.pts for frame in islice(frames, 3) if frame.pts is not None]
 
 
 def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
@@ -333,6 +391,7 @@ def _stream(path: str, container: av.container.InputContainer) -> av.VideoStream
     if stream.codec_context is None:  # a truncated header or an unknown codec
         raise DecodeError(f"{path}: there is no decoder for the video stream in the file")
     stream.thread_count = 1  # clips are decoded in parallel, one thread each
+    stream.codec_context.flags |= Flags.unaligned  # or the left of the picture is not cropped
     return stream
 
 

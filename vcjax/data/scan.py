@@ -143,7 +143,8 @@ def _count(counts: Counter[tuple[str, str]], side: str) -> int:
 def _equal_files(group: Sequence[Path], matched: MatchedVideos) -> str:
     sides = {matched.videos[path].split for path in group if path in matched.videos}
     across = ", in train and test" if len(sides) > 1 else ""
-    return " = ".join(str(path) for path in group) + across
+    more = f", and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
+    return " = ".join(str(path) for path in group[:_SHOWN]) + more + across
 
 
 def _list(items: Sequence[object], description: str) -> list[str]:

@@ -49,15 +49,19 @@ def check_files(manifest: Manifest) -> None:
     """Check that all local files exist and are not empty, before any of them is decoded.
 
     Raises:
-        ManifestError: If files are missing or empty.
+        ManifestError: If files are missing or empty, or are folders, pipes or devices.
     """
     problems = []
     for video_id, path in zip(manifest.video_ids, manifest.paths, strict=True):
         with contextlib.suppress(OSError):  # a reader reports any other error
             file = shards.file_of(path)
-            if filesystem.is_remote(file) or filesystem.size_of(Path(file)) > 0:
+            if filesystem.is_remote(file) or (
+                filesystem.size_of(Path(file)) > 0 and Path(file).is_file()
+            ):
                 continue
-            reason = "the file is empty" if Path(file).exists() else "no such file"
+            reason = "no such file"
+            if Path(file).exists():
+                reason = "the file is empty" if Path(file).is_file() else "not a regular file"
             problems.append(Problem(video_id, path, reason))
     check_problems(problems, len(manifest), "error")
 

@@ -36,7 +36,8 @@ def path_of(path: str | os.PathLike[str]) -> Any:
     A leading `~` of a local path is the home folder.
 
     Raises:
-      ValueError: if the address is remote and the extra `remote` is not installed.
+      ValueError: if the address is remote and the extra `remote` is not installed, or if there is
+        no file system for such addresses.
     """
     text = str(path)
     if text.startswith("file://"):
@@ -44,12 +45,18 @@ def path_of(path: str | os.PathLike[str]) -> Any:
     if not is_remote(path):
         return Path(os.path.expanduser(path))
     try:
+        import fsspec
         from upath import UPath
     except ImportError as error:
         raise extras.MissingExtraError(
             f"{text}: remote files need the extra remote: pip install 'vcjax[remote]'"
         ) from error
-    return UPath(text)
+    try:
+        remote = UPath(text)
+        fsspec.get_filesystem_class(remote.protocol)
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"{text}: {error}; copy the file to a local folder") from error
+    return remote
 
 
 def absolute(path: str) -> str:
