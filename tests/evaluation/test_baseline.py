@@ -26,7 +26,7 @@ def vectors_of(values):
     return (rows * HAS_VECTOR[:, None]).astype(np.float32), number[None]
 
 
-def report(manifest, *, leave_groups_out):
+def report(manifest, *, leave_groups_out, **options):
     kinds = {"motion": vectors_of(ACTIONS), "picture": vectors_of(SCENES)}
     rows = slice(None) if leave_groups_out else manifest.rows("train")
     return evaluate_baseline(
@@ -39,6 +39,7 @@ def report(manifest, *, leave_groups_out):
         penalty=100.0,
         seed=0,
         dataset="some",
+        **options,
     )
 
 
@@ -57,6 +58,12 @@ def test_vectors_tell_in_new_scenes_what_they_are_made_of_and_no_more(manifest):
 def test_a_scene_held_out_cannot_be_told(manifest):
     result = report(manifest, leave_groups_out=True)
     assert set(result["models"]["IDT picture"]["linear"]) == set(result["chance"]) == {"action"}
+
+
+def test_labels_that_are_not_chosen_are_left_out(manifest):
+    result = report(manifest, leave_groups_out=True, labels=("action",))
+    assert result["models"]["IDT motion"]["clusters"]["ami"].keys() == {"action"}
+    assert "linear" in result["models"]["IDT motion"] and set(result["chance"]) == {"action"}
 
 
 def test_the_split_is_asked_where_groups_are_not_held_out_in_turn(manifest):

@@ -7,6 +7,7 @@ from PIL import Image
 from vcjax.data import manifest as manifests
 from vcjax.data import synthetic
 from vcjax.evaluation import claim
+from vcjax.evaluation.__main__ import main
 from vcjax.evaluation.claim import Claim
 
 
@@ -87,6 +88,18 @@ def test_seeds_after_the_first_share_the_videos_and_their_trajectories(tmp_path,
     assert [folder.name for folder in folders] == ["seed3", "seed5"]
     assert (folders[1] / "ingest").resolve() == folders[0] / "ingest"
     assert commands[1][5:] == ["--config.seed=5", "--config.epochs_scale=0.5"]
+
+
+def test_runs_evaluate_the_labels_of_the_claims_unless_others_are_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim.preemption, "listen", lambda: None)
+    monkeypatch.setattr(claim, "train", lambda *_, overrides: given.append(overrides))
+    monkeypatch.setattr(claim, "report", lambda *_: "")
+    given, command = [], ["claim", "--config=c.py", f"--workdir={tmp_path}"]
+    claims = ["--claims", "action", "scene", "--claims", "action", "a view"]
+    main([*command, *claims, "--", "--config.seed=1"])
+    main([*command, "--", "--config.evaluation.labels=()"])
+    labels = "--config.evaluation.labels=('action', 'scene', 'a view')"
+    assert given == [["--config.seed=1", labels], ["--config.evaluation.labels=()"]]
 
 
 def test_scenes_in_full_contrast_vary_more_and_the_usual_ones_as_before():

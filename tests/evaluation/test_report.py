@@ -135,6 +135,15 @@ def test_folds_are_held_out_in_turn_and_no_video_is_kept_from_training(manifest,
     assert f"evaluated on {N} videos" in evaluation.table(report)
 
 
+def test_only_the_chosen_labels_are_reported_with_the_same_figures(manifest, evaluated, tmp_path):
+    report = _evaluate(manifest, *_outputs(manifest), tmp_path, labels=("motion",))
+    for part in (report["asked"], report["chance"], report["idt"]["clusters"]["ami"]):
+        assert part.keys() == {"motion"}
+    for name, entry in report["models"].items():
+        for measure in ("neighbor", "linear", "few_shot", "vote", "retrieval"):
+            assert entry[measure] == {"motion": evaluated[0]["models"][name][measure]["motion"]}
+
+
 def test_training_videos_beyond_the_limit_are_left_out_with_a_word(manifest, tmp_path, caplog):
     outputs, _ = _outputs(manifest)
     probing = evaluation.ProbeSettings(max_train=12)

@@ -165,6 +165,7 @@ def test_refused_settings_change_no_file_and_accepted_ones_lose_none(complete, t
         ({"data.rendered.num_videos": 4}, (), "a batch of 8 clips exceeds"),
         ({"finetune.label": "x"}, (), "no column 'x'"),
         ({"few_shot.splits": ("x",)}, (), "no column 'x'"),
+        ({"evaluation.labels": ("motion", "x")}, (), "labels has 'x', .* some of motion, scene"),
         ({"model.width": 16}, ("finetune",), "finetune needs tune, .* model.width 8 -> 16; add"),
         ({"model.width": 16}, ("evaluate",), "evaluate needs ir, .* model.width 8 -> 16; add"),
         ({"ir.epochs": 40}, ("evaluate",), "evaluate needs ir, .* ir.epochs 20 -> 40; add ir,"),

@@ -89,6 +89,9 @@ def _claim(options: argparse.Namespace) -> None:
         claim.join(options.join, workdir / "joined.tsv")
         overrides.append(f"--config.data.manifest={workdir / 'joined.tsv'}")
     claims = [claim.Claim(*pair) for pair in options.claims] or [claim.Claim("motion", "scene")]
+    labels = tuple(dict.fromkeys(label for pair in claims for label in pair))
+    if not any("config.evaluation.labels" in override for override in overrides):
+        overrides.append(f"--config.evaluation.labels={labels}")
     preemption.listen()
     try:
         folders = claim.train(options.config, options.seeds, workdir, overrides=overrides)

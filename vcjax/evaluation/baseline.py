@@ -25,6 +25,7 @@ def evaluate(
     clusters: Clusters,
     *,
     group: str,
+    labels: Sequence[str] = (),
     leave_groups_out: bool,
     penalty: float,
     seed: int,
@@ -39,6 +40,7 @@ def evaluate(
       clusters: kind -> cluster labels, of all videos with `leave_groups_out`, else of the training
         videos.
       group: name of the label whose values never occur in both the training and the test rows.
+      labels: names of the labels to report; (): all.
       leave_groups_out: evaluate every video with its group held out, in place of the test split.
       penalty: C of the SVM.
       seed: of the halves of the held-out videos.
@@ -47,8 +49,9 @@ def evaluate(
     columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
     split = np.array(manifest.split)
     clustered = np.arange(len(manifest)) if leave_groups_out else manifest.rows("train")
+    reported = {name: columns[name] for name in labels or columns}
     splits = {}
-    for name, values in columns.items():
+    for name, values in reported.items():
         if leave_groups_out:
             folds = protocol.leave_groups_out(values, columns[group])
         else:
@@ -64,7 +67,9 @@ def evaluate(
         for kind, rows in vectors.items():
             report["models"][f"IDT {kind}"] = {
                 **_accuracies(rows, has_vector, columns, splits, penalty, bar),
-                "clusters": agreement_of(clusters[kind], has_vector[clustered], columns, clustered),
+                "clusters": agreement_of(
+                    clusters[kind], has_vector[clustered], reported, clustered
+                ),
             }
     report["chance"] = {
         name: protocol.chance(columns[name][np.concatenate([fold.test for fold in folds])])

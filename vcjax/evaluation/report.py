@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import agreement, measures, probes, protocol, report_table
@@ -14,7 +15,7 @@ from vcjax.evaluation.measures import Measured, ProbeSettings
 from vcjax.evaluation.outputs import IdtOutputs, ModelOutputs
 from vcjax.evaluation.pages import cluster_sheets, clusters, explorer
 from vcjax.evaluation.protocol import TrainTest
-from vcjax.runtime import atomic
+from vcjax.runtime import atomic, progress
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def evaluate(
     *,
     group: str,
     folds: str = "",
+    labels: Sequence[str] = (),
     seed: int,
     directory: Path,
     dataset: str,
@@ -46,6 +48,7 @@ def evaluate(
       group: name of the label whose values never occur in both splits, or "".
       folds: name of the label whose values are held out in turn to fit and evaluate the probes, or
         "" for the split.
+      labels: names of the labels to report; (): all.
       seed: of all random choices of the evaluation.
       directory: folder of the stage, which exists.
       dataset: title of the report.
@@ -59,15 +62,21 @@ def evaluate(
     _check(manifest, outputs, idt)
     manifest, outputs, idt = _in_order_of_ids(manifest, outputs, idt)
     columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
-    splits = _folds(columns, np.array(manifest.split), group, folds, probing.max_train, seed)
+    reported = {name: columns[name] for name in labels or columns}
+    sides = np.array(manifest.split), group, columns[folds] if folds else None
+    splits = _folds(reported, *sides, probing.max_train, seed)
     training = manifest.rows("train")
     everywhere = np.ones(len(training), bool)
-    measured = _measured(outputs, columns, splits, probing, seed)
 
     def agreement_with(labels: np.ndarray, present: np.ndarray) -> dict[str, Any]:
         return agreement.agreement_of(
-            labels, present, columns, training, group=group if folds else ""
+            labels, present, reported, training, group=group if folds else ""
         )
+
+    num_models = len(outputs) + (idt is not None)
+    with progress.bar(desc="evaluate", unit="probe", total=num_models * len(splits)) as bar:
+        measured = _measured(outputs, columns, splits, probing, seed, bar)
+        of_idt = _idt(idt, columns, splits, seed, bar) if idt is not None else {}
 
     report: dict[str, Any] = {
         "dataset": dataset,
@@ -78,9 +87,7 @@ def evaluate(
         },
     }
     if idt is not None:
-        report["idt"] = _idt(idt, columns, splits, seed) | {
-            "clusters": agreement_with(idt.labels, idt.has_vector[training])
-        }
+        report["idt"] = of_idt | {"clusters": agreement_with(idt.labels, idt.has_vector[training])}
     report |= {
         "seconds": {stage: float(value) for stage, value in seconds.items()},
         "seed": seed,
@@ -102,15 +109,17 @@ def _measured(
     splits: Mapping[str, Sequence[TrainTest]],
     probing: ProbeSettings,
     seed: int,
+    bar: tqdm,
 ) -> dict[str, dict[str, Measured]]:
-    """Return model -> label -> accuracies of the probes."""
-    return {
-        name: {
-            label: measures.measure(output, columns[label], sides, probing, seed=seed)
-            for label, sides in splits.items()
-        }
-        for name, output in outputs.items()
-    }
+    """Return model -> label -> accuracies of the probes; advance `bar` by model and label."""
+    measured: dict[str, dict[str, Measured]] = {name: {} for name in outputs}
+    for name, output in outputs.items():
+        for label, sides in splits.items():
+            measured[name][label] = measures.measure(
+                output, columns[label], sides, probing, seed=seed
+            )
+            bar.update()
+    return measured
 
 
 def _setup(
@@ -171,15 +180,15 @@ def _folds(
     columns: Mapping[str, np.ndarray],
     split: np.ndarray,
     group: str,
-    folds: str,
+    folds: np.ndarray | None,
     max_train: int,
     seed: int,
 ) -> dict[str, list[TrainTest]]:
     """Return the folds of each label, without labels that cannot be evaluated."""
     splits = {}
     for name, values in columns.items():
-        if folds:
-            sides = protocol.leave_groups_out(values, columns[folds])
+        if folds is not None:
+            sides = protocol.leave_groups_out(values, folds)
         else:
             sides = [protocol.sides(values, split, is_group=name == group, seed=seed)]
         if 0 < max_train < (most := max((len(fold.train) for fold in sides), default=0)):
@@ -214,8 +223,9 @@ def _idt(
     columns: Mapping[str, np.ndarray],
     splits: Mapping[str, Sequence[TrainTest]],
     seed: int,
+    bar: tqdm,
 ) -> dict[str, Any]:
-    """Return the accuracy of a linear probe of the Fisher vectors for each label."""
+    """Return the accuracy of a linear probe of the Fisher vectors for each label; advance `bar`."""
 
     def correct(values: np.ndarray, fold: TrainTest) -> np.ndarray:
         predictions = probes.linear_fisher(
@@ -228,12 +238,11 @@ def _idt(
         )
         return predictions == values[fold.test]
 
-    return {
-        "linear": {
-            name: float(np.concatenate([correct(columns[name], f) for f in folds]).mean())
-            for name, folds in splits.items()
-        }
-    }
+    linear = {}
+    for name, folds in splits.items():
+        linear[name] = float(np.concatenate([correct(columns[name], f) for f in folds]).mean())
+        bar.update()
+    return {"linear": linear}
 
 
 def _described(

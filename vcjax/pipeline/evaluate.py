@@ -28,6 +28,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
     def check(running: Collection[str]) -> None:
         manifest = videos(running)
         group_column(config, manifest)
+        check_labels(config, manifest)
         _check_folds(config, manifest)
         training = manifest.subset("train")
         settings.num_clusters(config.clusters.num_clusters, len(training))
@@ -56,6 +57,7 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
             idt,
             group=group_column(config, manifest),
             folds=config.evaluation.folds,
+            labels=config.evaluation.labels,
             seed=config.seed,
             directory=directory,
             dataset=dataset_name(config),
@@ -75,6 +77,15 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         networks=tuple(trained),
         check=check,
     )
+
+
+def check_labels(config: ConfigDict, manifest: Manifest) -> None:
+    """Raise SettingsError if `manifest` lacks one of the labels to report."""
+    if missing := [n for n in config.evaluation.labels if n not in manifest.own_labels]:
+        raise settings.SettingsError(
+            f"--config.evaluation.labels has {missing[0]!r}, which is no label column; use some of "
+            f"{', '.join(sorted(manifest.own_labels)) or '(there is none)'}"
+        )
 
 
 def _check_folds(config: ConfigDict, manifest: Manifest) -> None:

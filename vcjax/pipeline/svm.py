@@ -10,7 +10,7 @@ from vcjax import evaluation, settings
 from vcjax.data import clusters as clusters_table
 from vcjax.idt import fisher_vectors
 from vcjax.pipeline import workdir as workdirs
-from vcjax.pipeline.evaluate import cluster, clusters_of, dataset_name
+from vcjax.pipeline.evaluate import check_labels, cluster, clusters_of, dataset_name
 from vcjax.pipeline.manifest import group_column
 from vcjax.runtime.stage_cache import Stage
 
@@ -26,9 +26,12 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Vid
             "svm evaluates each descriptor: set --config.fisher.sketch_dim=0"
         )
     depends = {"svm": config.svm.to_dict(), "clusters": config.clusters.to_dict()}
+    depends["evaluation"] = {"labels": config.evaluation.labels}
 
     def check(running: Collection[str]) -> None:
-        if not group_column(config, videos(running)) and config.svm.leave_groups_out:
+        manifest = videos(running)
+        check_labels(config, manifest)
+        if not group_column(config, manifest) and config.svm.leave_groups_out:
             raise settings.SettingsError(
                 "--config.svm.leave_groups_out requires --config.data.group=COLUMN"
             )
@@ -53,6 +56,7 @@ def svm_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Vid
             encoded.has_vector,
             labels,
             group=group,
+            labels=config.evaluation.labels,
             leave_groups_out=config.svm.leave_groups_out,
             penalty=config.svm.penalty,
             seed=config.seed,

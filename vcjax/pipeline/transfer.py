@@ -188,5 +188,6 @@ def _write_result(directory: Path, name: str, result: dict[str, Any]) -> None:
 def _transfer_settings(name: str, config: ConfigDict) -> dict[str, Any]:
     source = config[name].manifest
     depends = {k: config[k].to_dict() for k in (name, "clip", "model", "evaluation")}
+    del depends["evaluation"]["labels"]  # of the stages evaluate and svm
     depends |= {"seed": config.seed, "data": workdirs.data_settings(config)}
     return depends | {"source": manifests.signature(source) if source else ""}

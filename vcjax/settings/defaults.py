@@ -234,6 +234,7 @@ def _evaluation() -> ConfigDict:
     evaluation.clips_per_video = 5  # Sec. 4.2
     evaluation.folds = ""  # label column whose values are held out in turn to fit and evaluate the
     # probes, such as fold; "": the split
+    evaluation.labels = ()  # label columns that the stages evaluate and svm report; (): all
     evaluation.batch_size = 32  # clips per step
     evaluation.shots = (1, 5, 10, 20)  # labeled videos per class, Table 2
     evaluation.num_draws = 10  # random samples per number of shots, for mean and 95% interval

@@ -118,6 +118,7 @@ _RULES: dict[str, _Rule] = {
     "frozen_stages": _one_of(0, 1, 2, 3, 4),
     "input_scale": _POSITIVE,
     "splits": _each(_NAME, str),
+    "evaluation.labels": _each(_NAME, str),
     "clips_per_video": _AT_LEAST_1,
     "shots": _each(_AT_LEAST_1, int),
     "num_draws": _AT_LEAST_1,
