@@ -40,6 +40,18 @@ def test_seeds_become_a_mean_and_an_interval_a_table_and_a_figure(tmp_path):
     assert kept["motion"]["la"]["AMI scene"]["mean"] == pytest.approx(0.3)
 
 
+def test_columns_have_the_names_of_the_labels_and_their_numbers_below():
+    entry = _report(0.2, 0.5, 0.1, 0.3)["models"]["la"]
+    entry["clusters"]["ami"] = {"tennis stroke": 0.125, "tennis tournament": 0.375}
+    labels = Claim("tennis stroke", "tennis tournament")
+    collected = claim.collect([{"models": {"la": entry}}], labels)
+    _, heading, row = claim.table(collected, {}, labels, 1).splitlines()
+    assert heading.split("  ")[-2:] == ["AMI tennis stroke", "AMI tennis tournament"]
+    for column, value in (("AMI tennis stroke", "0.125"), ("AMI tennis tournament", "0.375")):
+        end = heading.index(column) + len(column)
+        assert row[:end].endswith(f" {value}")
+
+
 def test_gains_are_of_the_same_seed():
     reports = [_report(five, 0.5, 0.1, 0.3) for five in (0.1, 0.5, 0.9)]
     for report, ahead in zip(reports, (0.1, 0.2, 0.3), strict=True):
@@ -124,5 +136,5 @@ def test_gains_of_the_linear_probe_are_paired_by_seed_and_fold():
     assert gain.mean == pytest.approx(0.1) and gain.num_draws == 6
     differences = np.tile(of_la, 2)  # Student's t, five degrees: 2.571
     assert gain.interval == pytest.approx(2.571 * differences.std(ddof=1) / 6**0.5, rel=1e-3)
-    table = claim.table(claim.collect(reports, Claim("motion", "scene")), {}, Claim("a", "b"), 2)
-    assert "neighbor" in table.splitlines()[1]
+    labels = Claim("motion", "scene")
+    assert "neighbor" in claim.table(claim.collect(reports, labels), {}, labels, 2).splitlines()[1]

@@ -20,12 +20,10 @@ from vcjax.runtime import preemption
 from vcjax.settings import GROUP_COLUMNS
 
 _SHARED = ("manifest", "ingest", "fisher")  # stages whose results do not depend on the seed
-_MEASURES = ("5-shot", "linear", "AMI motion", "AMI scene")
-# of evaluations by folds; mixed: AMI for the videos of scenes with several motions
-_OF_FOLDS = ("neighbor", "mixed motion", "mixed scene")
-_FIRST = 46  # width of the column of titles
+_ACCURACIES = ("5-shot", "linear", "neighbor")
+_FIRST = 44  # width of the column of titles
 _PAIRS = (("la", "scratch"), ("la_idt", "la"), ("la_idt_tune", "la_idt"))
-_COLORS = {"motion": "#2a6f97", "scene": "#c9713b"}
+_COLORS = ("#2a6f97", "#c9713b")  # of the labels of a claim
 
 Measures = Mapping[str, Estimate]
 
@@ -35,6 +33,19 @@ class Claim(NamedTuple):
 
     motion: str
     scene: str
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the measures, in the order of the columns of a table."""
+        return ("5-shot", "linear", *self.ami("AMI"), "neighbor", *self.ami("mixed"))
+
+    def ami(self, videos: str) -> tuple[str, str]:
+        """Return the names of the agreements with both labels.
+
+        `videos` is "AMI" for all videos, or in evaluations by folds "mixed" for the videos of
+        scenes with several motions.
+        """
+        return f"{videos} {self.motion}", f"{videos} {self.scene}"
 
 
 def train(
@@ -111,7 +122,7 @@ def gains(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[tuple[str,
                 measure: few_shot.estimate(
                     [a[measure] - b[measure] for a, b in zip(*sides, strict=True)]
                 )
-                for measure in _MEASURES + _OF_FOLDS
+                for measure in claim.measures
                 if measure in common
             }
             by_fold = [
@@ -137,13 +148,13 @@ def _figures(entry: Mapping[str, Any], claim: Claim) -> dict[str, float]:
         figures["5-shot"] = few["5"]["mean"]
     if claim.motion in entry["linear"]:
         figures["linear"] = entry["linear"][claim.motion]
-    for side, label in claim._asdict().items():
+    for measure, label in zip(claim.ami("AMI"), claim, strict=True):
         if label in entry["clusters"]["ami"]:
-            figures[f"AMI {side}"] = entry["clusters"]["ami"][label]
+            figures[measure] = entry["clusters"]["ami"][label]
     if claim.motion in entry.get("linear_by_fold", {}):
         figures["neighbor"] = entry["neighbor"][claim.motion]
     if mixed := entry["clusters"].get("mixed", {}).get(claim.motion):
-        figures |= {"mixed motion": mixed["label"], "mixed scene": mixed["group"]}
+        figures |= zip(claim.ami("mixed"), (mixed["label"], mixed["group"]), strict=True)
     return figures
 
 
@@ -155,30 +166,21 @@ def table(
 ) -> str:
     """Return a text table: a row per model of `collect`, then a row per pair of `gains`."""
     present = {measure for measures in collected.values() for measure in measures}
-    columns = [*_MEASURES, *(m for m in _OF_FOLDS if m in present)]
+    columns = [m for m in claim.measures if m in present]
+    headings = [report_table.printable(measure).rjust(14) for measure in columns]
     lines = [
         f"{report_table.printable(claim.motion)} against {report_table.printable(claim.scene)}, "
         f"{num_seeds} seeds, mean +- half-width of the 95% interval",
-        " " * _FIRST + "".join(measure.rjust(16) for measure in columns),
+        "  ".join([" " * _FIRST, *headings]),
     ]
-    lines += [
-        _row(report_table.TITLES[name], measures, columns) for name, measures in collected.items()
-    ]
+    rows = {report_table.TITLES[name]: measures for name, measures in collected.items()}
     for (first, second), measures in gained.items():
-        lines.append(
-            _row(
-                f"{report_table.TITLES[first]} over {report_table.TITLES[second]}",
-                measures,
-                columns,
-            )
-        )
+        rows[f"{report_table.TITLES[first]} over {report_table.TITLES[second]}"] = measures
+    for title, measures in rows.items():
+        cells = (_cell(measures.get(m), 100 if m in _ACCURACIES else 1) for m in columns)
+        aligned = [cell.rjust(len(h)) for cell, h in zip(cells, headings, strict=True)]
+        lines.append("  ".join([title.ljust(_FIRST), *aligned]))
     return "\n".join(lines)
-
-
-def _row(title: str, measures: Measures, columns: Sequence[str]) -> str:
-    accuracies = ("neighbor", "5-shot", "linear")
-    cells = (_cell(measures.get(m), 100 if m in accuracies else 1).rjust(16) for m in columns)
-    return title.ljust(_FIRST) + "".join(cells)
 
 
 def _cell(estimate: Estimate | None, scale: int) -> str:
@@ -200,10 +202,9 @@ def draw(claims: Mapping[Claim, Mapping[str, Measures]], path: Path) -> None:
     for row, (claim, models) in zip(axes, claims.items(), strict=True):
         titles = [report_table.TITLES[name] for name in models]
         for axis, measure in zip(row, ("5-shot", "linear"), strict=False):
-            _bars(axis, models, {measure: _COLORS["motion"]}, titles, scale=100)
+            _bars(axis, models, {measure: _COLORS[0]}, titles, scale=100)
             axis.set_title(f"{claim.motion}: {measure} accuracy, %")
-        shades = {f"AMI {side}": color for side, color in _COLORS.items()}
-        _bars(row[2], models, shades, titles, scale=1)
+        _bars(row[2], models, dict(zip(claim.ami("AMI"), _COLORS, strict=True)), titles, scale=1)
         row[2].set_title(f"clusters: {claim.motion}, {claim.scene}")
         row[2].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     figure.savefig(path, dpi=110)
