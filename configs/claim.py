@@ -12,7 +12,7 @@ several collections jointly:
         --claims "tennis stroke" "tennis scene" -- "--config.supervised.label=tennis stroke"
 
 The protocol of JHMDB trains on all videos without labels. The probes hold out its folds of scenes
-in turn:
+in turn, and each network is finetuned with the labels of the other folds:
 
     python -m vcjax.evaluation claim --config=configs/claim.py:jhmdb --workdir=runs/claim_jhmdb \
         --claims action scene -- --config.data.manifest=jhmdb.tsv
@@ -39,9 +39,10 @@ def get_config(variant: str = "rendered") -> ConfigDict:
     config.supervised.label = "motion"
     config.supervised.epochs = 100
     config.supervised.learning_rate, config.supervised.batch_size = 0.03, config.ir.batch_size
-    if variant == "jhmdb":  # a network for each fold; its accuracy is in supervised/result.json
-        config.stages = (*config.stages[:-2], "evaluate", "supervised")
-        config.supervised.label = "action"
+    if variant == "jhmdb":  # finetuning from scratch is the supervised baseline
+        config.stages = (*config.stages[:-2], "evaluate", "finetune")
+        config.finetune.starts = ("scratch", "ir", "la_own", "la", "tune")
+        config.finetune.label, config.finetune.frozen_stages = "action", 0
     if variant == "rendered":
         config.data.seed = 1  # the settings were tuned on the videos of seed 0
         config.supervised.epochs = 25

@@ -40,6 +40,29 @@ def test_seeds_become_a_mean_and_an_interval_a_table_and_a_figure(tmp_path):
     assert kept["motion"]["la"]["AMI scene"]["mean"] == pytest.approx(0.3)
 
 
+def test_accuracies_of_finetuning_are_a_column_whose_gains_are_paired_by_fold(tmp_path):
+    folders = [tmp_path / f"seed{seed}" for seed in range(2)]
+    for folder, gain in zip(folders, (0.1, 0.2), strict=True):
+        (folder / "finetune").mkdir(parents=True)
+        report = _report(0.2, 0.5, 0.1, 0.3)
+        report["models"]["scratch"] = report["models"]["la"]
+        (folder / "report.json").write_text(json.dumps(report))
+        splits = {}
+        for fold, scratch in enumerate((0.2, 0.4)):
+            for network, accuracy in (("scratch", scratch), ("la", scratch + gain)):
+                splits[f"{network}-fold{fold}"] = {"network": network, "accuracy": accuracy}
+        result = {"splits": splits, "label": "motion"}
+        (folder / "finetune" / "result.json").write_text(json.dumps(result))
+        (folder / "finetune" / "stage.json").write_text('{"complete": true}')
+    claim.report(folders, [Claim("motion", "scene")], tmp_path)
+    kept = json.loads((tmp_path / "claim.json").read_text())["motion"]
+    assert kept["scratch"]["finetuned"]["mean"] == pytest.approx(0.3)
+    assert kept["la"]["finetuned"]["mean"] == pytest.approx(0.45)
+    reports = [claim._report(folder) for folder in folders]
+    gain = claim.gains(reports, Claim("motion", "scene"))["la", "scratch"]["finetuned"]
+    assert gain.mean == pytest.approx(0.15) and gain.num_draws == 4
+
+
 def test_columns_have_the_names_of_the_labels_and_their_numbers_below():
     entry = _report(0.2, 0.5, 0.1, 0.3)["models"]["la"]
     entry["clusters"]["ami"] = {"tennis stroke": 0.125, "tennis tournament": 0.375}

@@ -14,15 +14,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vcjax.data import manifest as manifests
-from vcjax.evaluation import few_shot, report_table
+from vcjax.evaluation import few_shot, report_table, transfer_results
 from vcjax.evaluation.few_shot import Estimate
 from vcjax.runtime import preemption
 from vcjax.settings import GROUP_COLUMNS
 
 _SHARED = ("manifest", "ingest", "fisher")  # stages whose results do not depend on the seed
-_ACCURACIES = ("5-shot", "linear", "neighbor")
+_ACCURACIES = ("5-shot", "linear", "neighbor", "finetuned")
+_BY_FOLD = {"linear": "linear_by_fold", "finetuned": "finetuned"}  # measure -> entry of a report
 _FIRST = 44  # width of the column of titles
-_PAIRS = (("la", "scratch"), ("la_idt", "la"), ("la_idt_tune", "la_idt"))
+_PAIRS = (
+    *((name, "scratch") for name in ("ir", "la", "la_idt", "la_idt_tune")),
+    *(("la_idt", "la"), ("la_idt_tune", "la_idt")),
+)
 _COLORS = ("#2a6f97", "#c9713b")  # of the labels of a claim
 
 Measures = Mapping[str, Estimate]
@@ -37,7 +41,7 @@ class Claim(NamedTuple):
     @property
     def measures(self) -> tuple[str, ...]:
         """Names of the measures, in the order of the columns of a table."""
-        return ("5-shot", "linear", *self.ami("AMI"), "neighbor", *self.ami("mixed"))
+        return (*_ACCURACIES, *self.ami("AMI"), *self.ami("mixed"))
 
     def ami(self, videos: str) -> tuple[str, str]:
         """Return the names of the agreements with both labels.
@@ -110,8 +114,9 @@ def collect(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[str, Mea
 def gains(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[tuple[str, str], Measures]:
     """Return the mean and interval of the gain of one model over another, for the pairs in _PAIRS.
 
-    Differences are paired by seed, and those of the linear probe by fold too if the reports have
-    its accuracy by fold. Pairs with a model that is missing from a report are left out.
+    Differences are paired by seed, and those of the linear probe and of finetuning by fold too if
+    the reports have their accuracy by fold. Pairs with a model that is missing from a report are
+    left out.
     """
     gained: dict[tuple[str, str], Measures] = {}
     for pair in _PAIRS:
@@ -125,14 +130,14 @@ def gains(reports: Sequence[Mapping[str, Any]], claim: Claim) -> dict[tuple[str,
                 for measure in claim.measures
                 if measure in common
             }
-            by_fold = [
-                np.array([r["models"][name]["linear_by_fold"][claim.motion] for r in reports])
-                for name in pair
-                if all(claim.motion in r["models"][name].get("linear_by_fold", {}) for r in reports)
-            ]
-            if len(by_fold) == 2:
-                differences = by_fold[0] - by_fold[1]
-                measures["linear"] = few_shot.estimate(differences.ravel().tolist())
+            for measure, entry in _BY_FOLD.items():
+                by_fold = [
+                    [r["models"][name].get(entry, {}).get(claim.motion) for r in reports]
+                    for name in pair
+                ]
+                if all(map(all, by_fold)):
+                    differences = np.array(by_fold[0]) - np.array(by_fold[1])
+                    measures[measure] = few_shot.estimate(differences.ravel().tolist())
             gained[pair] = measures
     return gained
 
@@ -153,6 +158,8 @@ def _figures(entry: Mapping[str, Any], claim: Claim) -> dict[str, float]:
             figures[measure] = entry["clusters"]["ami"][label]
     if claim.motion in entry.get("linear_by_fold", {}):
         figures["neighbor"] = entry["neighbor"][claim.motion]
+    if claim.motion in entry.get("finetuned", {}):
+        figures["finetuned"] = float(np.mean(entry["finetuned"][claim.motion]))
     if mixed := entry["clusters"].get("mixed", {}).get(claim.motion):
         figures |= zip(claim.ami("mixed"), (mixed["label"], mixed["group"]), strict=True)
     return figures
@@ -233,7 +240,7 @@ def _bars(
 
 def report(folders: Sequence[Path], claims: Sequence[Claim], out: Path) -> str:
     """Return the tables of all claims, and write `claim.png` and `claim.json` into `out`."""
-    reports = [json.loads((folder / "report.json").read_text("utf-8")) for folder in folders]
+    reports = [_report(folder) for folder in folders]
     collected = {claim: collect(reports, claim) for claim in claims}
     draw(collected, out / "claim.png")
     as_json = {
@@ -249,6 +256,17 @@ def report(folders: Sequence[Path], claims: Sequence[Claim], out: Path) -> str:
         for claim, models in collected.items()
     ]
     return "\n\n".join([*parts, f"figure: {out / 'claim.png'}"])
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    """Return the report of a run, with the accuracies `finetuned` of its networks by fold."""
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    finetuned = transfer_results.read_result(folder / "finetune") or {"splits": {}}
+    for result in finetuned["splits"].values():
+        if entry := report["models"].get(result.get("network")):
+            by_label = entry.setdefault("finetuned", {})
+            by_label.setdefault(finetuned["label"], []).append(result["accuracy"])
+    return report
 
 
 def join(sources: Sequence[Path], path: Path) -> None:

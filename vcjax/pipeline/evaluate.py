@@ -102,9 +102,8 @@ def _check_folds(config: ConfigDict, manifest: Manifest) -> None:
 def model_name(stage: str, config: ConfigDict) -> str:
     """Return the name in the report of the network of a training stage, such as la_idt_tune."""
     aggregation = "la_idt" if config.la.source == "idt" else "la"
-    if stage == "supervised":
-        return stage
-    return {"ir": "ir", "la_own": "la", "la": aggregation, "tune": f"{aggregation}_tune"}[stage]
+    names = {"la_own": "la", "la": aggregation, "tune": f"{aggregation}_tune"}
+    return names.get(stage, stage)
 
 
 def _outputs(embedded: dict[str, Any], manifest: Manifest, config: ConfigDict) -> dict[str, Any]:

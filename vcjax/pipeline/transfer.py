@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import logging
 from collections.abc import Collection as Names
 from pathlib import Path
@@ -21,24 +22,29 @@ from vcjax.ingest.collection import Collection
 from vcjax.ingest.ingest import ingest
 from vcjax.ingest.plan import Options
 from vcjax.pipeline import workdir as workdirs
+from vcjax.pipeline.evaluate import model_name
 from vcjax.runtime import filesystem, hosts
 from vcjax.runtime.stage_cache import Stage
 from vcjax.training import transfer
 
 log = logging.getLogger(__name__)
 
+_SCRATCH = "scratch"  # random weights
+
 
 def finetune_stage(name: str, config: ConfigDict, workdir: Path, videos: workdirs.Videos) -> Stage:
-    """Return the stage that finetunes on each split of labeled videos into `result.json`."""
+    """Return the stage that finetunes on each split of labeled videos into `result.json`.
+
+    If the setting `starts` lists several networks, each of them is finetuned on each split.
+    """
     stage = config[name]
-    inputs = (
-        *workdirs.video_stages(config),
-        *([stage.init_from] if stage.init_from else []),
-    )
+    starts = tuple(stage.starts) or (stage.init_from or _SCRATCH,)
+    trained = tuple(start for start in starts if start != _SCRATCH)
+    inputs = (*workdirs.video_stages(config), *trained)
     depends = _transfer_settings(name, config) | {"epochs_scale": config.epochs_scale}
 
     def check(running: Names[str]) -> None:
-        manifest = _listed(name, config, workdir, videos, running)
+        manifest = _listed(name, trained, config, workdir, videos, running)
         label, group, splits = _splits(stage, config, manifest)
         for rows in splits.values():
             train = transfer.sides(stage, config, manifest, rows, label, group).train
@@ -46,24 +52,23 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
 
     def run(directory: Path) -> None:
         manifest, label, group, splits = _labeled(stage, config, directory, workdir)
-        results = {
-            split: transfer.finetune_split(
-                f"{name}/{split}",
-                config,
+        results = {}
+        for (split, rows), start in itertools.product(splits.items(), starts):
+            network = model_name(start, config)
+            key = f"{network}-{split}" if stage.starts else split
+            results[key] = transfer.finetune_split(
+                f"{name}/{key}",
+                _unfrozen(name, config) if start == _SCRATCH and stage.starts else config,
                 manifest,
                 rows,
                 label,
                 group=group,
-                start=workdirs.network_directory(workdir, stage.init_from)
-                if stage.init_from
-                else None,
+                start=None if start == _SCRATCH else workdirs.network_directory(workdir, start),
                 workdir=workdir,
             )
-            for split, rows in splits.items()
-        }
-        _write_result(
-            directory, name, transfer_results.result(results, label=label, start=stage.init_from)
-        )
+            results[key] |= {"network": network, "split": split}
+            log.info("%s/%s: accuracy %.1f%%", name, key, 100 * results[key]["accuracy"])
+        _write_result(directory, name, transfer_results.result(results, label=label))
 
     return Stage(
         name,
@@ -71,7 +76,7 @@ def finetune_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
         inputs,
         run,
         together=True,
-        networks=(stage.init_from,),
+        networks=trained,
         check=check,
         extends=functools.partial(settings.only_trains_longer, name),
     )
@@ -87,7 +92,8 @@ def few_shot_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
     depends = _transfer_settings(name, config)
 
     def check(running: Names[str]) -> None:
-        _splits(stage, config, _listed(name, config, workdir, videos, running))
+        trained = (stage.init_from,) if stage.init_from else ()
+        _splits(stage, config, _listed(name, trained, config, workdir, videos, running))
 
     def run(directory: Path) -> None:
         manifest, label, _, splits = _labeled(stage, config, directory, workdir)
@@ -112,17 +118,25 @@ def few_shot_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
     return Stage(name, depends, inputs, run, networks=(stage.init_from,), check=check)
 
 
+def _unfrozen(name: str, config: ConfigDict) -> ConfigDict:
+    """Return a copy of `config` in which the stage trains all layers."""
+    copied = config.copy_and_resolve_references()
+    copied[name].frozen_stages = 0
+    return copied
+
+
 def _listed(
     name: str,
+    starts: tuple[str, ...],
     config: ConfigDict,
     workdir: Path,
     videos: workdirs.Videos,
     running: Names[str],
 ) -> Manifest:
-    """Return the labeled videos of a stage before they are verified, and check its start."""
+    """Return the labeled videos of a stage before they are verified, and check its starts."""
     stage = config[name]
-    if stage.init_from and stage.init_from not in running:
-        workdirs.check_network(config, workdir, name, stage.init_from)
+    for start in set(starts) - set(running):
+        workdirs.check_network(config, workdir, name, start)
     if not stage.manifest:
         return videos(running)
     listed = manifests.read(stage.manifest)

@@ -199,6 +199,8 @@ def _finetuning(*, epochs: int, frozen_stages: int, init_from: str) -> ConfigDic
     stage.splits = ()  # columns of train and test, or of folds to hold out in turn; (): split1 to
     # split3 if present, or else split
     stage.init_from = init_from  # stage that provides initial weights; "": random
+    stage.starts = ()  # several such stages to compare, each finetuned in turn in place of
+    # init_from; "scratch": random weights, of which nothing is frozen
     stage.epochs = epochs  # released
     stage.batch_size = 128  # clips per step, Sec. 4.2
     stage.learning_rate = 0.1  # Sec. 4.2

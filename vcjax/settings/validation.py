@@ -103,6 +103,7 @@ _RULES: dict[str, _Rule] = {
     "epochs": _AT_LEAST_1,
     "lr_milestones": _each(_AT_LEAST_0, int),
     "init_from": _one_of("", *_STAGES),
+    "starts": _each(_one_of("scratch", *_STAGES), str),
     "batch_size": _AT_LEAST_1,
     "accumulation_steps": _AT_LEAST_1,
     "learning_rate": _POSITIVE,
