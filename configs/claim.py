@@ -42,7 +42,9 @@ def get_config(variant: str = "rendered") -> ConfigDict:
     if variant == "jhmdb":  # finetuning from scratch is the supervised baseline
         config.stages = (*config.stages[:-2], "evaluate", "finetune")
         config.finetune.starts = ("scratch", "ir", "la_own", "la", "tune")
-        config.finetune.label, config.finetune.frozen_stages = "action", 0
+        config.finetune.label = "action"
+        # as for HMDB51, of which JHMDB is a part
+        config.finetune.epochs, config.finetune.frozen_stages = 30, 2
     if variant == "rendered":
         config.data.seed = 1  # the settings were tuned on the videos of seed 0
         config.supervised.epochs = 25
