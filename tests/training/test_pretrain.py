@@ -15,7 +15,7 @@ from vcjax import settings
 from vcjax.data import manifest as manifests
 from vcjax.data import splits, synthetic, verify
 from vcjax.runtime import sharding
-from vcjax.training import batches, changed_videos, pretrain
+from vcjax.training import batches, changed_videos, fisher_bank, pretrain
 from vcjax.training.step import TrainState
 
 
@@ -124,6 +124,19 @@ def test_killed_stage_continues_from_its_checkpoint_to_the_same_end(
     _assert_equal(resumed, undisturbed[1]["la"])
     steps = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [e["step"] for e in steps if "loss" in e] == [2, 4, 6]
+
+
+def test_fixed_bank_is_not_updated_by_training(videos, undisturbed, tmp_path):
+    config = _config()
+    config.la.bank, config.la.epochs = "fisher", 1
+    shutil.copytree(undisturbed[0] / "ir", tmp_path / "ir")
+    state, before = _pretrain("la", videos, tmp_path, config), undisturbed[1]["ir"]
+    bank, devices = before["bank"][0], sharding.make()
+    vectors = _vectors(videos.subset("train"))
+    expected = fisher_bank.fill(sharding.shard_rows(bank, devices), vectors, devices)
+    np.testing.assert_array_equal(state["bank"][0], expected)
+    np.testing.assert_array_equal(state["bank"][0][2], bank[2])  # has no vector
+    assert not np.array_equal(state["params"][0], before["params"][0])
 
 
 @pytest.mark.slow

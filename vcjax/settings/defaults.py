@@ -186,6 +186,8 @@ def _aggregation(
     stage = _training(epochs=epochs, lr_milestones=lr_milestones, init_from=init_from)
     stage.objective = "local_aggregation"  # Eq. 3-4
     stage.source = source  # clustered vectors: idt (once), bank or joint (again in every epoch)
+    stage.bank = "embeddings"  # rows of the memory bank: running means of the embeddings, Sec. 3.1,
+    # or "fisher": fixed Fisher vectors, projected to the embedding's dimension (source idt only)
     stage.num_background = 4096  # |B_i|, released; 0: the paper's ratio
     stage.num_candidates = 0  # bank rows of the nearest cells to search for B_i, for many millions
     # of videos; 0: exact search of the whole bank

@@ -37,8 +37,8 @@ def resolve(
       num_devices: number of devices, over all processes.
 
     Raises:
-      SettingsError: if the videos are fewer than a batch or than the clusters, or if a batch does
-        not divide among the devices.
+      SettingsError: if the videos are fewer than a batch or than the clusters, if a batch does not
+        divide among the devices, or if the bank does not match the source of the clusters.
     """
     stage = config[name]
     if stage.batch_size > num_videos:
@@ -56,6 +56,11 @@ def resolve(
     sizes = Sizes(num_epochs(stage, config.epochs_scale), num_videos // stage.batch_size)
     if stage.get("objective") != "local_aggregation":
         return sizes
+    if stage.bank == "fisher" and stage.source != "idt":
+        raise SettingsError(
+            f"--config.{name}.bank is fisher, which needs clusters of Fisher vectors; set "
+            f"--config.{name}.source=idt"
+        )
     points = num_videos if num_points is None else num_points
     return Sizes(
         sizes.num_epochs,

@@ -113,6 +113,7 @@ _RULES: dict[str, _Rule] = {
     "temperature": _POSITIVE,
     "validate_epochs": _AT_LEAST_1,
     "source": _one_of("idt", "bank", "joint"),
+    "bank": _one_of("embeddings", "fisher"),
     "plateau_split": _one_of("holdout", "test"),
     "average": _one_of("softmax", "logits"),
     "holdout": _BETWEEN,

@@ -19,7 +19,14 @@ from vcjax.data import clusters as clusters_table
 from vcjax.data.manifest import Manifest
 from vcjax.objectives import inverted_file
 from vcjax.runtime import hosts, sharding
-from vcjax.training import batches, changed_videos, cluster_labels, diagnostics, loop
+from vcjax.training import (
+    batches,
+    changed_videos,
+    cluster_labels,
+    diagnostics,
+    fisher_bank,
+    loop,
+)
 from vcjax.training import step as steps
 from vcjax.training.step import Scalars, TrainState
 
@@ -79,6 +86,8 @@ def pretrain(
             state = _restored(state, run.restore(_stored(state)), num_videos, devices)
         elif stage.init_from:
             state = _initialize_from(state, name, config, train, workdir)
+        if fisher is not None and stage.get("bank") == "fisher":
+            state = state._replace(bank=fisher_bank.fill(state.bank, fisher, devices))
         clips = batches.training_batches(
             name, config, train, sizes.num_epochs, run.step, devices, workdir
         )

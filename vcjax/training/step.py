@@ -128,13 +128,15 @@ def make(
         # The update depends on the gradient, so that it follows every read of the bank; otherwise
         # XLA copies the bank.
         finite = jnp.isfinite(optax.tree.norm(gradient))
-        bank = memory_bank.update(
-            state.bank,
-            batch["index"],
-            result.embedding,
-            momentum=stage.bank_momentum,
-            where=finite,
-        )
+        bank = state.bank
+        if stage.get("bank") != "fisher":
+            bank = memory_bank.update(
+                bank,
+                batch["index"],
+                result.embedding,
+                momentum=stage.bank_momentum,
+                where=finite,
+            )
         params = optax.apply_updates(state.params, updates)
         state = TrainState(
             params, result.statistics, optimizer_state, bank, state.labels, state.cells
