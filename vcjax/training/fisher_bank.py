@@ -37,8 +37,8 @@ def fill(
     rows[has_vector, : len(pca.components_)] = pca.transform(vectors.vectors[has_vector])
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     filled = norm[:, 0] > 0
-    rows = sharding.shard_rows(rows / np.where(norm > 0, norm, 1), devices)
-    return _where(sharding.shard_rows(filled[:, None], devices), rows, bank)
+    unit = sharding.shard_rows(rows / np.where(norm > 0, norm, 1), devices)
+    return _where(sharding.shard_rows(filled[:, None], devices), unit, bank)
 
 
 @jax.jit
