@@ -43,8 +43,8 @@ def get_config(variant: str = "rendered") -> ConfigDict:
         config.stages = (*config.stages[:-2], "evaluate", "finetune")
         config.finetune.starts = ("scratch", "ir", "la_own", "la", "tune")
         config.finetune.label = "action"
-        # as for HMDB51, of which JHMDB is a part
-        config.finetune.epochs, config.finetune.frozen_stages = 30, 2
+        config.finetune.epochs = 30  # as for HMDB51, of which JHMDB is a part
+        config.finetune.frozen_stages = 0  # more accurate on fold 0 than 2, as for HMDB51
     if variant == "rendered":
         config.data.seed = 1  # the settings were tuned on the videos of seed 0
         config.supervised.epochs = 25
