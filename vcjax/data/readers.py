@@ -221,6 +221,7 @@ _STORAGE_ERRORS = (ValueError, IndexError, RuntimeError, OSError, av.FFmpegError
 
 _BY_DECODING_TIME = ("mpegts", "mpeg", "flv")
 _EARLY = Fraction(1)  # seconds between decoding and display, at most
+_UNSTATED = 1 << 30  # frames that an AVI file declares if it was written to a pipe
 _MAX_EMPTY = 8  # bytes of a packet that may be a frame that is not coded
 _MAY_BEGIN_OPEN = ("mpeg1video", "mpeg2video", "hevc")  # with B-frames of a missing key frame
 _MAY_SKIP = ("mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2", "h263", "vc1", "wmv3")
@@ -265,8 +266,9 @@ def _same_size(path: str, frames: Iterator[av.VideoFrame], start: int) -> Iterat
 def _length(stream: av.VideoStream) -> int:
     """Return the number of frames that the file declares, without frames that are not shown."""
     entries = stream.index_entries
-    if not stream.frames or len(entries) < 2:
-        return stream.frames
+    declared = stream.frames if stream.frames < _UNSTATED else 0
+    if not declared or len(entries) < 2:
+        return declared
     return sum(entry.size > 0 and not entry.is_discard for entry in entries)
 
 
@@ -408,4 +410,6 @@ def _decode_errors(path: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return filesystem.NO_PERMISSION
     return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
