@@ -65,8 +65,8 @@ def _avi(stream: BinaryIO, size: int) -> bool:
         num_bytes = int.from_bytes(head[4:8], "little")
         if head[:4] != b"RIFF" or not num_bytes:
             return False
-        if num_bytes == _UNSTATED and not int.from_bytes(head[44:]) & _HAS_INDEX:  # written to a pipe
-            return False
+        if num_bytes == _UNSTATED and not int.from_bytes(head[44:]) & _HAS_INDEX:
+            return False  # written to a pipe
         position += 8 + num_bytes
     return position > size
 

@@ -95,7 +95,7 @@ def read(source: str | Path) -> Manifest:
               except `fps` is a label.
 
     Raises:
-        ManifestError: If `source` does not exist, cannot be opened, contains no videos or is malformed.
+        ManifestError: If `source` does not exist, cannot be read, has no videos or is malformed.
     """
     try:
         manifest, remarks = _read(filesystem.path_of(source))

@@ -50,7 +50,7 @@ def check_files(manifest: Manifest) -> None:
     """Check that all local files exist, have content and can be opened, before any is decoded.
 
     Raises:
-        ManifestError: If files are missing, empty or not readable, or are folders, pipes or devices.
+        ManifestError: If files are missing, empty, not readable, folders, pipes or devices.
     """
     problems = []
     for video_id, path in zip(manifest.video_ids, manifest.paths, strict=True):
