@@ -233,7 +233,21 @@ def test_a_declared_count_that_is_too_high_is_no_damage(tmp_path, write_video):
         assert struct.unpack_from("<I", contents, place)[0] == NUM_FRAMES
         contents = contents[:place] + struct.pack("<I", 2 * NUM_FRAMES) + contents[place + 4 :]
     path.write_bytes(contents)
-    assert video.probe(path, decode=True).num_frames == NUM_FRAMES
+    for decode in (True, False):
+        assert video.probe(path, decode=decode).num_frames == NUM_FRAMES
+
+
+def test_an_index_that_is_missing_does_not_shorten_an_avi_file(tmp_path, write_video):
+    """Without an index, only the frames that were read to recognize the codec are in it."""
+    path = write_video(
+        tmp_path / "video.avi", 80, size=(480, 640), qp="0", preset="ultrafast", bf="0"
+    )
+    contents = path.read_bytes()
+    size = contents.rindex(b"idx1")
+    path.write_bytes(contents[:4] + struct.pack("<I", size - 8) + contents[8:size])
+    with av.open(path) as container:
+        assert 2 < len(container.streams.video[0].index_entries) < 80
+    assert_whole(path, 80)
 
 
 class Pipe:
@@ -646,6 +660,7 @@ def verdicts():
         (f"avi of {name.replace('libx264', 'h264')}, written to a pipe", read) for name in PIPED
     )
     yield "avi that was never finished", refused
+    yield "avi without an index", read
     for suffix in ("mkv", "mp4", "mov"):
         yield f"{suffix} of two video streams", "the default stream is read"
     yield from ((name, read) for name in MORE)

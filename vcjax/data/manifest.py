@@ -157,7 +157,7 @@ def _from_columns(source: Any, columns: Mapping[str, list[str]]) -> Manifest:
             f"({', '.join(folders.SIDES)} are understood)"
         )
     lengths = columns.get("num_frames") or [""] * len(paths)
-    lengths = ["0" if n in {"", *_MISSING} else n.strip().removesuffix(".0") for n in lengths]
+    lengths = ["0" if n in {"", *_MISSING} else n.removesuffix(".0") for n in lengths]
     for path, length in zip(paths, lengths, strict=True):
         if not length.isdecimal():
             raise ManifestError(f"{source}: num_frames of {path} is {length!r}, not a number")
@@ -167,7 +167,7 @@ def _from_columns(source: Any, columns: Mapping[str, list[str]]) -> Manifest:
         tuple(ids[row] for row in order),
         tuple(paths[row] for row in order),
         {
-            x: tuple("" if (v := columns[x][row].strip()) in _MISSING else v for row in order)
+            x: tuple("" if (v := columns[x][row]) in _MISSING else v for row in order)
             for x in labels
         },
         tuple(split[row] for row in order),

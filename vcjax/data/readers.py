@@ -264,11 +264,16 @@ def _same_size(path: str, frames: Iterator[av.VideoFrame], start: int) -> Iterat
 
 
 def _length(stream: av.VideoStream) -> int:
-    """Return the number of frames that the file declares, without frames that are not shown."""
+    """Return the number of frames that the file declares, without frames that are not shown.
+
+    It is 0 if the file declares none, or if its index has fewer frames than it declares.
+    """
     entries = stream.index_entries
     declared = stream.frames if stream.frames < _UNSTATED else 0
     if not declared or len(entries) < 2:
         return declared
+    if len(entries) < declared:
+        return 0
     return sum(entry.size > 0 and not entry.is_discard for entry in entries)
 
 

@@ -38,7 +38,8 @@ def read(source: Any) -> Table:
 
     The separator is a tab, comma, semicolon or bar. The names of RESERVED and a few others may
     have any case and are lower case in the result; so are values of `split` that are in SIDES.
-    Paths are absolute, and without the spaces around them unless such a file exists.
+    Paths are absolute. Spaces around a path are left out unless such a file exists, and spaces
+    around other values if the separator is not a tab.
 
     Raises:
         ManifestError: If the file is not such a table; the message has the line if possible.
@@ -70,6 +71,8 @@ def read(source: Any) -> Table:
                 )
             if not row[path].strip():
                 raise ManifestError(f"{source}, line {reader.line_num}: no path")
+            if delimiter != "\t":  # written by hand
+                row = [x if i == path else x.strip() for i, x in enumerate(row)]
             rows.append(row)
     except csv.Error as error:
         raise ManifestError(
@@ -128,7 +131,7 @@ def _normalized(source: Any, columns: dict[str, list[str]]) -> dict[str, list[st
     check_names(str(source), (*ids, *written))
     paths = [_absolute(base, path) for path in written]
     for name in {"split", *SPLITS} & columns.keys():
-        columns[name] = [SIDES.get(side.strip().lower(), side.strip()) for side in columns[name]]
+        columns[name] = [SIDES.get(side.strip().lower(), side) for side in columns[name]]
     return columns | {"path": paths, "video_id": ids}
 
 
