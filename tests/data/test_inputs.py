@@ -136,6 +136,8 @@ def test_a_stream_that_lost_packets_within_is_refused(tmp_path, write_video, nam
             continue  # the counter has 4 bits
         path.write_bytes(b"".join(packets[:first] + packets[first + lost :]))
         assert_refused(path, "packets are missing|damaged")
+        with pytest.raises(video.DecodeError, match="packets are missing"):
+            video.clip(path, 5, 4)  # also of a file that was not verified
 
 
 def frame_numbers(packets):

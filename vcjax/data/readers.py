@@ -339,7 +339,8 @@ def _times(path: str, version: tuple[int, str]) -> tuple[int, ...]:
     head: av.Packet | None = None
     with _open(path) as container, _decode_errors(path, av.FFmpegError):
         stream = _stream(path, container)
-        for packet in container.demux(stream):
+        packets = missing_time.End(path, container, stream).watch(container.demux(stream))
+        for packet in packets:
             head = head or packet
             if packet.size and not packet.is_discard and not _is_hidden(packet, stream):
                 if packet.pts is None:
