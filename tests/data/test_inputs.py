@@ -241,15 +241,14 @@ def test_a_declared_count_that_is_too_high_is_no_damage(tmp_path, write_video):
 
 def test_an_index_that_is_missing_does_not_shorten_an_avi_file(tmp_path, write_video):
     """Without an index, only the frames that were read to recognize the codec are in it."""
-    path = write_video(
-        tmp_path / "video.avi", 80, size=(480, 640), qp="0", preset="ultrafast", bf="0"
-    )
+    options = {"g": "1", "qp": "0", "preset": "ultrafast"}
+    path = write_video(tmp_path / "video.avi", 30, size=(480, 640), **options)
     contents = path.read_bytes()
     size = contents.rindex(b"idx1")
     path.write_bytes(contents[:4] + struct.pack("<I", size - 8) + contents[8:size])
     with av.open(path) as container:
-        assert 2 < len(container.streams.video[0].index_entries) < 80
-    assert_whole(path, 80)
+        assert 2 < len(container.streams.video[0].index_entries) < 30
+    assert video.probe(path, decode=False).num_frames == 30
 
 
 class Pipe:
