@@ -100,8 +100,8 @@ def read(source: str | Path) -> Manifest:
     try:
         manifest, remarks = _read(filesystem.path_of(source))
     except PermissionError as error:
-        name = error.filename or source
-        raise ManifestError(f"{name}: {filesystem.NO_PERMISSION}") from error
+        reason = filesystem.NO_PERMISSION if error.filename else error  # of an object store
+        raise ManifestError(f"{error.filename or source}: {reason}") from error
     for remark in remarks:
         _report(str(source), remark)
     return manifest

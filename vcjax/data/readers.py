@@ -416,6 +416,6 @@ def _decode_errors(path: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) and error.errno:  # not of an object store
         return filesystem.NO_PERMISSION
     return (getattr(error, "strerror", None) or str(error)).splitlines()[0]
