@@ -20,6 +20,7 @@ def write_video() -> Callable[..., Path]:
         *,
         codec="libx264",
         container=None,
+        file=None,
         size=(48, 64),
         phase=0,
         pts=None,
@@ -29,7 +30,7 @@ def write_video() -> Callable[..., Path]:
         height, width = size
         rows, columns = np.mgrid[0:height, 0:width]
         pixels = {"gif": "rgb8", "apng": "rgb24"}.get(codec, "yuv420p")
-        with av.open(path, "w", container, options={"fflags": "+bitexact"}) as output:
+        with av.open(file or path, "w", container, options={"fflags": "+bitexact"}) as output:
             stream = output.add_stream(codec, rate=Fraction(25))
             stream.width, stream.height, stream.pix_fmt = width, height, pixels
             stream.options = {"threads": "1", **options}

@@ -3,6 +3,7 @@
 Every frame of the test videos differs, and every clip has to be a part of the whole video.
 """
 
+import functools
 import itertools
 import os
 import socket
@@ -107,6 +108,60 @@ def test_a_stream_that_ends_between_transport_packets_is_refused(tmp_path, write
     assert_refused(path, "truncated|damaged")
 
 
+LOSSY = {  # name: options
+    "h264.ts": GOP | {"bf": "0"},
+    "h264 and B-frames.ts": B_FRAMES,
+    "hevc.ts": {"codec": "libx265", "g": "12"},
+    "mpeg2.ts": {"codec": "mpeg2video", "g": "12", "bf": "2"},
+    "mpeg4.ts": {"codec": "mpeg4", "g": "12"},
+}
+
+
+@pytest.mark.parametrize("name", LOSSY)
+@pytest.mark.parametrize("share", [0, 0.1])
+def test_a_stream_that_lost_packets_within_is_refused(tmp_path, write_video, name, share):
+    """One packet of a frame, or a tenth of all packets, that are missing within a recording."""
+    path = write_video(tmp_path / "video.ts", NUM_FRAMES, size=(96, 128), **LOSSY[name])
+    contents = path.read_bytes()
+    packets = [contents[i : i + 188] for i in range(0, len(contents), 188)]
+    lost = max(1, int(share * len(packets)))
+    numbers = frame_numbers(packets)
+    with av.open(path) as container:
+        keys = {i for i, p in enumerate(container.demux(video=0)) if p.is_keyframe}
+    # not directly before a key frame, where counters also jump if files are joined
+    inner = [n is not None and 12 < n < 36 and not keys & {n, n + 1, n + 2} for n in numbers]
+    within = [i for i in range(len(inner) - lost) if inner[i] and inner[i + lost]]
+    for first in within[:: -(-len(within) // 8)]:
+        if sum(n is not None for n in numbers[first : first + lost]) % 16 == 0:
+            continue  # the counter has 4 bits
+        path.write_bytes(b"".join(packets[:first] + packets[first + lost :]))
+        assert_refused(path, "packets are missing|damaged")
+        with pytest.raises(video.DecodeError, match="packets are missing"):
+            video.clip(path, 5, 4)  # also of a file that was not verified
+
+
+def frame_numbers(packets):
+    """Return the number of the frame in each MPEG-TS packet, None in packets of tables."""
+    numbers, count = [], -1
+    for packet in packets:
+        is_video = int.from_bytes(packet[1:3]) & 0x1FFF == 256
+        count += is_video and bool(packet[1] & 0x40)
+        numbers.append(count if is_video else None)
+    return numbers
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_streams_that_were_joined_are_read(tmp_path, write_video, name):
+    """Counters and time stamps begin again, or the time continues as in segments of a stream."""
+    source, path = write_video(tmp_path / "a.ts", 24, **LOSSY[name]), tmp_path / "joined.ts"
+    whole = np.stack(list(video.frames(source)))
+    path.write_bytes(source.read_bytes() * 3)
+    np.testing.assert_array_equal(np.stack(list(video.frames(path))), np.concatenate([whole] * 3))
+    later = remuxed(source, tmp_path / "b.ts", functools.partial(delayed, frames=24))
+    path.write_bytes(source.read_bytes() + later.read_bytes())
+    np.testing.assert_array_equal(np.stack(list(video.frames(path))), np.concatenate([whole] * 2))
+
+
 def remuxed(source, path, change=lambda packet: packet, options=None):
     """Copy the video of a file packet by packet, without the packets that `change` rejects."""
     with av.open(source) as packets, av.open(path, "w", options=options or {}) as container:
@@ -116,6 +171,13 @@ def remuxed(source, path, change=lambda packet: packet, options=None):
                 packet.stream = stream
                 container.mux(packet)
     return path
+
+
+def delayed(packet, frames):
+    """Return a packet with time stamps that are later by some frames."""
+    packet.pts += int(frames / 25 / packet.time_base)
+    packet.dts += int(frames / 25 / packet.time_base)
+    return packet
 
 
 def test_half_a_live_stream_is_refused(tmp_path, write_video):
@@ -134,12 +196,9 @@ def test_half_a_live_stream_is_refused(tmp_path, write_video):
 def test_frames_before_an_edit_are_not_shown(tmp_path, write_video, hidden, suffix, b_frames):
     source = write_video(tmp_path / "long_gop.mp4", NUM_FRAMES, g="250", bf=str(b_frames))
 
-    def earlier(packet):
-        packet.pts -= int(hidden / 25 / packet.time_base)
-        packet.dts -= int(hidden / 25 / packet.time_base)
-        return packet
-
-    path = remuxed(source, tmp_path / f"trimmed{suffix}", earlier)
+    path = remuxed(
+        source, tmp_path / f"trimmed{suffix}", functools.partial(delayed, frames=-hidden)
+    )
     shown = assert_whole(path, NUM_FRAMES - hidden)
     np.testing.assert_array_equal(shown, np.stack(list(video.frames(source)))[hidden:])
 
@@ -176,7 +235,65 @@ def test_a_declared_count_that_is_too_high_is_no_damage(tmp_path, write_video):
         assert struct.unpack_from("<I", contents, place)[0] == NUM_FRAMES
         contents = contents[:place] + struct.pack("<I", 2 * NUM_FRAMES) + contents[place + 4 :]
     path.write_bytes(contents)
-    assert video.probe(path, decode=True).num_frames == NUM_FRAMES
+    for decode in (True, False):
+        assert video.probe(path, decode=decode).num_frames == NUM_FRAMES
+
+
+def test_an_index_that_is_missing_does_not_shorten_an_avi_file(tmp_path, write_video):
+    """Without an index, only the frames that were read to recognize the codec are in it."""
+    options = {"g": "1", "qp": "0", "preset": "ultrafast"}
+    path = write_video(tmp_path / "video.avi", 30, size=(480, 640), **options)
+    contents = path.read_bytes()
+    size = contents.rindex(b"idx1")
+    path.write_bytes(contents[:4] + struct.pack("<I", size - 8) + contents[8:size])
+    with av.open(path) as container:
+        assert 2 < len(container.streams.video[0].index_entries) < 30
+    assert video.probe(path, decode=False).num_frames == 30
+
+
+class Pipe:
+    """A file that cannot be sought, so that FFmpeg declares no length in its header."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def write(self, data):
+        with self._path.open("ab") as file:
+            return file.write(data)
+
+
+PIPED = {  # codec: options
+    "mpeg4": GOP,
+    "mpeg4 and B-frames": B_FRAMES,
+    "libx264": GOP | {"bf": "0"},
+    "libx264 and B-frames": B_FRAMES,
+    "ffv1": {},
+}
+
+
+@pytest.mark.parametrize("name", PIPED)
+def test_an_avi_file_written_to_a_pipe_has_no_declared_length(tmp_path, write_video, name):
+    options = PIPED[name] | {"codec": name.split()[0]}
+    source = write_video(tmp_path / "source.avi", NUM_FRAMES, **options)
+    path = tmp_path / "piped.avi"
+    write_video(path, NUM_FRAMES, file=Pipe(path), container="avi", **options)
+    contents = path.read_bytes()
+    declared = contents.index(b"strh") + 8 + 32
+    assert struct.unpack_from("<I", contents, declared) == (1 << 30,)
+    whole, expected = assert_whole(path, NUM_FRAMES), np.stack(list(video.frames(source)))
+    assert np.abs(whole.astype(int) - expected).mean() < 3  # no two encodings are equal
+    for share in (0.4, 0.6, 0.8):
+        last = contents.index(b"00dc", int(share * len(contents)))
+        path.write_bytes(contents[: last + 20])  # within a frame
+        assert_refused(path, "truncated|damaged")
+
+
+def test_an_avi_file_that_was_never_finished_is_refused(tmp_path, write_video):
+    """Its header promises an index at its end."""
+    path = write_video(tmp_path / "video.avi", NUM_FRAMES, codec="mpeg4")
+    contents = path.read_bytes()[: path.read_bytes().index(b"idx1")]
+    path.write_bytes(contents[:4] + b"\xff\xff\xff\xff" + contents[8:])
+    assert_refused(path, "truncated")
 
 
 MATRICES = {  # a b c d: (x, y) is shown at (a x + c y, b x + d y)
@@ -532,11 +649,19 @@ def verdicts():
     yield "webm of a live stream, whole", read
     yield "webm of a live stream, half", refused
     yield "ts that ends within a frame", refused
+    for name in LOSSY:
+        yield f"{name}, one packet or a tenth missing within", refused
+        yield f"{name}, joined from several", read
     yield "mp4 or mov with frames before an edit", "read without these frames"
     for codec in ("mpeg4", "h264", "ffv1", "h264 and B-frames"):
         yield f"avi of {codec} with dropped frames", "read without these frames"
     yield "avi into which B-frames were copied", read
     yield "avi that declares too many frames", read
+    yield from (
+        (f"avi of {name.replace('libx264', 'h264')}, written to a pipe", read) for name in PIPED
+    )
+    yield "avi that was never finished", refused
+    yield "avi without an index", read
     for suffix in ("mkv", "mp4", "mov"):
         yield f"{suffix} of two video streams", "the default stream is read"
     yield from ((name, read) for name in MORE)

@@ -138,6 +138,18 @@ def test_two_spellings_of_one_path_are_one_video(read):
         read("path\na/b.mp4\na/../a/./b.mp4\n")
 
 
+def test_spaces_around_a_path_are_left_out_unless_a_file_has_this_name(read, tmp_path):
+    (tmp_path / "c.mp4 ").touch()
+    table = "path , class , num_frames, split\na.mp4 , run , 5 , train \n b.mp4 ,run,6,val\n"
+    listed = read(table + "c.mp4 ,,,\n", "videos.csv")
+    assert listed.video_ids == ("a", "b", "c")
+    assert listed.paths == tuple(str(tmp_path / name) for name in ("a.mp4", "b.mp4", "c.mp4 "))
+    assert listed.labels == {"class": ("run", "run", "")}
+    assert listed.num_frames == (5, 6, 0) and listed.split == ("train", "test", "")
+    with pytest.raises(ManifestError, match="1 video ids occur more than once: a"):
+        read("path\na.mp4\na.mp4 \n")
+
+
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
 def test_an_empty_table_is_refused_as_empty(read, content):
     with pytest.raises(ManifestError, match="videos.tsv: the table is empty"):

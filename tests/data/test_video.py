@@ -1,10 +1,16 @@
+import os
 import re
+import shutil
+import tempfile
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import av.filter
 import numpy as np
 import pytest
 
-from vcjax.data import readers, verify, video
+from vcjax.data import manifest, readers, verify, video
 
 
 def decoded(path):
@@ -125,6 +131,53 @@ def test_a_file_cut_short_is_told_from_a_whole_one(tmp_path, write_video):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(video.DecodeError, match=r"truncated, \d+ of 60 frames"):
         video.probe(path, decode=True)
+
+
+@pytest.fixture
+def without_root():
+    """The rights of a user other than root, who may read every file."""
+    users = os.getresuid()
+    if users[1] == 0:
+        os.setresuid(65534, 65534, 0)
+    yield
+    os.setresuid(*users)
+
+
+def test_a_file_without_permission_is_named_with_a_remedy(write_video, without_root):
+    folder = Path(tempfile.mkdtemp())  # of this user, unlike the folders above `tmp_path`
+    path, table = write_video(folder / "video.mp4", 6), folder / "videos.tsv"
+    table.write_text("path\nvideo.mp4\n")
+    listed = manifest.read(table)
+    path.chmod(0)
+    table.chmod(0)
+    remedy = "permission denied; allow it with chmod, or run the command as the owner"
+    for read in (lambda: video.probe(path, decode=True), lambda: video.clip(path, 3, 2)):
+        with pytest.raises(video.DecodeError, match=f"^{path}: {remedy}$"):
+            read()
+    with pytest.raises(manifest.ManifestError, match=f"1 of 1 videos .*\n *{path}: {remedy}\n"):
+        verify.check_files(listed)
+    with pytest.raises(manifest.ManifestError, match=f"^{table}: {remedy}$"):
+        manifest.read(table)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv420p10le", "yuv420p12le"])
+def test_pixels_are_converted_as_by_ffmpeg(tmp_path, pixels):
+    path = tmp_path / "video.mkv"
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(25))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(path) as container:
+        graph = av.filter.Graph()
+        scale = graph.add("scale", "flags=bicubic")  # as the program inserts it
+        chain = graph.add_buffer(template=container.streams.video[0]), scale
+        graph.link_nodes(*chain, graph.add("format", "rgb24"), graph.add("buffersink")).configure()
+        graph.push(next(container.decode(video=0)))
+        expected = graph.pull().to_ndarray()
+    np.testing.assert_array_equal(decoded(path), expected[None])
 
 
 def test_sound_alone_is_no_video(tmp_path):

@@ -32,8 +32,11 @@ def decoded(frames: Iterable[av.VideoFrame]) -> Iterator[Decoded]:
 
 def picture(shown: Decoded) -> Frame:
     """Return a frame in RGB, turned and mirrored as its matrix states."""
+    # More than 8 bits are interpolated as by the program ffmpeg, by default bilinearly.
+    is_deep = shown.frame.format.components[0].bits > 8
+    interpolation = "BICUBIC" if is_deep else None
     # For a small frame, starting threads costs more than the conversion.
-    rgb = shown.frame.to_ndarray(format="rgb24", threads=1)
+    rgb = shown.frame.to_ndarray(format="rgb24", threads=1, interpolation=interpolation)
     a, b, c, d = shown.matrix
     if abs(b) > abs(a):
         rgb, across, down = rgb.swapaxes(0, 1), c, b

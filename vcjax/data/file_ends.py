@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675  # Matroska: all clusters, some blocks (RFC 9559)
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # GUID of the file properties
+_UNSTATED, _HAS_INDEX = 0xFFFFFFFF, 0x10  # AVI: a length, a flag of the main header
 _MAX_TS_PACKETS = 1 << 14  # at the end of a file, more than a picture
 _MAX_OGG_PAGE = 65_307  # bytes, header included (RFC 3533)
 
@@ -60,10 +61,12 @@ def _avi(stream: BinaryIO, size: int) -> bool:
     position = 0
     while position + 8 <= size:
         stream.seek(position)
-        head = stream.read(8)
-        num_bytes = int.from_bytes(head[4:], "little")
+        head = stream.read(45)
+        num_bytes = int.from_bytes(head[4:8], "little")
         if head[:4] != b"RIFF" or not num_bytes:
             return False
+        if num_bytes == _UNSTATED and not int.from_bytes(head[44:]) & _HAS_INDEX:
+            return False  # written to a pipe
         position += 8 + num_bytes
     return position > size
 

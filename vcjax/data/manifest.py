@@ -95,9 +95,13 @@ def read(source: str | Path) -> Manifest:
               except `fps` is a label.
 
     Raises:
-        ManifestError: If `source` does not exist, contains no videos or is malformed.
+        ManifestError: If `source` does not exist, cannot be read, has no videos or is malformed.
     """
-    manifest, remarks = _read(filesystem.path_of(source))
+    try:
+        manifest, remarks = _read(filesystem.path_of(source))
+    except PermissionError as error:
+        reason = filesystem.NO_PERMISSION if error.filename else error  # of an object store
+        raise ManifestError(f"{error.filename or source}: {reason}") from error
     for remark in remarks:
         _report(str(source), remark)
     return manifest

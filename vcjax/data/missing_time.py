@@ -1,5 +1,6 @@
 """Detection of truncated videos by time: that of their packets against that of their container."""
 
+import errno
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -25,12 +26,16 @@ class End:
         with filesystem.local_copy(path) as file:
             self._is_cut = file_ends.is_cut(file, container.format.name)
         self._container, self._stream = container, stream
-        self._is_corrupt = False  # the last packet of the video
+        self._recent: list[av.Packet] = []  # the last two of the video
         self._ends: dict[int, Fraction] = {}  # seconds, by stream
         self._times: list[int] = []  # of the video's packets
 
     def watch(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
-        """Yield the packets of the video, given the packets of all streams."""
+        """Yield the packets of the video, given the packets of all streams.
+
+        Raises:
+            InvalidDataError: If packets are missing within the video.
+        """
         for packet in packets:
             # not `stream_index`, which is 0 in the last packet of every stream
             index, time = packet.stream.index, packet.dts if packet.pts is None else packet.pts
@@ -38,23 +43,40 @@ class End:
                 end = (time + (packet.duration or 0)) * packet.time_base
                 self._ends[index] = max(end, self._ends.get(index, end))
             if index == self._stream.index:
-                self._is_corrupt = packet.is_corrupt if packet.size else self._is_corrupt
+                self._check_loss(packet)
                 self._times += [] if packet.pts is None else [packet.pts]
                 yield packet
+
+    def _check_loss(self, packet: av.Packet) -> None:
+        """Raise InvalidDataError if packets are missing before `packet`.
+
+        FFmpeg marks the packet of MPEG-TS before the one in which a counter jumps. Where recordings
+        were joined, it jumps as well, before a key frame.
+        """
+        if not packet.size:
+            return
+        if len(self._recent) == 2:
+            marked, damaged = self._recent
+            step = (packet.dts or 0) - (damaged.dts or 0)
+            is_joint = packet.is_keyframe and step * (packet.time_base or 0) <= self._slack()
+            if marked.is_corrupt and not is_joint:
+                raise av.InvalidDataError(errno.EINVAL, "packets are missing")
+        self._recent = [*self._recent[-1:], packet]
 
     def is_early(self) -> bool:
         """Return True if the last packet is incomplete or time is missing at the end."""
         missing = self._missing()
+        is_corrupt = any(packet.is_corrupt for packet in self._recent)
         if self._is_cut or missing is None:
             return (
-                self._is_corrupt
+                is_corrupt
                 or self._has_gap()
                 or (self._is_cut and (missing is None or missing > self._slack()))
             )
         # An AVI file declares empty frames at its end, which are no packets.
         is_stated = self._container.format.name != "avi"
         slack = self._slack() if self._stream.duration else _OTHER_STREAMS
-        return self._is_corrupt or (is_stated and missing > slack)
+        return is_corrupt or (is_stated and missing > slack)
 
     def _missing(self) -> Fraction | None:
         """Return the seconds missing at the end, None if the container states no duration.

@@ -221,6 +221,7 @@ _STORAGE_ERRORS = (ValueError, IndexError, RuntimeError, OSError, av.FFmpegError
 
 _BY_DECODING_TIME = ("mpegts", "mpeg", "flv")
 _EARLY = Fraction(1)  # seconds between decoding and display, at most
+_UNSTATED = 1 << 30  # frames that an AVI file declares if it was written to a pipe
 _MAX_EMPTY = 8  # bytes of a packet that may be a frame that is not coded
 _MAY_BEGIN_OPEN = ("mpeg1video", "mpeg2video", "hevc")  # with B-frames of a missing key frame
 _MAY_SKIP = ("mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2", "h263", "vc1", "wmv3")
@@ -263,10 +264,16 @@ def _same_size(path: str, frames: Iterator[av.VideoFrame], start: int) -> Iterat
 
 
 def _length(stream: av.VideoStream) -> int:
-    """Return the number of frames that the file declares, without frames that are not shown."""
+    """Return the number of frames that the file declares, without frames that are not shown.
+
+    It is 0 if the file declares none, or if its index has fewer frames than it declares.
+    """
     entries = stream.index_entries
-    if not stream.frames or len(entries) < 2:
-        return stream.frames
+    declared = stream.frames if stream.frames < _UNSTATED else 0
+    if not declared or len(entries) < 2:
+        return declared
+    if len(entries) < declared:
+        return 0
     return sum(entry.size > 0 and not entry.is_discard for entry in entries)
 
 
@@ -332,7 +339,8 @@ def _times(path: str, version: tuple[int, str]) -> tuple[int, ...]:
     head: av.Packet | None = None
     with _open(path) as container, _decode_errors(path, av.FFmpegError):
         stream = _stream(path, container)
-        for packet in container.demux(stream):
+        packets = missing_time.End(path, container, stream).watch(container.demux(stream))
+        for packet in packets:
             head = head or packet
             if packet.size and not packet.is_discard and not _is_hidden(packet, stream):
                 if packet.pts is None:
@@ -408,4 +416,6 @@ def _decode_errors(path: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, PermissionError) and error.errno:  # not of an object store
+        return filesystem.NO_PERMISSION
     return (getattr(error, "strerror", None) or str(error)).splitlines()[0]

@@ -38,7 +38,8 @@ def read(source: Any) -> Table:
 
     The separator is a tab, comma, semicolon or bar. The names of RESERVED and a few others may
     have any case and are lower case in the result; so are values of `split` that are in SIDES.
-    Paths are absolute.
+    Paths are absolute. Spaces around a path are left out unless such a file exists, and spaces
+    around other values if the separator is not a tab.
 
     Raises:
         ManifestError: If the file is not such a table; the message has the line if possible.
@@ -70,6 +71,8 @@ def read(source: Any) -> Table:
                 )
             if not row[path].strip():
                 raise ManifestError(f"{source}, line {reader.line_num}: no path")
+            if delimiter != "\t":  # written by hand
+                row = [x if i == path else x.strip() for i, x in enumerate(row)]
             rows.append(row)
     except csv.Error as error:
         raise ManifestError(
@@ -121,8 +124,8 @@ def _header(text: str, delimiter: str) -> list[str]:
 
 
 def _normalized(source: Any, columns: dict[str, list[str]]) -> dict[str, list[str]]:
-    written = columns["path"]
     base = str(source.parent if filesystem.is_remote(source) else source.absolute().parent)
+    written = [_trimmed(base, path) for path in columns["path"]]
     ids = columns.get("video_id") or [""] * len(written)
     ids = [video_id or _id_of(path) for video_id, path in zip(ids, written, strict=True)]
     check_names(str(source), (*ids, *written))
@@ -130,6 +133,12 @@ def _normalized(source: Any, columns: dict[str, list[str]]) -> dict[str, list[st
     for name in {"split", *SPLITS} & columns.keys():
         columns[name] = [SIDES.get(side.strip().lower(), side) for side in columns[name]]
     return columns | {"path": paths, "video_id": ids}
+
+
+def _trimmed(base: str, path: str) -> str:
+    """Return a path without the spaces around it, unless there is a file with that name."""
+    trimmed = path.strip()
+    return path if path == trimmed or os.path.exists(_absolute(base, path)) else trimmed
 
 
 def _absolute(base: str, path: str) -> str:

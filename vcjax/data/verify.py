@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,24 +47,27 @@ def verify(
 
 
 def check_files(manifest: Manifest) -> None:
-    """Check that all local files exist and are not empty, before any of them is decoded.
+    """Check that all local files exist, have content and can be opened, before any is decoded.
 
     Raises:
-        ManifestError: If files are missing or empty, or are folders, pipes or devices.
+        ManifestError: If files are missing, empty, not readable, folders, pipes or devices.
     """
     problems = []
     for video_id, path in zip(manifest.video_ids, manifest.paths, strict=True):
         with contextlib.suppress(OSError):  # a reader reports any other error
             file = shards.file_of(path)
-            if filesystem.is_remote(file) or (
-                filesystem.size_of(Path(file)) > 0 and Path(file).is_file()
-            ):
-                continue
-            reason = "no such file"
-            if Path(file).exists():
-                reason = "the file is empty" if Path(file).is_file() else "not a regular file"
-            problems.append(Problem(video_id, path, reason))
+            if not filesystem.is_remote(file) and (reason := _file_problem(Path(file))):
+                problems.append(Problem(video_id, path, reason))
     check_problems(problems, len(manifest), "error")
+
+
+def _file_problem(file: Path) -> str:
+    """Return the reason why a local file cannot be opened, "" if it can."""
+    if not file.is_file():
+        return "not a regular file" if file.exists() else "no such file"
+    if not file.stat().st_size:
+        return "the file is empty"
+    return "" if os.access(file, os.R_OK) else filesystem.NO_PERMISSION
 
 
 def check_problems(problems: Sequence[Problem], num_videos: int, on_error: str) -> None:

@@ -27,7 +27,7 @@ def build(config: ConfigDict, workdir: Path) -> list[Stage]:
     """
     validation.check(config)
     if unknown := [s for s in config.stages if s not in _BUILDERS]:
-        raise settings.SettingsError(f"no stage {unknown[0]}; use some of {', '.join(_BUILDERS)}")
+        raise settings.SettingsError(f"no stage {unknown[0]!r}; use some of {', '.join(_BUILDERS)}")
     if twice := [s for s in config.stages if config.stages.count(s) > 1]:
         raise settings.SettingsError(
             f"--config.stages has {twice[0]!r} twice; a second --config.stages adds to the first"

@@ -18,6 +18,7 @@ from vcjax.runtime import atomic, extras
 
 T = TypeVar("T")
 
+NO_PERMISSION = "permission denied; allow it with chmod, or run the command as the owner"
 _ATTEMPTS = 6
 _MAX_PAUSE = 60  # seconds
 _CACHE = "VCJAX_CACHE"  # environment variable: folder of local copies
