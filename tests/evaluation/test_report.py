@@ -146,6 +146,19 @@ def test_training_videos_beyond_the_limit_are_left_out_with_a_word(manifest, tmp
     assert "the label 'motion' is probed with 12 of 30 training videos" in caplog.text
 
 
+def test_a_probe_reads_no_fisher_vectors_but_those_of_its_own_videos(manifest, tmp_path):
+    outputs, idt = _outputs(manifest)
+    calls = []
+
+    def read(rows):
+        calls.append(rows)
+        return idt.read(rows)
+
+    probing = evaluation.ProbeSettings(max_train=12)
+    _evaluate(manifest, outputs, idt._replace(read=read), tmp_path, probing=probing, group="")
+    assert [len(rows) for rows in calls] == [12 + 18, N]  # probes, then the sample of the page
+
+
 def test_the_group_is_told_from_held_out_videos_alone(manifest, evaluated, tmp_path):
     outputs, idt = _outputs(manifest)
     training = manifest.rows("train")
