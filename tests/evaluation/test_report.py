@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from vcjax import evaluation
+from vcjax.clustering import kmeans
 from vcjax.data.manifest import Manifest
 
 N = 48
@@ -72,7 +73,9 @@ def _outputs(manifest, seed=0):
         "la_idt": evaluation.ModelOutputs(embedding, pooled, exact),
     }
     vectors = embedding * has_vector[:, None]
-    return models, evaluation.IdtOutputs(vectors, has_vector, idt_labels)
+    distances = [kmeans.distances(vectors[18:], labels) for labels in idt_labels]
+    read = vectors.__getitem__
+    return models, evaluation.IdtOutputs(read, has_vector, idt_labels, np.stack(distances))
 
 
 def _evaluate(manifest, outputs, idt, directory, **options):
@@ -152,13 +155,28 @@ def test_training_videos_beyond_the_limit_are_left_out_with_a_word(manifest, tmp
     assert "the label 'motion' is probed with 12 of 30 training videos" in caplog.text
 
 
+def test_a_probe_reads_no_fisher_vectors_but_those_of_its_own_videos(manifest, tmp_path):
+    outputs, idt = _outputs(manifest)
+    calls = []
+
+    def read(rows):
+        calls.append(rows)
+        return idt.read(rows)
+
+    probing = evaluation.ProbeSettings(max_train=12)
+    _evaluate(manifest, outputs, idt._replace(read=read), tmp_path, probing=probing, group="")
+    assert [len(rows) for rows in calls] == [12 + 18, N]  # probes, then the sample of the page
+
+
 def test_the_group_is_told_from_held_out_videos_alone(manifest, evaluated, tmp_path):
     outputs, idt = _outputs(manifest)
     training = manifest.rows("train")
     for output in outputs.values():
         output.embedding[training] = 1.0
         output.pooled[training] = -5.0
-    idt.vectors[training] = 1.0
+    vectors = idt.read(np.arange(N))
+    vectors[training] = 1.0
+    idt = idt._replace(read=vectors.__getitem__)
     report = _evaluate(manifest, outputs, idt, tmp_path)
     for name, entry in evaluated[0]["models"].items():
         for probe in ("neighbor", "linear"):
@@ -182,7 +200,11 @@ def test_the_order_of_the_manifest_changes_nothing(manifest, evaluated, tmp_path
         name: evaluation.ModelOutputs(o.embedding[order], o.pooled[order], o.labels[:, columns])
         for name, o in outputs.items()
     }
-    idt = evaluation.IdtOutputs(idt.vectors[order], idt.has_vector[order], idt.labels[:, columns])
+    vectors = idt.read(order)
+    idt = evaluation.IdtOutputs(
+        vectors.__getitem__, idt.has_vector[order], idt.labels[:, columns],
+        idt.distances[:, columns],
+    )  # fmt: skip
     assert _evaluate(permuted, outputs, idt, tmp_path) == evaluated[0]
     runs = [_run(directory) for directory in (tmp_path, evaluated[1])]
     assert [run.pop("name") for run in runs] == [tmp_path.name, evaluated[1].name]

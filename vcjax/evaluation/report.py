@@ -1,5 +1,6 @@
 """Evaluation of a run: held-out accuracy, agreement of clusters with labels, and the pages."""
 
+import itertools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vcjax.clustering import kmeans
 from vcjax.data.manifest import Manifest
 from vcjax.evaluation import agreement, measures, probes, protocol, report_table
 from vcjax.evaluation.measures import Measured, ProbeSettings
@@ -97,8 +99,9 @@ def evaluate(
         report["held_out_in_turn"] = folds
     cluster_sheets.write(directory, manifest.subset("train"), _described(outputs, idt, manifest))
     write(report, directory.parent / "report.json")
-    sources = _sources(manifest, outputs, idt, splits, measured)
-    explorer.save(directory, manifest, sources, seed=seed)
+    shown = explorer.sample(len(manifest), seed)
+    sources = _sources(manifest, shown, outputs, idt, splits, measured)
+    explorer.save(directory, manifest, shown, sources)
     explorer.write([directory.parent], directory / "index.html")
     return report
 
@@ -148,23 +151,24 @@ def _setup(
 
 def _sources(
     manifest: Manifest,
+    shown: np.ndarray,
     outputs: Mapping[str, ModelOutputs],
     idt: IdtOutputs | None,
     splits: Mapping[str, Sequence[TrainTest]],
     measured: Mapping[str, Mapping[str, Measured]],
 ) -> dict[str, explorer.Source]:
-    """Return the data that the explorer shows for each model and for the Fisher vectors."""
+    """Return the data of the rows `shown` on the page, of each model and the Fisher vectors."""
     training = manifest.rows("train")
 
     def members(labels: np.ndarray, present: np.ndarray) -> np.ndarray:
         clusters = np.full(len(manifest), -1)
         clusters[training] = np.where(present, labels[0], -1)
-        return clusters
+        return clusters[shown]
 
     everywhere = np.ones(len(training), bool)
     sources = {
         name: explorer.Source(
-            output.embedding,
+            output.embedding[shown],
             {label: (_tests(splits[label]), m.predictions) for label, m in measured[name].items()},
             members(output.labels, everywhere),
         )
@@ -172,7 +176,7 @@ def _sources(
     }
     if idt is not None:
         present = idt.has_vector[training]
-        sources["idt"] = explorer.Source(idt.vectors, {}, members(idt.labels, present))
+        sources["idt"] = explorer.Source(idt.read(shown), {}, members(idt.labels, present))
     return sources
 
 
@@ -226,12 +230,17 @@ def _idt(
     bar: tqdm,
 ) -> dict[str, Any]:
     """Return the accuracy of a linear probe of the Fisher vectors for each label; advance `bar`."""
+    folds = itertools.chain.from_iterable(splits.values())
+    needed = np.zeros(len(idt.has_vector), bool)
+    for fold in folds:
+        needed[fold.train] = needed[fold.test] = True
+    vectors, place = idt.read(np.flatnonzero(needed)), np.cumsum(needed) - 1
 
     def correct(values: np.ndarray, fold: TrainTest) -> np.ndarray:
         predictions = probes.linear_fisher(
-            idt.vectors[fold.train].astype(np.float64),  # here, so that no second copy remains
+            vectors[place[fold.train]].astype(np.float64),  # here, so that no second copy remains
             values[fold.train],
-            idt.vectors[fold.test],
+            vectors[place[fold.test]],
             train_has_vector=idt.has_vector[fold.train],
             test_has_vector=idt.has_vector[fold.test],
             seed=seed,
@@ -251,22 +260,22 @@ def _described(
     """Return the clusters of each model's first K-means run; rows count training videos only."""
     training = manifest.rows("train")
     columns = {name: np.array(values)[training] for name, values in manifest.own_labels.items()}
+    everywhere = np.ones(len(training), bool)
     views = {
-        name: (output.embedding, output.labels[0], np.ones(len(training), bool))
-        for name, output in outputs.items()
+        name: (labels[0], kmeans.distances(embedding[training], labels[0]), everywhere)
+        for name, (embedding, _, labels) in outputs.items()
     }
     if idt is not None:
-        views["idt"] = (idt.vectors, idt.labels[0], idt.has_vector[training])
+        views["idt"] = idt.labels[0], idt.distances[0], idt.has_vector[training]
     return {
         name: clusters.describe(
-            points,
             labels,
+            distances,
             columns,
-            places=training,
             has_point=present,
             num_nearest=cluster_sheets.NUM_VIDEOS,
         )
-        for name, (points, labels, present) in views.items()
+        for name, (labels, distances, present) in views.items()
     }
 
 
@@ -282,10 +291,13 @@ def _check(manifest: Manifest, outputs: Mapping[str, ModelOutputs], idt: IdtOutp
             "add videos of the split train"
         )
     arrays = {f"{n}: {f}": a for n, o in outputs.items() for f, a in o._asdict().items()}
-    arrays |= {f"idt: {f}": a for f, a in idt._asdict().items()} if idt else {}
+    if idt is not None:
+        arrays |= {f"idt: {field}": array for field, array in list(idt._asdict().items())[1:]}
     for name, array in arrays.items():
         count, expected = (
-            (array.shape[1], num_train) if name.endswith("labels") else (len(array), len(manifest))
+            (array.shape[1], num_train)
+            if name.endswith(("labels", "distances"))
+            else (len(array), len(manifest))
         )
         if count != expected:
             raise ValueError(f"{name} has {count} videos, the manifest {expected}")
@@ -312,10 +324,12 @@ def _in_order_of_ids(
         for name, output in outputs.items()
     }
     if idt is not None:
+        read = idt.read
         idt = IdtOutputs(
-            np.asarray(idt.vectors)[rows],
-            np.asarray(idt.has_vector)[rows],
-            np.asarray(idt.labels)[:, columns],
+            lambda places: read(rows[places]),
+            idt.has_vector[rows],
+            idt.labels[:, columns],
+            idt.distances[:, columns],
         )
     return manifest.take(rows.tolist()), networks, idt
 

@@ -1,8 +1,7 @@
 """The stage `evaluate`: the report and the HTML pages."""
 
 import gc
-import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +39,14 @@ def evaluate_stage(name: str, config: ConfigDict, workdir: Path, videos: workdir
 
     def run(directory: Path) -> None:
         manifest = workdirs.manifest(workdir)
+        # First: memory never has both the vectors and the features of the networks.
+        idt = _idt_outputs(workdir, manifest, config) if "fisher" in inputs else None
+        gc.collect()  # until then, JAX keeps the vectors, whose memory it used without a copy
         models = {"scratch": workdirs.network(config, workdir, "")}
         models |= {model_name(s, config): workdirs.network(config, workdir, s) for s in trained}
         embedded = workdirs.embedded(workdir, name, models, manifest, config)
         outputs = _outputs(embedded, manifest, config)
-        labels, table = None, None
-        if "fisher" in inputs:
-            labels, table = _idt_clusters(workdir, manifest, config)
-            gc.collect()  # until then, JAX keeps the vectors, whose memory it used without a copy
-        _write_clusters(workdir, manifest, outputs, table, trained)
-        del table  # a row per video and run of K-means, with its texts
-        idt = None if labels is None else _idt_outputs(workdir, manifest, config, labels)
+        _write_clusters(workdir, manifest, outputs, idt, trained)
         report = evaluation.evaluate(
             manifest,
             outputs,
@@ -115,52 +111,54 @@ def _outputs(embedded: dict[str, Any], manifest: Manifest, config: ConfigDict) -
     }
 
 
-def _idt_clusters(
-    workdir: Path, manifest: Manifest, config: ConfigDict
-) -> tuple[np.ndarray, clusters_table.ClusterTable]:
-    """Return cluster labels [runs, n] of the Fisher vectors of the training videos, and a table.
-
-    The vectors are not kept: memory never has those of all videos and a copy of their training
-    rows.
-    """
+def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict) -> evaluation.IdtOutputs:
+    """Return clusters of the Fisher vectors of the training videos; no vectors stay in memory."""
     training = manifest.subset("train")
     fisher = workdirs.fisher_vectors(config, workdir, training)
     labels = cluster(fisher.vectors, fisher.has_vector, config)
-    return labels, clusters_of("idt", training, fisher.vectors, labels, fisher.has_vector)
+    distances = _distances(fisher.vectors, labels)
 
+    def read(rows: np.ndarray) -> np.ndarray:
+        return workdirs.fisher_vectors(config, workdir, manifest.take(rows.tolist())).vectors
 
-def _idt_outputs(workdir: Path, manifest: Manifest, config: ConfigDict, labels: np.ndarray) -> Any:
-    fisher = workdirs.fisher_vectors(config, workdir, manifest)
-    return evaluation.IdtOutputs(fisher.vectors, fisher.has_vector, labels)
+    stored = workdirs.collection(config, workdir)
+    has_vector = stored.has_vector(workdirs.variant(config), manifest.video_ids)
+    return evaluation.IdtOutputs(read, has_vector, labels, distances)
 
 
 def _write_clusters(
     workdir: Path,
     manifest: Manifest,
     outputs: dict[str, Any],
-    idt: clusters_table.ClusterTable | None,
+    idt: evaluation.IdtOutputs | None,
     trained: Sequence[str],
 ) -> None:
     """Write `clusters.csv` of the run: the evaluated clusters, and the clusters of its stages."""
     rows, training = manifest.rows("train"), manifest.subset("train")
     everywhere = np.ones(len(training), bool)
     stages = [workdir / stage / clusters_table.FILE for stage in trained]
-    tables = itertools.chain(
-        (
-            clusters_of(name, training, output.embedding[rows], output.labels, everywhere)
-            for name, output in outputs.items()
-        ),
-        filter(None, [idt]),
-    )
-    clusters_table.write(workdir / clusters_table.FILE, tables, filter(Path.exists, stages))
+
+    def tables() -> Iterator[clusters_table.ClusterTable]:
+        for name, output in outputs.items():
+            yield clusters_of(name, training, output.embedding[rows], output.labels, everywhere)
+        if idt is not None:
+            ids, present = training.video_ids, idt.has_vector[rows]
+            yield clusters_table.table("idt", ids, idt.labels, idt.distances, present)
+
+    clusters_table.write(workdir / clusters_table.FILE, tables(), filter(Path.exists, stages))
 
 
 def clusters_of(
     space: str, videos: Manifest, points: np.ndarray, labels: np.ndarray, has_point: np.ndarray
 ) -> clusters_table.ClusterTable:
     """Return the table of the clusters `labels` [runs, n] of `videos`, with distances."""
-    distances = np.stack([kmeans.distances(points, run) for run in labels])
+    distances = _distances(points, labels)
     return clusters_table.table(space, videos.video_ids, labels, distances, has_point)
+
+
+def _distances(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the distances [runs, n] of the points to the means of their clusters."""
+    return np.stack([kmeans.distances(points, run) for run in labels])
 
 
 def cluster(points: np.ndarray, has_point: np.ndarray | None, config: ConfigDict) -> np.ndarray:

@@ -199,8 +199,8 @@ def _write_pages(
     columns = {name: np.array(values) for name, values in manifest.own_labels.items()}
     described = {
         name: clusters.describe(
-            space.vectors,
             space.labels[0],
+            kmeans.distances(space.vectors, space.labels[0]),
             columns,
             has_point=space.has_vector,
             num_nearest=cluster_sheets.NUM_VIDEOS,
@@ -209,13 +209,16 @@ def _write_pages(
     }
     read = functools.partial(_tiles, directory / explorer.TRACKS, manifest)
     cluster_sheets.write(directory, manifest, described, noun="videos", read=read)
+    shown = explorer.sample(len(manifest), seed)
     sources = {
         name: explorer.Source(
-            space.vectors, {}, np.where(space.has_vector, space.labels[0], clusters_table.NONE)
+            space.vectors[shown],
+            {},
+            np.where(space.has_vector, space.labels[0], clusters_table.NONE)[shown],
         )
         for name, space in explored.items()
     }
-    explorer.save(directory, manifest, sources, seed=seed)
+    explorer.save(directory, manifest, shown, sources)
     explorer.write([directory], directory / "index.html")
 
 

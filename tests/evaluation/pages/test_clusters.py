@@ -1,5 +1,6 @@
 import numpy as np
 
+from vcjax.clustering import kmeans
 from vcjax.evaluation.pages import clusters
 
 POINTS = np.array([[0.0, 0], [1, 0], [2, 0], [9, 9], [9, 8], [0, 0], [0, 0]])
@@ -12,7 +13,11 @@ COLUMNS = {
 
 
 def _describe(num_nearest):
-    return clusters.describe(POINTS, LABELS, COLUMNS, has_point=HAS_POINT, num_nearest=num_nearest)
+    own = np.where(HAS_POINT, LABELS, 9)
+    distances = kmeans.distances(POINTS, own)
+    return clusters.describe(
+        LABELS, distances, COLUMNS, has_point=HAS_POINT, num_nearest=num_nearest
+    )
 
 
 def test_clusters_come_by_size_and_those_without_a_point_as_one_at_the_end():

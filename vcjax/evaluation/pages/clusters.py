@@ -25,34 +25,28 @@ class Cluster(NamedTuple):
 
 
 def describe(
-    points: Float[np.ndarray, "m d"],
     labels: Int[np.ndarray, " n"],
+    distances: Float[np.ndarray, " n"],
     columns: Mapping[str, Shaped[np.ndarray, " n"]],
     *,
-    places: Int[np.ndarray, " n"] | None = None,
     has_point: Bool[np.ndarray, " n"],
     num_nearest: int,
 ) -> list[Cluster]:
     """Return the clusters by decreasing size, then the rows without a point as one group, if any.
 
     Args:
-      points: features that distances to the cluster's mean are measured in.
       labels: the cluster of each row.
+      distances: the distance of each row to the mean of its cluster.
       columns: the labels of each row by name; "" is unlabeled.
-      places: row of `points` of each row; None: points and rows are the same.
       has_point: False for the rows to group at the end.
       num_nearest: maximum number of rows listed for each cluster.
     """
     described = []
-    places = np.arange(len(labels)) if places is None else places
     with_point = np.flatnonzero(has_point)
     order = with_point[np.argsort(labels[with_point], kind="stable")]
     for rows in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else ():
-        number, members = int(labels[rows[0]]), points[places[rows]]
-        members -= members.mean(axis=0)  # a copy of these points, changed in place
-        distance = np.linalg.norm(members, axis=1)
-        nearest = rows[np.argsort(distance, kind="stable")]
-        described.append(_cluster(number, nearest, columns, num_nearest))
+        nearest = rows[np.argsort(distances[rows], kind="stable")]
+        described.append(_cluster(int(labels[rows[0]]), nearest, columns, num_nearest))
     described.sort(key=lambda cluster: -cluster.size)
     if not has_point.all():
         described.append(_cluster(None, np.flatnonzero(~has_point), columns, num_nearest))

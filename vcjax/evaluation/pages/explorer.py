@@ -47,7 +47,7 @@ _DATA = "explorer.npz"
 
 
 class Source(NamedTuple):
-    """One representation of the videos, with the predictions of a linear probe."""
+    """One representation of the videos of the page, with the predictions of a linear probe."""
 
     embedding: Float[np.ndarray, "n d"]
     # label -> rows of the test videos, and the predictions for them
@@ -64,17 +64,23 @@ def sample(num_videos: int, seed: int) -> Int[np.ndarray, " n"]:
 def save(
     directory: Path,
     manifest: Manifest,
+    rows: Int[np.ndarray, " n"],
     sources: Mapping[str, Source],
-    *,
-    seed: int,
 ) -> None:
-    """Write the page's data, of at most 2000 videos, to `explorer.tsv` and `explorer.npz`."""
-    rows = sample(len(manifest), seed)
+    """Write the page's data to `explorer.tsv` and `explorer.npz`.
+
+    Args:
+      directory: folder of the stage.
+      manifest: all videos.
+      rows: sorted rows of the videos of the page, a `sample`.
+      sources: representations of the videos of the page; predictions of any videos, by their rows
+        in `manifest`.
+    """
     place = {row: i for i, row in enumerate(rows.tolist())}
     arrays: dict[str, np.ndarray] = {}
     for name, source in sources.items():
-        arrays[f"{name}/embedding"] = in_span(source.embedding[rows]).astype(np.float16)
-        arrays[f"{name}/clusters"] = source.clusters[rows]
+        arrays[f"{name}/embedding"] = in_span(source.embedding).astype(np.float16)
+        arrays[f"{name}/clusters"] = source.clusters
         for label, (test, predictions) in source.predictions.items():
             shown = np.isin(test, rows)
             arrays[f"{name}/rows/{label}"] = np.array(
