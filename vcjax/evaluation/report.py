@@ -230,9 +230,8 @@ def _idt(
     bar: tqdm,
 ) -> dict[str, Any]:
     """Return the accuracy of a linear probe of the Fisher vectors for each label; advance `bar`."""
-    folds = itertools.chain.from_iterable(splits.values())
     needed = np.zeros(len(idt.has_vector), bool)
-    for fold in folds:
+    for fold in itertools.chain.from_iterable(splits.values()):
         needed[fold.train] = needed[fold.test] = True
     vectors, place = idt.read(np.flatnonzero(needed)), np.cumsum(needed) - 1
 
