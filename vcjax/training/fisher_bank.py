@@ -13,6 +13,8 @@ import fisher
 from fisher.vectors import FisherVectors
 from vcjax.runtime import sharding
 
+_PART_ROWS = 16384  # vectors that are copied at a time: 131 MB of the paper's 2000 values
+
 
 def fill(
     bank: Float[Array, "rows d"], vectors: FisherVectors, devices: jax.sharding.Mesh
@@ -30,11 +32,13 @@ def fill(
     Raises:
       ValueError: if all vectors are equal.
     """
-    has_vector, dim = vectors.has_vector, bank.shape[1]
-    pca = fisher.PCA(explained_variance=1.0).fit(vectors.vectors[has_vector])
-    pca.components_ = pca.components_[:dim]
-    rows = np.zeros((len(has_vector), dim), np.float32)
-    rows[has_vector, : len(pca.components_)] = pca.transform(vectors.vectors[has_vector])
+    dim, with_vector = bank.shape[1], np.flatnonzero(vectors.has_vector)
+    parts = np.array_split(with_vector, -(-len(with_vector) // _PART_ROWS))
+    pca = fisher.PCA(explained_variance=1.0).fit(lambda: (vectors.vectors[part] for part in parts))
+    rows = np.zeros((len(vectors.has_vector), dim), np.float32)
+    for part in parts:
+        coordinates = np.asarray(pca.transform(vectors.vectors[part]))[:, :dim]
+        rows[part, : coordinates.shape[1]] = coordinates
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
     filled = norm[:, 0] > 0
     unit = sharding.shard_rows(rows / np.where(norm > 0, norm, 1), devices)
