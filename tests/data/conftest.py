@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from vcjax.data import manifest, verify
+from vcjax.data import manifest, verify, video
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +69,72 @@ def set_matrix() -> Callable[[Path, str], None]:
         path.write_bytes(content[:place] + header + content[place + len(header) :])
 
     return write
+
+
+@pytest.fixture(scope="session")
+def assert_whole() -> Callable[..., np.ndarray]:
+    """Asserts that a file has some frames, and that clips show those with the same indices."""
+
+    def check(path, num_frames):
+        whole = np.stack(list(video.frames(path)))
+        assert len(whole) == num_frames == video.probe(path, decode=True).num_frames
+        assert video.probe(path, decode=False).num_frames == num_frames
+        for start in (0, 1, 11 % num_frames, 13 % num_frames, num_frames // 2, num_frames - 4):
+            expected = whole[(start + np.arange(6)) % num_frames]
+            np.testing.assert_array_equal(video.clip(path, start, 6), expected, str(start))
+        return whole
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_refused() -> Callable[..., None]:
+    """Asserts that verification and reading refuse a file, and thus `prepare` and `extract`."""
+
+    def check(path, reason):
+        for read in (lambda: video.probe(path, decode=True), lambda: list(video.frames(path))):
+            with pytest.raises(video.DecodeError, match=reason) as raised:
+                read()
+            assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def remuxed() -> Callable[..., Path]:
+    """Copies the video of a file packet by packet, without the packets that `change` rejects."""
+
+    def copy(source, path, change=lambda packet: packet, options=None):
+        with av.open(source) as packets, av.open(path, "w", options=options or {}) as container:
+            stream = container.add_stream_from_template(packets.streams.video[0])
+            for packet in packets.demux(video=0):
+                if packet.dts is not None and (packet := change(packet)):
+                    packet.stream = stream
+                    container.mux(packet)
+        return path
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def delayed() -> Callable[..., av.Packet]:
+    """Returns a packet with time stamps that are later by some frames."""
+
+    def delay(packet, frames):
+        packet.pts += int(frames / 25 / packet.time_base)
+        packet.dts += int(frames / 25 / packet.time_base)
+        return packet
+
+    return delay
+
+
+@pytest.fixture(scope="session")
+def assert_documented() -> Callable[[list[tuple[str, str]]], None]:
+    """Asserts that rows (input, verdict) are in the table of docs/inputs.md, in this order."""
+    text = (Path(__file__).parents[2] / "docs" / "inputs.md").read_text("utf-8")
+
+    def check(rows):
+        lines = [f"| {kind} | {verdict} |" for kind, verdict in rows]
+        assert "\n".join(lines).replace("| --- | --- |", "|---|---|") + "\n" in text
+
+    return check

@@ -12,7 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from vcjax.data import verify, video
+from vcjax.data import __main__ as command
+from vcjax.data import manifest, verify, video
+from vcjax.idt import __main__ as idt_command
 
 NUM_FILES = int(os.environ.get("VCJAX_DAMAGED", "40"))
 NUM_FRAMES = 30
@@ -228,3 +230,26 @@ def test_a_file_of_sound_alone_is_listed_with_that_reason(worker, tmp_path):
         for packet in (*stream.encode(sound), *stream.encode()):
             container.mux(packet)
     assert "there is no video stream in the file" in judged(worker, tmp_path / "sound.mp4")
+
+
+@pytest.fixture
+def half(tmp_path, write_video):
+    """A folder of one whole video and half a webm file."""
+    write_video(tmp_path / "in" / "whole.mp4", 20)
+    path = write_video(tmp_path / "in" / "half.webm", 20, codec="libvpx-vp9")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return tmp_path / "in"
+
+
+def test_prepare_refuses_half_a_video(half, tmp_path):
+    arguments = ["prepare", str(half), str(tmp_path / "out"), "--num_workers=1"]
+    with pytest.raises(SystemExit, match="(?s)1 of 2 videos.*half\\.webm: .*truncated"):
+        command.main(arguments)
+    command.main([*arguments, "--on_error=skip"])
+    assert manifest.read(tmp_path / "out").video_ids == ("whole",)
+
+
+def test_extraction_refuses_half_a_video(half, tmp_path):
+    arguments = ["extract", f"--manifest={half}", f"--out={tmp_path}", "--num_workers=1"]
+    with pytest.raises(SystemExit, match="(?s)1 videos failed.*half\\.webm: .*truncated"):
+        idt_command.main(arguments)

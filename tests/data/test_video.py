@@ -1,3 +1,4 @@
+import itertools
 import os
 import re
 import shutil
@@ -189,3 +190,31 @@ def test_sound_alone_is_no_video(tmp_path):
         file.writeframes(bytes(1600))
     with pytest.raises(video.DecodeError, match="there is no video stream in the file"):
         video.probe(path, decode=True)
+
+
+def test_files_that_cannot_be_sought_are_reported_once(tmp_path, write_video, caplog):
+    paths = [
+        write_video(tmp_path / f"{i}.avi", 20, codec="mpeg4", g="12", bf="2") for i in range(3)
+    ]
+    paths.append(write_video(tmp_path / "whole.mp4", 20))
+    assert verify.probe_all([str(p) for p in paths], decode=True, num_workers=1) == [20] * 4
+    (line,) = caplog.messages
+    assert "3 of 4 files cannot be sought" in line and "vcjax data prepare" in line
+
+
+def test_a_clip_far_into_a_matroska_file_is_decoded_from_a_key_frame(
+    tmp_path, write_video, monkeypatch
+):
+    path = write_video(tmp_path / "long.mkv", 400, size=(32, 32), g="10")
+    expected = np.stack(list(video.frames(path)))[390:396]
+    count = itertools.count()
+    packet_decoder = video.readers._decode
+
+    def counted(packets, stream):
+        for frame in packet_decoder(packets, stream):
+            next(count)
+            yield frame
+
+    monkeypatch.setattr(video.readers, "_decode", counted)
+    np.testing.assert_array_equal(video.clip(path, 390, 6), expected)
+    assert next(count) < 30
